@@ -1,0 +1,298 @@
+//! The embodiment file: one description of a robot that the control loop, the safety filter, skills and models share.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// A robot, as its embodiment file describes it. Units are SI, frames follow ROS REP 103.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Embodiment {
+    /// What a skill's manifest and a model card call this robot.
+    pub name: String,
+    /// Ticks of the control loop per second.
+    pub control_hz: f32,
+    /// In the order of every vector of joint values, action rows included.
+    pub joints: Vec<Joint>,
+    /// What can be leased: a tree, parents before their children.
+    pub parts: Vec<Part>,
+    /// What the robot sees with.
+    #[serde(default)]
+    pub cameras: Vec<Camera>,
+    /// What else it senses.
+    #[serde(default)]
+    pub sensors: Vec<Sensor>,
+    /// The meaning of an action chunk's rows.
+    pub action: ActionSpace,
+    /// Where the tool centre point may be.
+    pub workspace: Workspace,
+    /// What the host does when nothing feeds it.
+    pub fallback: Fallback,
+}
+
+/// One actuated joint and its limits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Joint {
+    /// LeRobot's motor name.
+    pub name: String,
+    /// Lowest and highest position, rad.
+    pub position: [f32; 2],
+    /// Highest speed, rad/s.
+    pub velocity: f32,
+    /// Highest acceleration, rad/s².
+    pub acceleration: f32,
+    /// Highest torque, N m.
+    pub effort: f32,
+}
+
+/// A part that can be leased. Its lease covers its own joints and those of its children.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Unique.
+    pub name: String,
+    /// The part that contains this one.
+    #[serde(default)]
+    pub parent: Option<String>,
+    /// Names of this part's own joints.
+    pub joints: Vec<String>,
+}
+
+/// A colour camera.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Camera {
+    /// LeRobot's camera key: `observation.images.<name>`.
+    pub name: String,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// Frames per second.
+    pub rate_hz: f32,
+}
+
+/// A sensor that yields a vector of samples.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sensor {
+    /// Unique.
+    pub name: String,
+    /// One name a channel, in the order of a sample's values.
+    pub channels: Vec<String>,
+    /// Of the values, in SI.
+    pub unit: String,
+    /// Samples per second.
+    pub rate_hz: f32,
+}
+
+/// What a row of an action chunk means.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActionSpace {
+    /// What the values are.
+    pub kind: ActionKind,
+    /// Rows per second.
+    pub rate_hz: f32,
+}
+
+/// The kinds of action that the control loop executes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionKind {
+    /// Absolute joint positions, rad, in the joints' order.
+    JointPosition,
+}
+
+/// An axis-aligned box in the base frame, metres.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workspace {
+    /// Lowest x, y, z.
+    pub min: [f32; 3],
+    /// Highest x, y, z.
+    pub max: [f32; 3],
+}
+
+/// What the host does when nothing feeds it or something is wrong. Never "zeros".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, tag = "kind", rename_all = "snake_case")]
+pub enum Fallback {
+    /// Position-controlled robots stay where they are.
+    Hold,
+}
+
+/// Why an embodiment file was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbodimentError {
+    /// The file could not be read.
+    #[error("cannot read the embodiment file {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML of the expected form.
+    #[error("{path}: not an embodiment file: {source}")]
+    Parse {
+        /// The file.
+        path: String,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// The file's values contradict each other.
+    #[error("{path}: {what}")]
+    Invalid {
+        /// The file.
+        path: String,
+        /// Every contradiction found.
+        what: String,
+    },
+}
+
+const SO101: &str = include_str!("../embodiments/so101.toml");
+
+impl Embodiment {
+    /// The simulated SO-101-like tabletop arm that ships with Waza.
+    pub fn so101() -> Self {
+        #[allow(clippy::expect_used)] // bundled and covered by a test
+        Self::parse(SO101, "so101.toml").expect("the bundled embodiment file is valid")
+    }
+
+    /// Reads and checks an embodiment file.
+    ///
+    /// # Errors
+    /// [`EmbodimentError`] names the file and everything that is wrong with it.
+    pub fn open(path: &Path) -> Result<Self, EmbodimentError> {
+        let shown = path.display().to_string();
+        let text =
+            std::fs::read_to_string(path).map_err(|source| EmbodimentError::Read { path: shown.clone(), source })?;
+        Self::parse(&text, &shown)
+    }
+
+    /// Checks an embodiment file's text; `path` is named in errors.
+    ///
+    /// # Errors
+    /// As [`Embodiment::open`].
+    pub fn parse(text: &str, path: &str) -> Result<Self, EmbodimentError> {
+        let this: Self = toml::from_str(text)
+            .map_err(|source| EmbodimentError::Parse { path: path.into(), source: Box::new(source) })?;
+        let wrong = this.contradictions();
+        if wrong.is_empty() {
+            Ok(this)
+        } else {
+            Err(EmbodimentError::Invalid { path: path.into(), what: wrong.join("; ") })
+        }
+    }
+
+    /// Where a joint stands in every vector of joint values.
+    pub fn joint_index(&self, name: &str) -> Option<usize> {
+        self.joints.iter().position(|joint| joint.name == name)
+    }
+
+    /// The indices of all joints that a lease of `part` covers, or `None` if there is no such part.
+    pub fn part_joints(&self, part: &str) -> Option<BTreeSet<usize>> {
+        let own = self.parts.iter().find(|candidate| candidate.name == part)?;
+        let mut joints: BTreeSet<usize> = own.joints.iter().filter_map(|name| self.joint_index(name)).collect();
+        for child in self.parts.iter().filter(|child| child.parent.as_deref() == Some(part)) {
+            joints.extend(self.part_joints(&child.name)?);
+        }
+        Some(joints)
+    }
+
+    fn contradictions(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let positive = |value: f32| value.is_finite() && value > 0.0;
+        if !positive(self.control_hz) || self.control_hz > 2000.0 {
+            wrong.push(format!("control_hz is {}, it must lie in (0, 2000]", self.control_hz));
+        }
+        if !positive(self.action.rate_hz) || self.action.rate_hz > self.control_hz {
+            wrong.push(format!("action.rate_hz is {}, it must lie in (0, control_hz]", self.action.rate_hz));
+        }
+        if self.joints.is_empty() {
+            wrong.push("joints is empty".into());
+        }
+        for joint in &self.joints {
+            let [low, high] = joint.position;
+            if !(low.is_finite() && high.is_finite() && low < high) {
+                wrong.push(format!("joint {}: position limits [{low}, {high}] are not ordered", joint.name));
+            }
+            if ![joint.velocity, joint.acceleration, joint.effort].into_iter().all(positive) {
+                wrong.push(format!("joint {}: velocity, acceleration and effort must be above 0", joint.name));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for (index, part) in self.parts.iter().enumerate() {
+            if !seen.insert(part.name.as_str()) {
+                wrong.push(format!("part {} is described twice", part.name));
+            }
+            if let Some(parent) = &part.parent
+                && !self.parts[..index].iter().any(|earlier| &earlier.name == parent)
+            {
+                wrong.push(format!("part {}: its parent {parent} must be described before it", part.name));
+            }
+            for joint in part.joints.iter().filter(|joint| self.joint_index(joint).is_none()) {
+                wrong.push(format!("part {}: there is no joint {joint}", part.name));
+            }
+        }
+        for camera in &self.cameras {
+            if !(1..=4096).contains(&camera.width) || !(1..=4096).contains(&camera.height) || !positive(camera.rate_hz)
+            {
+                wrong.push(format!("camera {}: sides must lie in 1..=4096 and rate_hz above 0", camera.name));
+            }
+        }
+        for sensor in &self.sensors {
+            if sensor.channels.is_empty() || !positive(sensor.rate_hz) {
+                wrong.push(format!("sensor {}: it needs a channel and a rate_hz above 0", sensor.name));
+            }
+        }
+        let unique = |names: Vec<&str>| names.iter().collect::<BTreeSet<_>>().len() == names.len();
+        if !unique(self.joints.iter().map(|joint| joint.name.as_str()).collect()) {
+            wrong.push("two joints have one name".into());
+        }
+        if !unique(self.cameras.iter().map(|camera| camera.name.as_str()).collect()) {
+            wrong.push("two cameras have one name".into());
+        }
+        if !unique(self.sensors.iter().map(|sensor| sensor.name.as_str()).collect()) {
+            wrong.push("two sensors have one name".into());
+        }
+        if self.workspace.min.iter().zip(self.workspace.max).any(|(low, high)| !(low.is_finite() && *low < high)) {
+            wrong.push("workspace.min must lie below workspace.max on every axis".into());
+        }
+        wrong
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bundled_embodiment_has_the_so101s_joints_in_lerobots_order() {
+        let robot = Embodiment::so101();
+        let names: Vec<_> = robot.joints.iter().map(|joint| joint.name.as_str()).collect();
+        assert_eq!(names, ["shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"]);
+    }
+
+    #[test]
+    fn a_lease_of_a_part_covers_its_children() {
+        let robot = Embodiment::so101();
+        assert_eq!(robot.part_joints("body").unwrap().len(), 6);
+        assert_eq!(robot.part_joints("gripper").unwrap(), BTreeSet::from([5]));
+        assert_eq!(robot.part_joints("leg"), None);
+    }
+
+    #[test]
+    fn every_contradiction_is_reported_at_once() {
+        let text = SO101
+            .replace("control_hz = 100.0", "control_hz = 0.0")
+            .replace("parent = \"body\"\njoints = [\"gripper\"]", "parent = \"torso\"\njoints = [\"claw\"]");
+        let error = Embodiment::parse(&text, "bad.toml").unwrap_err().to_string();
+        for expected in ["bad.toml", "control_hz is 0", "parent torso", "no joint claw"] {
+            assert!(error.contains(expected), "{expected} is missing in: {error}");
+        }
+    }
+}

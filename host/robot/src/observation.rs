@@ -1,0 +1,96 @@
+//! One moment of the robot, shared and immutable.
+
+use std::sync::{Arc, LazyLock};
+
+/// Joint values of one tick, in the embodiment's order.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Proprioception {
+    /// rad.
+    pub positions: Vec<f32>,
+    /// rad/s.
+    pub velocities: Vec<f32>,
+    /// N m, as the actuators feel it.
+    pub efforts: Vec<f32>,
+}
+
+/// Everything that a link measured in one control period.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Measurement {
+    /// The joints.
+    pub joints: Proprioception,
+    /// One sample a sensor, in the embodiment's order; as many values as the sensor has channels.
+    pub samples: Vec<Vec<f32>>,
+}
+
+/// A colour image, eight bits a channel, rows from the top.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// `height * width * 3` bytes.
+    pub rgb: Vec<u8>,
+}
+
+type Render = Box<dyn FnOnce() -> Image + Send>;
+
+/// What one camera saw at one moment. A simulated frame is drawn when somebody first looks at it, on that thread and
+/// never in the control loop.
+#[derive(Clone)]
+pub struct Frame {
+    image: Arc<LazyLock<Image, Render>>,
+}
+
+impl Frame {
+    /// A frame whose pixels are here.
+    pub fn ready(image: Image) -> Self {
+        Self::lazy(move || image)
+    }
+
+    /// A frame that is drawn when somebody looks at it.
+    pub fn lazy(render: impl FnOnce() -> Image + Send + 'static) -> Self {
+        Self { image: Arc::new(LazyLock::new(Box::new(render))) }
+    }
+
+    /// The pixels.
+    pub fn image(&self) -> &Image {
+        LazyLock::force(&self.image)
+    }
+}
+
+impl std::fmt::Debug for Frame {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Frame")
+    }
+}
+
+/// A sensor's newest samples, oldest first.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Window {
+    /// Values a sample.
+    pub channels: usize,
+    /// When the first sample was taken, nanoseconds of robot time.
+    pub first_ns: u64,
+    /// Samples per second.
+    pub rate_hz: f32,
+    /// `samples * channels` values, sample by sample.
+    pub values: Vec<f32>,
+}
+
+/// One moment of the robot: its joints, a frame of every camera, the newest window of every sensor.
+///
+/// Vectors follow the embodiment's order of joints, cameras and sensors.
+#[derive(Debug, Clone)]
+pub struct Observation {
+    /// The control loop's tick.
+    pub tick: u64,
+    /// Nanoseconds of robot time: `tick / control_hz`.
+    pub taken_ns: u64,
+    /// The joints at that tick.
+    pub joints: Proprioception,
+    /// One a camera; a frame may be older than the joints by up to a camera period.
+    pub frames: Vec<Frame>,
+    /// One a sensor.
+    pub windows: Vec<Window>,
+}

@@ -1,0 +1,1 @@
+//! Runs skills as sandboxed WebAssembly components against a robot and a model.
