@@ -1,0 +1,81 @@
+//! Leases, rollouts and action chunks.
+//!
+//! A skill moves only through a [`Lease`]. When the lease is dropped, or the skill ends in whatever way, the host brings
+//! the robot into its safe fallback.
+
+use wit_bindgen::StreamReader;
+
+pub use crate::bindings::waza::skill::model::ActionChunk;
+pub use crate::bindings::waza::skill::motion::{Intervention, Lease, RolloutEvent, RolloutOptions};
+use crate::{Observation, Result};
+
+/// Takes exclusive authority over the named parts of the robot.
+///
+/// # Errors
+/// [`Error::Denied`](crate::Error::Denied) without the permission `motion`, `Unavailable` for a part that the robot does
+/// not have or that somebody else holds.
+pub async fn acquire(parts: &[&str]) -> Result<Lease> {
+    crate::bindings::waza::skill::motion::acquire(parts.iter().map(|part| part.to_string()).collect()).await
+}
+
+/// A running rollout: the host observes, asks the model and moves, over and over, and tells what happens.
+///
+/// An asynchronous iterator: `while let Some(event) = rollout.next().await? { ... }`. Dropping it ends the rollout.
+pub struct Rollout {
+    events: StreamReader<RolloutEvent>,
+    interventions: Vec<Intervention>,
+}
+
+impl Rollout {
+    /// Starts following `instruction` with the leased parts, for at most `max_seconds`, handing out an observation
+    /// `observe_hz` times a second.
+    ///
+    /// # Errors
+    /// Whatever keeps the host from starting: a lease that was lost, a stopped robot, a model that cannot act.
+    pub fn start(lease: &Lease, instruction: &str, max_seconds: f32, observe_hz: f32) -> Result<Self> {
+        let events = lease.rollout(&RolloutOptions { instruction: instruction.into(), max_seconds, observe_hz })?;
+        Ok(Self { events, interventions: Vec::new() })
+    }
+
+    /// The next event, or `None` when the time is up.
+    ///
+    /// # Errors
+    /// What ended the rollout before its time.
+    pub async fn next(&mut self) -> Result<Option<RolloutEvent>> {
+        match self.events.next().await {
+            Some(RolloutEvent::Intervened(intervention)) => {
+                self.interventions.push(intervention.clone());
+                Ok(Some(RolloutEvent::Intervened(intervention)))
+            }
+            Some(RolloutEvent::Done) | None => Ok(None),
+            Some(event) => Ok(Some(event)),
+        }
+    }
+
+    /// The next observation, or `None` when the time is up.
+    ///
+    /// # Errors
+    /// What ended the rollout before its time.
+    pub async fn observed(&mut self) -> Result<Option<Observation>> {
+        while let Some(event) = self.next().await? {
+            if let RolloutEvent::Observed(observation) = event {
+                return Ok(Some(observation));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits until the time is up.
+    ///
+    /// # Errors
+    /// What ended the rollout before its time.
+    pub async fn finish(mut self) -> Result<Vec<Intervention>> {
+        while self.next().await?.is_some() {}
+        Ok(self.interventions)
+    }
+
+    /// What the safety filter changed so far.
+    pub fn interventions(&self) -> &[Intervention] {
+        &self.interventions
+    }
+}

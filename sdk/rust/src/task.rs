@@ -1,0 +1,76 @@
+//! What a skill is asked and what it answers.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+pub use crate::bindings::exports::waza::skill::task::{Outcome, Request};
+use crate::{Error, Result};
+
+impl Request {
+    /// The parameter `name` of the request's JSON object, or `default` where the object does not have it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the parameters are no JSON object or this one is of another type.
+    pub fn parameter<T: DeserializeOwned>(&self, name: &str, default: T) -> Result<T> {
+        if self.parameters.trim().is_empty() {
+            return Ok(default);
+        }
+        let mut object: Map<String, Value> = serde_json::from_str(&self.parameters)
+            .map_err(|error| Error::invalid(format!("the parameters are no JSON object: {error}")))?;
+        match object.remove(name) {
+            None => Ok(default),
+            Some(value) => serde_json::from_value(value)
+                .map_err(|error| Error::invalid(format!("the parameter {name} is wrong: {error}"))),
+        }
+    }
+}
+
+impl Outcome {
+    /// A task that is done, with a sentence for people.
+    pub fn new(summary: impl Into<String>) -> Self {
+        Self { summary: summary.into(), data: "{}".into() }
+    }
+
+    /// Adds a value for programs to the outcome's JSON object.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the value has no JSON form.
+    pub fn with(mut self, name: &str, value: impl Serialize) -> Result<Self> {
+        let wrong = |error: serde_json::Error| Error::failed(format!("the outcome's {name} is no JSON: {error}"));
+        let mut object: Map<String, Value> = serde_json::from_str(&self.data).map_err(wrong)?;
+        object.insert(name.into(), serde_json::to_value(value).map_err(wrong)?);
+        self.data = Value::Object(object).to_string();
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(parameters: &str) -> Request {
+        Request { instruction: "touch the red block".into(), parameters: parameters.into(), resume: None }
+    }
+
+    #[test]
+    fn a_parameter_that_is_absent_takes_its_default() {
+        assert_eq!(request("").parameter("seconds", 20.0), Ok(20.0));
+        assert_eq!(request("{}").parameter("seconds", 20.0), Ok(20.0));
+        assert_eq!(request(r#"{"seconds": 5}"#).parameter("seconds", 20.0), Ok(5.0));
+    }
+
+    #[test]
+    fn a_parameter_of_another_type_is_refused_by_name() {
+        let refused = request(r#"{"seconds": "long"}"#).parameter("seconds", 20.0);
+        assert!(matches!(&refused, Err(Error::Invalid(why)) if why.contains("seconds")), "{refused:?}");
+        assert!(matches!(request("[1]").parameter("seconds", 20.0), Err(Error::Invalid(_))));
+    }
+
+    #[test]
+    fn an_outcomes_values_gather_in_one_object() {
+        let outcome = Outcome::new("touched").with("force_n", 2.5).unwrap().with("contact", true).unwrap();
+        let data: Value = serde_json::from_str(&outcome.data).unwrap();
+        assert_eq!(data, serde_json::json!({"force_n": 2.5, "contact": true}));
+    }
+}

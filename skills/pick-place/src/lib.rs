@@ -1,0 +1,44 @@
+//! Puts the object that the instruction names where it says: moves as the model says until the arm has come home after
+//! it closed and opened its gripper.
+//!
+//! Parameters, all optional: `max_seconds`; `closed_rad`, `open_rad` and `home_rad`, the thresholds of [`Thresholds`].
+
+mod phase;
+
+use phase::{Phase, Posture, Thresholds};
+use waza_sdk::{Error, Observation, Outcome, Request, Result, Rollout, acquire, operator};
+
+waza_sdk::skill!(pick_place);
+
+async fn pick_place(request: Request) -> Result<Outcome> {
+    let max_seconds = request.parameter("max_seconds", 30.0)?;
+    let thresholds = Thresholds {
+        closed_rad: request.parameter("closed_rad", 0.45)?,
+        open_rad: request.parameter("open_rad", 0.65)?,
+        home_rad: request.parameter("home_rad", 0.15)?,
+    };
+
+    let lease = acquire(&["arm", "gripper"]).await?;
+    let home = posture(&waza_sdk::observe().await?)?;
+    let mut phase = Phase::Reaching;
+    let mut rollout = Rollout::start(&lease, &request.instruction, max_seconds, 10.0)?;
+    while let Some(seen) = rollout.observed().await? {
+        let next = phase.after(&posture(&seen)?, &home, &thresholds);
+        if next != phase {
+            operator::progress(next.progress(), next.note());
+            phase = next;
+        }
+        if phase == Phase::Home {
+            lease.hold()?;
+            return Ok(Outcome::new("let go and came home"));
+        }
+    }
+    lease.hold()?;
+    Err(Error::failed(format!("was still {} after {max_seconds} s", phase.note())))
+}
+
+fn posture(seen: &Observation) -> Result<Posture> {
+    let (gripper, arm): (Vec<_>, Vec<_>) = seen.joints().into_iter().partition(|joint| joint.name == "gripper");
+    let gripper = gripper.first().ok_or_else(|| Error::Unavailable("the robot has no joint gripper".into()))?.position;
+    Ok(Posture { arm: arm.iter().map(|joint| joint.position).collect(), gripper })
+}

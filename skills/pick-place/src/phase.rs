@@ -1,0 +1,99 @@
+//! How far a pick and place has come, told from joint positions alone.
+
+/// Joint positions of one moment, rad.
+#[derive(Debug, Clone)]
+pub struct Posture {
+    /// Every joint but the gripper, in the robot's order.
+    pub arm: Vec<f32>,
+    /// Larger is wider.
+    pub gripper: f32,
+}
+
+/// What tells the phases apart, rad.
+#[derive(Debug, Clone, Copy)]
+pub struct Thresholds {
+    /// A gripper below this angle has closed, around a block or around nothing.
+    pub closed_rad: f32,
+    /// A gripper above this angle is open.
+    pub open_rad: f32,
+    /// Each joint of an arm that is home stands within this angle of where it started.
+    pub home_rad: f32,
+}
+
+/// One after the other; none is skipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Has not opened its gripper yet.
+    Reaching,
+    /// Has opened it, to grasp.
+    Grasping,
+    /// Has closed it.
+    Carrying,
+    /// Has opened it again.
+    Returning,
+    /// Stands where it started.
+    Home,
+}
+
+impl Phase {
+    /// The phase once the robot has been seen in `posture`.
+    pub fn after(self, posture: &Posture, home: &Posture, thresholds: &Thresholds) -> Self {
+        let near = |(now, start): (&f32, &f32)| (now - start).abs() <= thresholds.home_rad;
+        match self {
+            Self::Reaching if posture.gripper > thresholds.open_rad => Self::Grasping,
+            Self::Grasping if posture.gripper < thresholds.closed_rad => Self::Carrying,
+            Self::Carrying if posture.gripper > thresholds.open_rad => Self::Returning,
+            Self::Returning if posture.arm.iter().zip(&home.arm).all(near) => Self::Home,
+            unchanged => unchanged,
+        }
+    }
+
+    /// For people.
+    pub fn note(self) -> &'static str {
+        match self {
+            Self::Reaching => "reaching",
+            Self::Grasping => "grasping",
+            Self::Carrying => "carrying",
+            Self::Returning => "returning",
+            Self::Home => "home",
+        }
+    }
+
+    /// The share of the phases that are over.
+    pub fn progress(self) -> f32 {
+        self as u8 as f32 / Self::Home as u8 as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THRESHOLDS: Thresholds = Thresholds { closed_rad: 0.45, open_rad: 0.65, home_rad: 0.15 };
+
+    fn posture(pan: f32, gripper: f32) -> Posture {
+        Posture { arm: vec![pan, 0.5], gripper }
+    }
+
+    fn last_phase(moments: &[Posture]) -> Phase {
+        moments.iter().fold(Phase::Reaching, |phase, moment| phase.after(moment, &posture(0.0, 0.1), &THRESHOLDS))
+    }
+
+    #[test]
+    fn an_arm_that_closed_opened_and_returned_is_home() {
+        let moments = [posture(0.0, 0.1), posture(0.6, 0.8), posture(0.6, 0.3), posture(-0.4, 0.8), posture(0.1, 0.1)];
+        assert_eq!(last_phase(&moments), Phase::Home);
+    }
+
+    #[test]
+    fn an_arm_that_never_opened_its_gripper_again_still_carries() {
+        let moments = [posture(0.6, 0.8), posture(0.6, 0.3), posture(0.0, 0.3)];
+        assert_eq!(last_phase(&moments), Phase::Carrying);
+    }
+
+    #[test]
+    fn an_arm_that_let_go_far_from_its_start_is_still_returning() {
+        let moments = [posture(0.6, 0.8), posture(0.6, 0.3), posture(-0.4, 0.8)];
+        assert_eq!(last_phase(&moments), Phase::Returning);
+    }
+}
