@@ -5,13 +5,13 @@
 //! out of the sandbox: no files, no sockets, no environment.
 //!
 //! ```no_run
-//! use waza_sdk::{Outcome, Request, Result, Rollout, acquire};
+//! use waza_sdk::{Outcome, Request, Result, Rollout, RolloutOptions, acquire};
 //!
 //! waza_sdk::skill!(wave);
 //!
 //! async fn wave(request: Request) -> Result<Outcome> {
 //!     let lease = acquire(&["arm"]).await?;
-//!     Rollout::start(&lease, &request.instruction, 5.0, 10.0)?.finish().await?;
+//!     Rollout::start(&lease, &RolloutOptions::new(&request.instruction, 5.0))?.finish().await?;
 //!     lease.hold()?;
 //!     Ok(Outcome::new("waved"))
 //! }
@@ -24,8 +24,10 @@
 //! |---|---|
 //! | [`task`] | what a skill is asked and what it answers |
 //! | [`sensing`] | cameras, joints and sensor windows |
-//! | [`motion`] | leases, rollouts and action chunks |
+//! | [`motion`] | leases and rollouts |
+//! | [`actions`] | action chunks |
 //! | [`model`] | the host's foundation model: act, ask, locate, embed |
+//! | [`clock`] | robot time |
 //! | [`operator`] | progress and questions to the person in charge |
 //! | [`durable`] | safe points, from which a run resumes |
 //! | [`skills`] | calling other skills |
@@ -41,12 +43,12 @@ pub mod motion;
 pub mod sensing;
 pub mod task;
 
-pub use bindings::waza::skill::{durable, model, operator, skills};
+pub use bindings::waza::skill::{actions, clock, durable, model, operator, skills};
 #[doc(hidden)]
 pub use wit_bindgen;
 
 pub use error::{Error, Result};
-pub use motion::{Lease, Rollout, acquire};
+pub use motion::{Lease, Rollout, RolloutOptions, acquire};
 pub use sensing::{Observation, observe};
 pub use task::{Outcome, Request};
 

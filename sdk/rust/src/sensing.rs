@@ -1,7 +1,7 @@
 //! Cameras, joints and sensor windows.
 
 pub use crate::bindings::waza::skill::sensing::{
-    Camera, Image, Joint, Observation, Samples, Sensor, cameras, observe, sensors, watch,
+    Camera, Embodiment, Image, Joint, JointLimits, Observation, Part, Samples, Sensor, observe, robot, watch,
 };
 use crate::{Error, Result};
 

@@ -4,7 +4,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-pub use crate::bindings::exports::waza::skill::task::{Outcome, Request};
+pub use crate::bindings::exports::waza::skill::task::Request;
+pub use crate::bindings::waza::skill::types::Outcome;
 use crate::{Error, Result};
 
 impl Request {

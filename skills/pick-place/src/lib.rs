@@ -6,7 +6,7 @@
 mod phase;
 
 use phase::{Phase, Posture, Thresholds};
-use waza_sdk::{Error, Observation, Outcome, Request, Result, Rollout, acquire, operator};
+use waza_sdk::{Error, Observation, Outcome, Request, Result, Rollout, RolloutOptions, acquire, operator};
 
 waza_sdk::skill!(pick_place);
 
@@ -21,7 +21,7 @@ async fn pick_place(request: Request) -> Result<Outcome> {
     let lease = acquire(&["arm", "gripper"]).await?;
     let home = posture(&waza_sdk::observe().await?)?;
     let mut phase = Phase::Reaching;
-    let mut rollout = Rollout::start(&lease, &request.instruction, max_seconds, 10.0)?;
+    let mut rollout = Rollout::start(&lease, &RolloutOptions::new(&request.instruction, max_seconds))?;
     while let Some(seen) = rollout.observed().await? {
         let next = phase.after(&posture(&seen)?, &home, &thresholds);
         if next != phase {

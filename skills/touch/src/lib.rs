@@ -2,7 +2,7 @@
 //!
 //! Parameters, both optional: `max_seconds`, and `contact_n`, the force at the wrist that counts as contact.
 
-use waza_sdk::{Error, Outcome, Request, Result, Rollout, acquire};
+use waza_sdk::{Error, Outcome, Request, Result, Rollout, RolloutOptions, acquire};
 
 waza_sdk::skill!(touch);
 
@@ -11,7 +11,8 @@ async fn touch(request: Request) -> Result<Outcome> {
     let contact_n = request.parameter("contact_n", 1.0)?;
 
     let lease = acquire(&["arm", "gripper"]).await?;
-    let mut rollout = Rollout::start(&lease, &request.instruction, max_seconds, 20.0)?;
+    let options = RolloutOptions::new(&request.instruction, max_seconds).observing(20.0);
+    let mut rollout = Rollout::start(&lease, &options)?;
     while let Some(seen) = rollout.observed().await? {
         let force_n = seen.samples("wrist_wrench")?.peak_force();
         if force_n >= contact_n {
