@@ -1,0 +1,298 @@
+//! The control loop: reads the link, advances the player, runs the safety filter, writes the link, once a tick.
+//!
+//! It runs on a thread of its own and waits for nothing but the link and the next tick. If nothing drives a joint it
+//! holds; if the link fails every play ends, the arm brakes, and the loop tries again in the next tick.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::clock::{self, Metronome, Pace, Start};
+use crate::embodiment::Embodiment;
+use crate::filter::{Demand, Filter};
+use crate::history::History;
+use crate::inbox::{Answer, Command, Inbox};
+use crate::link::{Link, LinkError};
+use crate::observation::{Measurement, Observation};
+use crate::play::{Ended, PlayReport};
+use crate::player::{Over, Player};
+use crate::robot::{RobotError, RobotOptions, Shared};
+use crate::safety::Rule;
+
+/// A robot that is found further than this from its last command after its link was down, rad, has been moved
+/// meanwhile: it holds where it is found instead of snapping back.
+const MOVED_MEANWHILE_RAD: f32 = 0.1;
+
+pub(crate) struct ControlLoop {
+    link: Box<dyn Link>,
+    inbox: Arc<Inbox>,
+    shared: Arc<Shared>,
+    pace: Pace,
+    tick: u64,
+    /// The state of the host stop that the loop has acted on.
+    stops: u64,
+    measured: Measurement,
+    /// Why the link failed in the newest tick.
+    down: Option<LinkError>,
+    histories: Vec<History>,
+    player: Player,
+    filter: Filter,
+    demands: Vec<Demand>,
+    /// The last tick in which each rule acted.
+    acted: [Option<u64>; Rule::ALL.len()],
+    commands: Vec<Command>,
+    observers: Vec<Answer<Arc<Observation>>>,
+    /// What they see, to be answered at the end of the tick.
+    observed: Option<Result<Arc<Observation>, LinkError>>,
+    waiters: Vec<(u64, Answer<u64>)>,
+    /// Plays that are over, to be answered at the end of the tick.
+    over: Vec<Over>,
+}
+
+impl ControlLoop {
+    pub fn new(
+        mut link: Box<dyn Link>,
+        options: RobotOptions,
+        inbox: Arc<Inbox>,
+        shared: Arc<Shared>,
+    ) -> Result<Self, LinkError> {
+        let embodiment = shared.embodiment.clone();
+        let measured = link.read()?;
+        check(&measured, &embodiment)?;
+        let this = Self {
+            link,
+            inbox,
+            pace: options.pace,
+            tick: 0,
+            stops: 0,
+            down: None,
+            histories: embodiment.sensors.iter().map(|it| History::new(it, embodiment.control_hz)).collect(),
+            player: Player::new(&embodiment),
+            filter: Filter::new(&embodiment, options.kinematics, &measured.joints.positions),
+            measured,
+            demands: vec![Demand::Hold; embodiment.joints.len()],
+            acted: [None; Rule::ALL.len()],
+            commands: Vec::new(),
+            observers: Vec::new(),
+            observed: None,
+            waiters: Vec::new(),
+            over: Vec::new(),
+            shared,
+        };
+        this.publish();
+        Ok(this)
+    }
+
+    /// Ticks until the last handle is gone and the robot stands.
+    pub fn run(mut self) {
+        let period = clock::period(self.shared.embodiment.control_hz);
+        let mut metronome = Metronome::new(period);
+        loop {
+            let start = match self.pace {
+                Pace::RealTime => metronome.wait(),
+                Pace::Lockstep => Start { late: Duration::ZERO, missed: 0 },
+            };
+            let busy =
+                !(self.player.is_idle() && self.filter.stands() && self.waiters.is_empty() && self.commands.is_empty());
+            let open = self.inbox.take(&mut self.commands, busy, self.stops);
+            if !open {
+                self.player.abandon().for_each(drop);
+                if self.filter.stands() {
+                    return;
+                }
+            }
+            let began = Instant::now();
+            self.step();
+            let work = began.elapsed();
+            raise(&self.shared.longest_work_ns, work);
+            raise(&self.shared.latest_start_ns, start.late);
+            let overrun = u64::from(self.pace == Pace::Lockstep && work > period);
+            self.shared.missed.fetch_add(start.missed + overrun, Ordering::Release);
+            self.publish();
+            self.answer();
+        }
+    }
+
+    /// One tick, but for its answers.
+    fn step(&mut self) {
+        self.tick += 1;
+        let mut failure = self.read().err();
+        if let Some(error) = &failure {
+            self.give_up(error);
+        }
+        let stops = self.inbox.stops();
+        let stopping = stops != self.stops;
+        // What was asked while a stop came in waits a tick, so that the stop is told to what it ended, and no other.
+        if !stopping {
+            self.obey(&failure);
+        }
+        self.filter.latch(stopping || stops % 2 == 1);
+        self.observe(&failure);
+        self.move_on();
+        if stopping {
+            self.stops = stops;
+            self.player.stop(&mut self.over);
+        }
+        if let Err(error) = self.link.write(self.filter.command()) {
+            self.give_up(&error);
+            failure.get_or_insert(error);
+        }
+        match (&self.down, &failure) {
+            (None, Some(error)) => {
+                tracing::error!(tick = self.tick, "{error}; the robot holds, and the link is retried")
+            }
+            (Some(_), None) => tracing::info!(tick = self.tick, "the robot link is back"),
+            _ => {}
+        }
+        self.down = failure;
+    }
+
+    fn read(&mut self) -> Result<(), LinkError> {
+        let measured = self.link.read()?;
+        check(&measured, &self.shared.embodiment)?;
+        self.measured = measured;
+        for (history, sample) in self.histories.iter_mut().zip(&self.measured.samples) {
+            history.push(self.tick, sample);
+        }
+        let positions = &self.measured.joints.positions;
+        let moved = |(is, commanded): (&f32, &f32)| (is - commanded).abs() > MOVED_MEANWHILE_RAD;
+        if self.down.is_some() && positions.iter().zip(self.filter.command()).any(moved) {
+            self.filter.continue_from(positions);
+        }
+        Ok(())
+    }
+
+    /// Ends every play because the link failed.
+    fn give_up(&mut self, error: &LinkError) {
+        self.shared.link_errors.fetch_add(1, Ordering::Release);
+        self.over.extend(self.player.abandon().map(|answer| (answer, Err(error.clone().into()))));
+    }
+
+    fn obey(&mut self, failure: &Option<LinkError>) {
+        let mut commands = std::mem::take(&mut self.commands);
+        for command in commands.drain(..) {
+            match command {
+                Command::Observe(answer) => self.observers.push(answer),
+                Command::Reach(tick, answer) => self.waiters.push((tick, answer)),
+                Command::Hold(joints) => self.player.hold(&joints, &mut self.over),
+                Command::Play(play, answer) => {
+                    if let Some(error) = failure {
+                        self.over.push((answer, Err(error.clone().into())));
+                    } else if play.stops != self.stops || self.stops % 2 == 1 {
+                        self.over.push((answer, Ok(PlayReport { ended: Ended::Stopped, interventions: Vec::new() })));
+                    } else {
+                        let filter = &self.filter;
+                        self.player.start(play, answer, self.tick, |joint| filter.state(joint), &mut self.over);
+                    }
+                }
+            }
+        }
+        self.commands = commands;
+    }
+
+    /// Gives the observers this moment. Frames are taken now, before the command moves anything.
+    fn observe(&mut self, failure: &Option<LinkError>) {
+        if self.observers.is_empty() {
+            return;
+        }
+        self.observed = Some(match failure {
+            Some(error) => Err(error.clone()),
+            None => self.observation().map(Arc::new),
+        });
+    }
+
+    fn observation(&mut self) -> Result<Observation, LinkError> {
+        let embodiment = &self.shared.embodiment;
+        let frames = self.link.capture()?;
+        let (got, expected) = (frames.len(), embodiment.cameras.len());
+        if got != expected {
+            return Err(LinkError(format!("{got} frames came from {expected} cameras")));
+        }
+        Ok(Observation {
+            tick: self.tick,
+            taken_ns: clock::tick_ns(self.tick, embodiment.control_hz),
+            joints: self.measured.joints.clone(),
+            frames,
+            windows: self.histories.iter().map(History::window).collect(),
+        })
+    }
+
+    /// From plays to the command of this tick.
+    fn move_on(&mut self) {
+        let Self { tick, player, filter, demands, acted, shared, over, .. } = self;
+        let tick = *tick;
+        player.demands(tick, demands);
+        filter.step(demands, |act| {
+            let last = acted[act.rule as usize].replace(tick);
+            if last.is_none_or(|last| last + 1 < tick) {
+                shared.interventions[act.rule as usize].fetch_add(1, Ordering::Release);
+            }
+            player.note(act, tick);
+        });
+        player.end_finished(tick, |joint| filter.state(joint).velocity == 0.0, over);
+    }
+
+    /// Lets handles see this tick; before the answers, so that whoever is answered sees it.
+    fn publish(&self) {
+        for (shown, position) in self.shared.commanded.iter().zip(self.filter.command()) {
+            shown.store(position.to_bits(), Ordering::Release);
+        }
+        self.shared.tick.store(self.tick, Ordering::Release);
+    }
+
+    fn answer(&mut self) {
+        for (answer, report) in self.over.drain(..) {
+            self.inbox.reply(answer, report);
+        }
+        if let Some(observed) = self.observed.take() {
+            for answer in self.observers.drain(..) {
+                self.inbox.reply(answer, observed.clone().map_err(RobotError::from));
+            }
+        }
+        let tick = self.tick;
+        for (_, answer) in self.waiters.extract_if(.., |(awaited, _)| *awaited <= tick) {
+            self.inbox.reply(answer, Ok(tick));
+        }
+    }
+}
+
+impl Drop for ControlLoop {
+    fn drop(&mut self) {
+        self.inbox.end();
+    }
+}
+
+fn raise(counter: &AtomicU64, to: Duration) {
+    counter.fetch_max(u64::try_from(to.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
+}
+
+/// Whether a measurement has the shape that the embodiment promises, and only finite values.
+fn check(measured: &Measurement, embodiment: &Embodiment) -> Result<(), LinkError> {
+    let joints = &measured.joints;
+    let expected = embodiment.joints.len();
+    for (what, values) in
+        [("positions", &joints.positions), ("velocities", &joints.velocities), ("efforts", &joints.efforts)]
+    {
+        if values.len() != expected {
+            return Err(LinkError(format!("it read {} {what} of {expected} joints", values.len())));
+        }
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            let (name, value) = (&embodiment.joints[index].name, values[index]);
+            return Err(LinkError(format!("it read {value} among the {what}, for joint {name}")));
+        }
+    }
+    let (got, expected) = (measured.samples.len(), embodiment.sensors.len());
+    if got != expected {
+        return Err(LinkError(format!("it read samples of {got} sensors, {expected} were expected")));
+    }
+    for (sensor, sample) in embodiment.sensors.iter().zip(&measured.samples) {
+        let (name, got, expected) = (&sensor.name, sample.len(), sensor.channels.len());
+        if got != expected {
+            return Err(LinkError(format!("it read {got} values of sensor {name}, {expected} were expected")));
+        }
+        if sample.iter().any(|value| !value.is_finite()) {
+            return Err(LinkError(format!("sensor {name} reads what is no finite number")));
+        }
+    }
+    Ok(())
+}

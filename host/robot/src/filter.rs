@@ -1,0 +1,332 @@
+//! The safety filter: the last thing between a demand and the robot.
+//!
+//! Whatever comes in, the commands that go out keep each joint's position, velocity and acceleration limits from tick
+//! to tick (to within the rounding of a position to `f32`), and the tool stays in the workspace. A demand that keeps
+//! them goes through unchanged. Nothing here allocates after the start.
+
+use std::array;
+
+use crate::embodiment::{Embodiment, Workspace};
+use crate::limits::{Limits, State};
+use crate::safety::{Act, Kinematics, Response, Rule};
+
+/// What is demanded of a joint.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Demand {
+    /// Stop as fast as the limits allow, and stay.
+    Hold,
+    /// Be at this position in this tick, rad.
+    To(f64),
+}
+
+/// A smaller difference between demand and command is no intervention: hobby servos resolve 1.5e-3 rad (4096 steps a
+/// turn).
+const UNNOTICED_RAD: f64 = 1e-3;
+
+/// The tool may be outside the workspace by this much before anything is done about it, metres.
+const UNNOTICED_M: f64 = 1e-5;
+
+/// A demand outside the workspace is pulled this far into it, metres, so that the way along its wall stays inside too.
+const INSET_M: f32 = 1e-3;
+
+/// Steps of the iteration that pulls a demand into the workspace.
+const PULLS: usize = 8;
+
+/// The way on which a tool would come to rest is checked at no more than this many points.
+const CHECKS: f64 = 32.0;
+
+struct Joint {
+    limits: Limits,
+    state: State,
+    /// The demand after clamping; `None`: hold.
+    target: Option<f64>,
+    /// The target that the joint followed in the tick before.
+    followed: f64,
+    /// The velocity chosen for this tick.
+    velocity: f64,
+    /// Why the command lags behind the demand, while it does.
+    lags: Option<Rule>,
+    /// Metres that the tool moves per rad of this joint at the target.
+    jacobian: [f32; 3],
+}
+
+pub(crate) struct Filter {
+    joints: Vec<Joint>,
+    workspace: Workspace,
+    kinematics: Box<dyn Kinematics>,
+    latched: bool,
+    command: Vec<f32>,
+    /// A posture to ask the kinematics about.
+    posture: Vec<f32>,
+}
+
+impl Filter {
+    /// A filter whose first command continues from `positions`, at rest.
+    pub fn new(embodiment: &Embodiment, kinematics: Box<dyn Kinematics>, positions: &[f32]) -> Self {
+        let joint = |joint| Joint {
+            limits: Limits::of(joint, embodiment.control_hz),
+            state: State::default(),
+            target: None,
+            followed: 0.0,
+            velocity: 0.0,
+            lags: None,
+            jacobian: [0.0; 3],
+        };
+        let mut filter = Self {
+            joints: embodiment.joints.iter().map(joint).collect(),
+            workspace: embodiment.workspace,
+            kinematics,
+            latched: false,
+            command: positions.to_vec(),
+            posture: positions.to_vec(),
+        };
+        filter.continue_from(positions);
+        filter
+    }
+
+    /// Forgets the last command: the next one continues from `positions`, at rest.
+    pub fn continue_from(&mut self, positions: &[f32]) {
+        for (joint, &position) in self.joints.iter_mut().zip(positions) {
+            joint.state = State { position: position.into(), velocity: 0.0 };
+            joint.followed = position.into();
+            joint.lags = None;
+        }
+        self.command.copy_from_slice(positions);
+    }
+
+    /// While latched, every joint holds whatever is demanded.
+    pub fn latch(&mut self, latched: bool) {
+        self.latched = latched;
+    }
+
+    /// Where a joint is commanded to be.
+    pub fn state(&self, joint: usize) -> State {
+        self.joints[joint].state
+    }
+
+    /// Whether every joint is commanded to stand.
+    pub fn stands(&self) -> bool {
+        self.joints.iter().all(|joint| joint.state.velocity == 0.0)
+    }
+
+    /// The newest command, rad.
+    pub fn command(&self) -> &[f32] {
+        &self.command
+    }
+
+    /// Makes the next command from one demand a joint, and reports what it changed.
+    pub fn step(&mut self, demands: &[Demand], mut report: impl FnMut(Act)) {
+        self.clamp(demands, &mut report);
+        self.pull_into_workspace(&mut report);
+        for joint in &mut self.joints {
+            joint.velocity = joint.follow();
+        }
+        self.stop_before_the_wall(&mut report);
+        for (index, joint) in self.joints.iter_mut().enumerate() {
+            joint.advance();
+            self.command[index] = joint.state.position as f32;
+            joint.explain(index, &mut report);
+        }
+    }
+
+    fn clamp(&mut self, demands: &[Demand], report: &mut impl FnMut(Act)) {
+        let mut refused = false;
+        for (index, (joint, demand)) in self.joints.iter_mut().zip(demands).enumerate() {
+            joint.target = match *demand {
+                Demand::Hold => None,
+                Demand::To(_) if self.latched => {
+                    refused = true;
+                    None
+                }
+                Demand::To(position) if position.is_finite() => {
+                    let target = position.clamp(joint.limits.low, joint.limits.high);
+                    let excess = (position - target).abs();
+                    if excess > UNNOTICED_RAD {
+                        report(Act { rule: Rule::Position, response: Response::Clamp, joint: Some(index), excess });
+                    }
+                    Some(target)
+                }
+                Demand::To(_) => {
+                    let (rule, excess) = (Rule::NotANumber, f64::INFINITY);
+                    report(Act { rule, response: Response::Hold, joint: Some(index), excess });
+                    None
+                }
+            };
+        }
+        if refused {
+            report(Act { rule: Rule::HostStop, response: Response::Latch, joint: None, excess: 0.0 });
+        }
+    }
+
+    /// Moves targets whose tool position is outside the workspace to near ones inside; if that fails, the arm holds.
+    fn pull_into_workspace(&mut self, report: &mut impl FnMut(Act)) {
+        if self.joints.iter().all(|joint| joint.target.is_none()) {
+            return;
+        }
+        let allowed = self.allowed_outside();
+        let wanted = self.outside_at_targets();
+        if wanted <= allowed {
+            return;
+        }
+        let mut outside = wanted;
+        for _ in 0..PULLS {
+            self.pull();
+            outside = self.outside_at_targets();
+            if outside <= allowed {
+                break;
+            }
+        }
+        let response = if outside <= allowed {
+            Response::Clamp
+        } else {
+            self.joints.iter_mut().for_each(|joint| joint.target = None);
+            Response::Hold
+        };
+        report(Act { rule: Rule::Workspace, response, joint: None, excess: wanted });
+    }
+
+    /// Moves the targets along the transposed Jacobian of the driven joints, by the length that brings the tool
+    /// nearest to the inside (Wolovich and Elliott 1984): no inverse, so nothing runs away near a singular posture.
+    fn pull(&mut self) {
+        const NUDGE: f32 = 1e-3;
+        self.posture_at_targets();
+        let tool = self.kinematics.tool_position(&self.posture);
+        let Workspace { min, max } = self.workspace;
+        let way: [f32; 3] = array::from_fn(|axis| {
+            let inset = INSET_M.min((max[axis] - min[axis]) / 4.0);
+            tool[axis].clamp(min[axis] + inset, max[axis] - inset) - tool[axis]
+        });
+        let mut achieved = [0.0; 3];
+        for (index, joint) in self.joints.iter_mut().enumerate().filter(|(_, joint)| joint.target.is_some()) {
+            let kept = self.posture[index];
+            self.posture[index] = kept + NUDGE;
+            let nudged = self.kinematics.tool_position(&self.posture);
+            self.posture[index] = kept;
+            joint.jacobian = array::from_fn(|axis| (nudged[axis] - tool[axis]) / NUDGE);
+            let turn = dot(joint.jacobian, way);
+            achieved = array::from_fn(|axis| achieved[axis] + joint.jacobian[axis] * turn);
+        }
+        let length = dot(way, achieved) / dot(achieved, achieved);
+        for joint in &mut self.joints {
+            if let Some(target) = &mut joint.target {
+                let moved = *target + f64::from(length * dot(joint.jacobian, way));
+                if moved.is_finite() {
+                    *target = moved.clamp(joint.limits.low, joint.limits.high);
+                }
+            }
+        }
+    }
+
+    /// Brakes now if the arm could not come to rest inside the workspace after one more tick as chosen. As that held
+    /// after the tick before, braking keeps the tool inside.
+    fn stop_before_the_wall(&mut self, report: &mut impl FnMut(Act)) {
+        let ticks = self.joints.iter().map(|joint| joint.limits.braking_ticks(joint.velocity)).fold(0.0, f64::max);
+        if self.joints.iter().all(|joint| joint.velocity == 0.0) {
+            return;
+        }
+        let allowed = self.allowed_outside();
+        let stride = (ticks / CHECKS).ceil().max(1.0);
+        let mut tick = 0.0;
+        loop {
+            for (posture, joint) in self.posture.iter_mut().zip(&self.joints) {
+                let next = joint.state.position + joint.velocity;
+                *posture = (next + joint.limits.braking_travel(joint.velocity, tick)) as f32;
+            }
+            let outside = self.outside();
+            if outside > allowed {
+                let mut changed = false;
+                for joint in self.joints.iter_mut() {
+                    let braked = joint.limits.braked(joint.state.velocity);
+                    changed |= braked != joint.velocity;
+                    joint.velocity = braked;
+                    joint.lags = Some(Rule::Workspace);
+                }
+                if changed {
+                    report(Act { rule: Rule::Workspace, response: Response::Hold, joint: None, excess: outside });
+                }
+                return;
+            }
+            if tick >= ticks {
+                return;
+            }
+            tick = (tick + stride).min(ticks);
+        }
+    }
+
+    /// How far the tool may be outside: no further than it is.
+    fn allowed_outside(&mut self) -> f64 {
+        self.posture.copy_from_slice(&self.command);
+        let outside = self.outside();
+        if outside.is_finite() { outside.max(UNNOTICED_M) } else { UNNOTICED_M }
+    }
+
+    fn outside_at_targets(&mut self) -> f64 {
+        self.posture_at_targets();
+        self.outside()
+    }
+
+    fn posture_at_targets(&mut self) {
+        for (posture, joint) in self.posture.iter_mut().zip(&self.joints) {
+            *posture = joint.target.unwrap_or(joint.state.position) as f32;
+        }
+    }
+
+    /// How far the tool is outside the workspace in `posture`, metres; infinite if that is unknown.
+    fn outside(&self) -> f64 {
+        let tool = self.kinematics.tool_position(&self.posture);
+        let Workspace { min, max } = self.workspace;
+        if tool.iter().any(|value| !value.is_finite()) {
+            return f64::INFINITY;
+        }
+        let beyond = |axis: usize| f64::from((min[axis] - tool[axis]).max(tool[axis] - max[axis]));
+        (0..3).map(beyond).fold(0.0, f64::max)
+    }
+}
+
+impl Joint {
+    /// The velocity that follows the target, or brakes if there is none, within the limits.
+    ///
+    /// A command that lags behind its target approaches it no faster, relative to it, than it can stop: it arrives
+    /// without swinging past.
+    fn follow(&self) -> f64 {
+        let wanted = match self.target {
+            None => self.limits.braked(self.state.velocity),
+            Some(target) => {
+                let lag = self.followed - self.state.position;
+                target - self.followed + lag.signum() * self.limits.speed_that_stops_within(lag.abs())
+            }
+        };
+        let [low, high] = self.limits.velocities(self.state);
+        // Rounding may leave `low` above `high` by a hair; braking is then what matters.
+        wanted.min(high).max(low)
+    }
+
+    fn advance(&mut self) {
+        self.state = State { position: self.state.position + self.velocity, velocity: self.velocity };
+    }
+
+    /// Says why the command differs from the target.
+    fn explain(&mut self, index: usize, report: &mut impl FnMut(Act)) {
+        let Some(target) = self.target else {
+            self.followed = self.state.position;
+            self.lags = None;
+            return;
+        };
+        let excess = (target - self.state.position).abs();
+        if excess <= UNNOTICED_RAD {
+            self.lags = None;
+        } else {
+            let too_fast = (target - self.followed).abs() > self.limits.speed;
+            let rule = if too_fast { Rule::Velocity } else { self.lags.unwrap_or(Rule::Acceleration) };
+            self.lags = Some(rule);
+            if rule != Rule::Workspace {
+                report(Act { rule, response: Response::Slow, joint: Some(index), excess });
+            }
+        }
+        self.followed = target;
+    }
+}
+
+fn dot(a: [f32; 3], b: [f32; 3]) -> f32 {
+    a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+}

@@ -1,0 +1,175 @@
+//! The seam between the handles of a robot and its control loop: commands, the host stop, and who holds time still.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use futures_channel::oneshot;
+
+use crate::clock::Pace;
+use crate::observation::Observation;
+use crate::play::PlayReport;
+use crate::player::Prepared;
+use crate::robot::RobotError;
+
+/// What the control loop answers, together with robot time standing still.
+#[derive(Debug)]
+pub struct Reply<T> {
+    /// The answer.
+    pub value: T,
+    /// Taken before the answer was sent: under [`Pace::Lockstep`] robot time stands still until it is dropped.
+    pub hold: TimeHold,
+}
+
+pub(crate) type Answer<T> = oneshot::Sender<Reply<Result<T, RobotError>>>;
+
+/// What handles ask of the loop.
+pub(crate) enum Command {
+    Observe(Answer<Arc<Observation>>),
+    Reach(u64, Answer<u64>),
+    Play(Prepared, Answer<PlayReport>),
+    Hold(Vec<usize>),
+}
+
+#[derive(Default)]
+struct State {
+    commands: Vec<Command>,
+    holds: usize,
+    /// The last handle is gone.
+    closed: bool,
+    /// The loop is gone: nobody will ever take a command.
+    ended: bool,
+}
+
+pub(crate) struct Inbox {
+    pace: Pace,
+    state: Mutex<State>,
+    wake: Condvar,
+    /// Odd while the host stop is latched, and different after every stop: a stop that was reset between two ticks
+    /// still ends what was playing. Not behind the mutex, so that no other command can delay it.
+    stops: AtomicU64,
+}
+
+impl Inbox {
+    pub fn new(pace: Pace) -> Arc<Self> {
+        Arc::new(Self { pace, state: Mutex::default(), wake: Condvar::new(), stops: AtomicU64::new(0) })
+    }
+
+    pub fn send(&self, command: Command) {
+        let mut state = self.lock();
+        if state.ended {
+            // Dropping a command answers it, which may run a waiter's code: not under the lock.
+            drop(state);
+            drop(command);
+            return;
+        }
+        state.commands.push(command);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    pub fn hold_time(self: &Arc<Self>) -> TimeHold {
+        match self.pace {
+            Pace::RealTime => TimeHold(None),
+            Pace::Lockstep => {
+                self.lock().holds += 1;
+                TimeHold(Some(self.clone()))
+            }
+        }
+    }
+
+    pub fn reply<T>(self: &Arc<Self>, to: Answer<T>, value: Result<T, RobotError>) {
+        // A waiter that has gone away gives its hold back here.
+        drop(to.send(Reply { value, hold: self.hold_time() }));
+    }
+
+    pub fn stop(&self) {
+        self.turn_stops(0);
+    }
+
+    pub fn reset(&self) {
+        self.turn_stops(1);
+    }
+
+    /// Counts on if the parity is `from`.
+    fn turn_stops(&self, from: u64) {
+        let turn = |stops: u64| (stops % 2 == from).then_some(stops + 1);
+        if self.stops.fetch_update(Ordering::AcqRel, Ordering::Acquire, turn).is_ok() {
+            drop(self.lock());
+            self.wake.notify_one();
+        }
+    }
+
+    /// Odd while the host stop is latched.
+    pub fn stops(&self) -> u64 {
+        self.stops.load(Ordering::Acquire)
+    }
+
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.wake.notify_one();
+    }
+
+    /// Moves the commands that have arrived into `commands` and says whether anybody may still send some.
+    ///
+    /// In real time this never waits: commands that are just being sent are taken a tick later. In lockstep it waits
+    /// until nobody holds time and there is a reason for a tick: `busy`, a command, or a change of the stop since
+    /// `stops`.
+    pub fn take(&self, commands: &mut Vec<Command>, busy: bool, stops: u64) -> bool {
+        let mut state = match self.pace {
+            Pace::RealTime => match self.state.try_lock() {
+                Ok(state) => state,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return true,
+            },
+            Pace::Lockstep => {
+                let waits = |state: &mut State| {
+                    let idle = !busy && state.commands.is_empty() && self.stops() == stops;
+                    !state.closed && (state.holds > 0 || idle)
+                };
+                self.wake.wait_while(self.lock(), waits).unwrap_or_else(PoisonError::into_inner)
+            }
+        };
+        commands.append(&mut state.commands);
+        !state.closed
+    }
+
+    /// Answers everything that was asked, and will be, with [`RobotError::Ended`].
+    pub fn end(&self) {
+        let mut state = self.lock();
+        state.ended = true;
+        let commands = std::mem::take(&mut state.commands);
+        drop(state);
+        drop(commands);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change under this lock is a single step, so a panic cannot leave it half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// While one of these lives, robot time stands still under [`Pace::Lockstep`]; under [`Pace::RealTime`] it is free of
+/// effect. Whoever is about to act on what it has just learnt keeps one, so that thinking takes no robot time.
+#[must_use = "robot time goes on as soon as this is dropped"]
+pub struct TimeHold(Option<Arc<Inbox>>);
+
+impl Clone for TimeHold {
+    fn clone(&self) -> Self {
+        self.0.as_ref().map_or(Self(None), Inbox::hold_time)
+    }
+}
+
+impl Drop for TimeHold {
+    fn drop(&mut self) {
+        if let Some(inbox) = &self.0 {
+            inbox.lock().holds -= 1;
+            inbox.wake.notify_one();
+        }
+    }
+}
+
+impl std::fmt::Debug for TimeHold {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(if self.0.is_some() { "TimeHold" } else { "TimeHold (real time)" })
+    }
+}

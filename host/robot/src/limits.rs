@@ -1,0 +1,118 @@
+//! What one joint can do in whole control ticks: how fast it may be, and how far it travels until it stands.
+//!
+//! Lengths of time are ticks here: speeds are rad per tick, accelerations rad per tick². A joint that goes on at speed
+//! `v` for one tick and then slows by `change` in every tick covers `v + (v - c) + (v - 2c) + …`, which these functions
+//! sum and invert exactly; the continuous `v²/2a` would overshoot by up to a tick's travel.
+
+use crate::embodiment;
+
+/// A joint's limits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Limits {
+    /// Lowest position, rad.
+    pub low: f64,
+    /// Highest position, rad.
+    pub high: f64,
+    /// Highest speed, rad per tick.
+    pub speed: f64,
+    /// Most that the speed may change from tick to tick, rad per tick².
+    pub change: f64,
+}
+
+/// Where a joint is commanded to be, and how far the last tick moved it.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct State {
+    /// rad.
+    pub position: f64,
+    /// rad per tick.
+    pub velocity: f64,
+}
+
+impl Limits {
+    pub fn of(joint: &embodiment::Joint, control_hz: f32) -> Self {
+        let hz = f64::from(control_hz);
+        Self {
+            low: joint.position[0].into(),
+            high: joint.position[1].into(),
+            speed: f64::from(joint.velocity) / hz,
+            change: f64::from(joint.acceleration) / (hz * hz),
+        }
+    }
+
+    /// The lowest and highest velocity of the next tick from which every limit can still be kept.
+    ///
+    /// A joint found outside its position limits may only move inwards.
+    pub fn velocities(&self, state: State) -> [f64; 2] {
+        let up = self.speed_that_stops_within(self.high - state.position);
+        let down = self.speed_that_stops_within(state.position - self.low);
+        let high = self.speed.min(state.velocity + self.change).min(up);
+        let low = (-self.speed).max(state.velocity - self.change).max(-down);
+        [low, high]
+    }
+
+    /// The velocity of the next tick of a joint that stops as fast as it may.
+    pub fn braked(&self, velocity: f64) -> f64 {
+        velocity.signum() * (velocity.abs() - self.change).max(0.0)
+    }
+
+    /// The highest speed of the next tick after which the joint can stop within `distance`, that tick included.
+    pub fn speed_that_stops_within(&self, distance: f64) -> f64 {
+        if distance <= 0.0 {
+            return 0.0;
+        }
+        let distance = distance / self.change;
+        let ticks = ((1.0 + 8.0 * distance).sqrt() / 2.0 - 0.5).floor();
+        (distance + ticks * (ticks + 1.0) / 2.0) / (ticks + 1.0) * self.change
+    }
+
+    /// How far a joint goes in the first `ticks` ticks of stopping.
+    pub fn braking_travel(&self, velocity: f64, ticks: f64) -> f64 {
+        let ticks = ticks.min((velocity.abs() / self.change).floor());
+        velocity.signum() * (velocity.abs() * ticks - self.change * ticks * (ticks + 1.0) / 2.0)
+    }
+
+    /// Ticks until a joint stands.
+    pub fn braking_ticks(&self, velocity: f64) -> f64 {
+        (velocity.abs() / self.change).ceil()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { low: -1.0, high: 1.0, speed: 0.02, change: 0.0012 };
+
+    #[test]
+    fn a_joint_at_the_stopping_speed_stops_exactly_within_the_distance() {
+        for distance in [1e-6, 0.0005, 0.0012, 0.002, 0.05, 0.7] {
+            let mut velocity = LIMITS.speed_that_stops_within(distance);
+            let mut travelled = 0.0;
+            while velocity > 0.0 {
+                travelled += velocity;
+                velocity = LIMITS.braked(velocity);
+            }
+            assert!((travelled - distance).abs() < 1e-12, "{travelled} for {distance}");
+        }
+    }
+
+    #[test]
+    fn the_braking_travel_is_the_sum_of_the_ticks() {
+        for start in [0.0199, -0.0007, 0.0012, -0.018] {
+            let (mut velocity, mut travelled) = (start, 0.0);
+            for ticks in 0..30 {
+                assert!((LIMITS.braking_travel(start, f64::from(ticks)) - travelled).abs() < 1e-12);
+                assert_eq!(f64::from(ticks) >= LIMITS.braking_ticks(start), velocity == 0.0, "{start} {ticks}");
+                velocity = LIMITS.braked(velocity);
+                travelled += velocity;
+            }
+        }
+    }
+
+    #[test]
+    fn a_joint_outside_its_limits_may_only_move_inwards() {
+        let [low, high] = LIMITS.velocities(State { position: 1.2, velocity: 0.0 });
+        assert_eq!(high, 0.0);
+        assert!(low < 0.0);
+    }
+}

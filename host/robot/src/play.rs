@@ -1,0 +1,232 @@
+//! What a holder of joints asks for: an action chunk or a planned move, checked before it reaches the control loop.
+
+use std::collections::BTreeSet;
+
+use crate::embodiment::Embodiment;
+use crate::limits::Limits;
+use crate::safety::Intervention;
+
+/// The longest that one play may last, seconds.
+pub const LONGEST_PLAY_S: f32 = 300.0;
+
+/// How far ahead of the newest tick a play's rows may begin, seconds.
+pub const FURTHEST_START_S: f32 = 10.0;
+
+/// A planned move keeps to this share of a joint's acceleration, so that rounding its rows to `f32` stays unnoticed.
+const PLANNED_ACCELERATION: f64 = 0.95;
+
+/// Rows of joint positions for some joints.
+///
+/// Row `i` is due at `since_tick + (i + 1) * control_hz / rate_hz`. Rows that are due before the play takes effect are
+/// skipped. The last row is reached one row period late, so that the joints come to rest on it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Play {
+    /// The joints that move; the others' values in `rows` are ignored.
+    pub joints: BTreeSet<usize>,
+    /// Rows per second, at most the embodiment's `control_hz`.
+    pub rate_hz: f32,
+    /// One position a joint of the embodiment in each, rad.
+    pub rows: Vec<Vec<f32>>,
+    /// The tick at which the rows were true: that of the observation that a model acted on. `None`: the tick before the
+    /// one at which the play takes effect.
+    pub since_tick: Option<u64>,
+}
+
+/// Why a play was refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PlayError {
+    /// `joints` is empty.
+    #[error("the play names no joints; name at least one of the lease's")]
+    NoJoints,
+    /// A joint that the robot lacks.
+    #[error("the play names joint {joint}, but {robot} has joints 0 to {last}")]
+    UnknownJoint {
+        /// As asked for.
+        joint: usize,
+        /// The embodiment's name.
+        robot: String,
+        /// The highest index.
+        last: usize,
+    },
+    /// `rows` is empty.
+    #[error("the play has no rows; it needs at least one")]
+    NoRows,
+    /// A row is of another width than the embodiment.
+    #[error("row {row} of the play has {width} values, one for each of {expected} joints was expected")]
+    Width {
+        /// Index.
+        row: usize,
+        /// Values in it.
+        width: usize,
+        /// Joints of the embodiment.
+        expected: usize,
+    },
+    /// A value is infinite or not a number.
+    #[error("row {row} of the play is {value} for joint {joint}; positions must be finite")]
+    NotFinite {
+        /// Index.
+        row: usize,
+        /// The joint's name.
+        joint: String,
+        /// As given.
+        value: f32,
+    },
+    /// `rate_hz` is no rate that the control loop can play.
+    #[error("the play's rate is {rate_hz} Hz, it must lie in (0, {control_hz}]")]
+    Rate {
+        /// As given.
+        rate_hz: f32,
+        /// The control loop's.
+        control_hz: f32,
+    },
+    /// It would take too long.
+    #[error("the play would last {seconds} s; split it into pieces of at most {LONGEST_PLAY_S} s")]
+    TooLong {
+        /// Of all rows, rounded up.
+        seconds: f32,
+    },
+    /// `since_tick` is in the far future.
+    #[error("the play begins at tick {since_tick}, more than {FURTHEST_START_S} s after the newest tick {tick}")]
+    FarFuture {
+        /// As given.
+        since_tick: u64,
+        /// Newest.
+        tick: u64,
+    },
+    /// A planned move's speed is no share.
+    #[error("the speed of a move is {0}; it is a share of each joint's highest speed and must lie in (0, 1]")]
+    Speed(f32),
+    /// A planned move would leave a joint's limits.
+    #[error("the move would take joint {joint} to {target} rad, its limits are {low} to {high} rad")]
+    OutOfReach {
+        /// The joint's name.
+        joint: String,
+        /// Where to.
+        target: f32,
+        /// The lower limit.
+        low: f32,
+        /// The upper limit.
+        high: f32,
+    },
+}
+
+/// What became of a play.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlayReport {
+    /// How it ended.
+    pub ended: Ended,
+    /// What the safety filter changed meanwhile: at most one entry a rule.
+    pub interventions: Vec<Intervention>,
+}
+
+/// How a play ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Its last row was played and its joints stand.
+    Finished,
+    /// A newer play took some of its joints.
+    Superseded,
+    /// Some of its joints were told to hold.
+    Held,
+    /// The host stop is latched. If it already was when the play arrived, nothing moved.
+    Stopped,
+    /// Every row was due before the play could take effect. Nothing moved, and an older play goes on.
+    Late,
+}
+
+impl Play {
+    /// Plans a straight move in joint space: `joints` leave `from` together, arrive at `target` together and at rest,
+    /// at most at `speed` (a share of each joint's highest speed, in (0, 1]) and within their accelerations.
+    ///
+    /// `from` and `target` hold one position for each of the embodiment's joints, rad; `from` is where the joints are
+    /// commanded to be ([`Robot::commanded`](crate::Robot::commanded)).
+    ///
+    /// # Errors
+    /// [`PlayError`] when an argument is not finite, of the wrong width, or out of the joints' reach.
+    pub fn joints_to(
+        embodiment: &Embodiment,
+        joints: BTreeSet<usize>,
+        from: &[f32],
+        target: &[f32],
+        speed: f32,
+    ) -> Result<Self, PlayError> {
+        let rate_hz = embodiment.control_hz;
+        if !(speed > 0.0 && speed <= 1.0) {
+            return Err(PlayError::Speed(speed));
+        }
+        let mut move_to = Self { joints, rate_hz, rows: vec![from.to_vec(), target.to_vec()], since_tick: None };
+        move_to.check(embodiment, 0)?;
+        // Both are shares of the whole way, per tick and per tick²: the slowest joint sets the pace of all.
+        let (mut pace, mut change) = (1.0_f64, 1.0_f64);
+        for &index in &move_to.joints {
+            let joint = &embodiment.joints[index];
+            let ([low, high], target) = (joint.position, target[index]);
+            if !(low..=high).contains(&target) {
+                return Err(PlayError::OutOfReach { joint: joint.name.clone(), target, low, high });
+            }
+            let limits = Limits::of(joint, rate_hz);
+            let way = f64::from(target - from[index]).abs().max(f64::from(f32::EPSILON));
+            pace = pace.min(limits.speed * f64::from(speed) / way);
+            change = change.min(limits.change * PLANNED_ACCELERATION / way);
+        }
+        let ramp = (pace / change).min(change.sqrt().recip());
+        let pace = change * ramp;
+        let ticks = ramp + pace.recip();
+        move_to.check_length(ticks.ceil() as f32 / rate_hz)?;
+        // The target stands twice: a play's last row is reached late, and this one shall be reached on time.
+        move_to.rows = (1..=ticks.ceil() as u32 + 1)
+            .map(|tick| {
+                let tick = f64::from(tick).min(ticks);
+                let left = ticks - tick;
+                let done = if tick < ramp {
+                    0.5 * change * tick * tick
+                } else if left < ramp {
+                    1.0 - 0.5 * change * left * left
+                } else {
+                    pace * (tick - 0.5 * ramp)
+                };
+                let position =
+                    |(from, to): (&f32, &f32)| (f64::from(*from) + done * (f64::from(*to) - f64::from(*from))) as f32;
+                from.iter().zip(target).map(position).collect()
+            })
+            .collect();
+        Ok(move_to)
+    }
+
+    /// Whether the control loop of `embodiment`, whose newest tick is `tick`, can play this.
+    pub(crate) fn check(&self, embodiment: &Embodiment, tick: u64) -> Result<(), PlayError> {
+        let (width, control_hz) = (embodiment.joints.len(), embodiment.control_hz);
+        let Some(&highest) = self.joints.last() else { return Err(PlayError::NoJoints) };
+        if highest >= width {
+            let robot = embodiment.name.clone();
+            return Err(PlayError::UnknownJoint { joint: highest, robot, last: width.saturating_sub(1) });
+        }
+        if !(self.rate_hz > 0.0 && self.rate_hz <= control_hz) {
+            return Err(PlayError::Rate { rate_hz: self.rate_hz, control_hz });
+        }
+        if self.rows.is_empty() {
+            return Err(PlayError::NoRows);
+        }
+        self.check_length(self.rows.len() as f32 / self.rate_hz)?;
+        for (row, values) in self.rows.iter().enumerate() {
+            if values.len() != width {
+                return Err(PlayError::Width { row, width: values.len(), expected: width });
+            }
+            if let Some(&joint) = self.joints.iter().find(|&&joint| !values[joint].is_finite()) {
+                let (value, joint) = (values[joint], embodiment.joints[joint].name.clone());
+                return Err(PlayError::NotFinite { row, joint, value });
+            }
+        }
+        match self.since_tick {
+            Some(since_tick) if since_tick > tick.saturating_add((FURTHEST_START_S * control_hz) as u64) => {
+                Err(PlayError::FarFuture { since_tick, tick })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_length(&self, seconds: f32) -> Result<(), PlayError> {
+        // Written so that what is not a number is refused too.
+        if seconds <= LONGEST_PLAY_S { Ok(()) } else { Err(PlayError::TooLong { seconds: seconds.ceil() }) }
+    }
+}

@@ -1,0 +1,255 @@
+//! The chunk player: turns plays into one demanded position per joint and tick.
+//!
+//! A play becomes a monotone cubic spline (Fritsch and Butland 1984) from where its joints are commanded to be, at the
+//! speed they have, through its remaining rows: velocity is continuous, and between two rows no joint leaves their
+//! range. Rows that follow a newer play's start within [`BLEND_S`] are mixed with what is left of the older play, the
+//! way real-time chunking weights the overlap (Black et al. 2025), so that a change of mind becomes no jerk.
+
+use crate::embodiment::Embodiment;
+use crate::filter::Demand;
+use crate::inbox::Answer;
+use crate::limits::State;
+use crate::play::{Ended, Play, PlayReport};
+use crate::robot::RobotError;
+use crate::safety::{Act, Record};
+
+/// How long a newer play takes to prevail over what is left of an older one, seconds.
+const BLEND_S: f64 = 0.3;
+
+/// A play whose joints have not come to rest this long after its last row is over all the same, seconds.
+const SETTLE_S: f64 = 1.0;
+
+/// A checked play in the player's own form, made on the caller's thread: one column a joint.
+pub(crate) struct Prepared {
+    joints: Vec<usize>,
+    columns: Vec<Vec<f64>>,
+    /// Ticks from row to row.
+    spacing: f64,
+    since_tick: Option<u64>,
+    /// The state of the host stop when the play was sent: one that was sent before a stop never starts after it.
+    pub stops: u64,
+    /// Where the joints are when the play starts.
+    starts: Vec<State>,
+}
+
+impl Prepared {
+    /// `play` has been checked against `embodiment`.
+    pub fn new(play: &Play, embodiment: &Embodiment, stops: u64) -> Self {
+        let joints: Vec<usize> = play.joints.iter().copied().collect();
+        let column = |&joint: &usize| play.rows.iter().map(|row| row[joint].into()).collect();
+        Self {
+            columns: joints.iter().map(column).collect(),
+            starts: vec![State::default(); joints.len()],
+            joints,
+            spacing: f64::from(embodiment.control_hz) / f64::from(play.rate_hz),
+            since_tick: play.since_tick,
+            stops,
+        }
+    }
+
+    fn last(&self) -> usize {
+        self.columns.first().map_or(0, |column| column.len().saturating_sub(1))
+    }
+}
+
+/// A play that drives its joints.
+struct Active {
+    play: Prepared,
+    since: f64,
+    /// The first row that was not too late.
+    first: usize,
+    /// When the play took over: the tick whose command `play.starts` is.
+    started: f64,
+    /// The row that the joints are on their way to.
+    next: usize,
+    record: Record,
+    answer: Answer<PlayReport>,
+}
+
+impl Active {
+    /// When a row is due, in ticks; the last one is reached late so that the joints come to rest on it.
+    fn due(&self, row: usize) -> f64 {
+        let rows = if row == self.play.last() { row + 2 } else { row + 1 };
+        self.since + rows as f64 * self.play.spacing
+    }
+
+    fn end(&self) -> f64 {
+        self.due(self.play.last())
+    }
+
+    /// Time and position of a row, or of the start if `row` is the first and `before` is asked for.
+    fn knot(&self, column: usize, row: usize) -> (f64, f64) {
+        (self.due(row), self.play.columns[column][row])
+    }
+
+    fn knot_before(&self, column: usize, row: usize) -> (f64, f64) {
+        if row > self.first { self.knot(column, row - 1) } else { (self.started, self.play.starts[column].position) }
+    }
+
+    /// The slope at a row, rad per tick.
+    fn slope(&self, column: usize, row: usize) -> f64 {
+        if row >= self.play.last() {
+            return 0.0;
+        }
+        let ((before, from), (at, here), (after, to)) =
+            (self.knot_before(column, row), self.knot(column, row), self.knot(column, row + 1));
+        let (left, right) = (at - before, after - at);
+        let (arriving, leaving) = ((here - from) / left, (to - here) / right);
+        if arriving * leaving <= 0.0 {
+            return 0.0;
+        }
+        let (weight_left, weight_right) = (2.0 * right + left, right + 2.0 * left);
+        (weight_left + weight_right) / (weight_left / arriving + weight_right / leaving)
+    }
+
+    /// Where the spline of a column is at a time, rad.
+    fn position(&self, column: usize, time: f64) -> f64 {
+        let last = self.play.last();
+        let mut row = self.next;
+        while row < last && self.due(row) < time {
+            row += 1;
+        }
+        let ((before, from), (at, to)) = (self.knot_before(column, row), self.knot(column, row));
+        if time >= at {
+            return to;
+        }
+        let length = at - before;
+        let leaving = match row > self.first {
+            true => self.slope(column, row - 1),
+            false => self.play.starts[column].velocity,
+        };
+        let s = ((time - before) / length).clamp(0.0, 1.0);
+        let (s2, s3) = (s * s, s * s * s);
+        (2.0 * s3 - 3.0 * s2 + 1.0) * from
+            + (s3 - 2.0 * s2 + s) * length * leaving
+            + (3.0 * s2 - 2.0 * s3) * to
+            + (s3 - s2) * length * self.slope(column, row)
+    }
+
+    fn drives(&self, joint: usize) -> bool {
+        self.play.joints.contains(&joint)
+    }
+
+    fn report(&self, ended: Ended) -> PlayReport {
+        PlayReport { ended, interventions: self.record.to_vec() }
+    }
+}
+
+/// A play that is over, and whom to tell.
+pub(crate) type Over = (Answer<PlayReport>, Result<PlayReport, RobotError>);
+
+/// What drives every joint.
+pub(crate) struct Player {
+    /// No two drive one joint.
+    active: Vec<Active>,
+    control_hz: f64,
+}
+
+impl Player {
+    pub fn new(embodiment: &Embodiment) -> Self {
+        Self { active: Vec::with_capacity(embodiment.joints.len()), control_hz: embodiment.control_hz.into() }
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.active.is_empty()
+    }
+
+    /// Lets a play take over its joints at `tick`. Plays that lose a joint end; their other joints come to hold.
+    ///
+    /// `state` says where a joint was commanded to be in the tick before.
+    pub fn start(
+        &mut self,
+        play: Prepared,
+        answer: Answer<PlayReport>,
+        tick: u64,
+        state: impl Fn(usize) -> State,
+        over: &mut Vec<Over>,
+    ) {
+        let now = tick as f64;
+        let since = play.since_tick.map_or(now - 1.0, |since| since as f64);
+        let record = Record::default();
+        let mut new = Active { play, since, first: 0, started: now - 1.0, next: 0, record, answer };
+        let last = new.play.last();
+        if since + (last + 1) as f64 * new.play.spacing < now {
+            over.push((new.answer, Ok(PlayReport { ended: Ended::Late, interventions: Vec::new() })));
+            return;
+        }
+        // A row that is due at once would be reached with a jerk; half a row's time is left for the way to the first.
+        while new.first < last && new.due(new.first) < new.started + 0.5 * new.play.spacing {
+            new.first += 1;
+        }
+        new.next = new.first;
+        let blend = BLEND_S * self.control_hz;
+        for column in 0..new.play.joints.len() {
+            let joint = new.play.joints[column];
+            new.play.starts[column] = state(joint);
+            let Some(old) = self.active.iter().find(|old| old.drives(joint)) else { continue };
+            let Some(old_column) = old.play.joints.iter().position(|&driven| driven == joint) else { continue };
+            for row in new.first..=last {
+                let due = new.due(row);
+                let weight = (due - now) / blend;
+                if weight >= 1.0 || due > old.end() {
+                    break;
+                }
+                let (was, will) = (old.position(old_column, due), &mut new.play.columns[column][row]);
+                *will = was + weight.max(0.0) * (*will - was);
+            }
+        }
+        self.end_those(Ended::Superseded, over, |old| new.play.joints.iter().any(|&joint| old.drives(joint)));
+        self.active.push(new);
+    }
+
+    /// Where every joint is to be at `tick`; a joint that nothing drives holds.
+    pub fn demands(&mut self, tick: u64, demands: &mut [Demand]) {
+        demands.fill(Demand::Hold);
+        let now = tick as f64;
+        for active in &mut self.active {
+            while active.next < active.play.last() && active.due(active.next) < now {
+                active.next += 1;
+            }
+            for (column, &joint) in active.play.joints.iter().enumerate() {
+                demands[joint] = Demand::To(active.position(column, now));
+            }
+        }
+    }
+
+    /// Keeps what the safety filter did for the plays that it concerns.
+    pub fn note(&mut self, act: Act, tick: u64) {
+        for active in &mut self.active {
+            if act.joint.is_none_or(|joint| active.drives(joint)) {
+                active.record.note(act, tick);
+            }
+        }
+    }
+
+    /// Ends the plays whose last row was played and whose joints stand.
+    pub fn end_finished(&mut self, tick: u64, stands: impl Fn(usize) -> bool, over: &mut Vec<Over>) {
+        let (now, settle) = (tick as f64, SETTLE_S * self.control_hz);
+        self.end_those(Ended::Finished, over, |active| {
+            let ended = active.end();
+            now >= ended && (now >= ended + settle || active.play.joints.iter().all(|&joint| stands(joint)))
+        });
+    }
+
+    /// Ends the plays that drive any of `joints`.
+    pub fn hold(&mut self, joints: &[usize], over: &mut Vec<Over>) {
+        self.end_those(Ended::Held, over, |active| joints.iter().any(|&joint| active.drives(joint)));
+    }
+
+    /// Ends every play.
+    pub fn stop(&mut self, over: &mut Vec<Over>) {
+        self.end_those(Ended::Stopped, over, |_| true);
+    }
+
+    /// Ends every play without a report; the caller says why.
+    pub fn abandon(&mut self) -> impl Iterator<Item = Answer<PlayReport>> + '_ {
+        self.active.drain(..).map(|active| active.answer)
+    }
+
+    fn end_those(&mut self, ended: Ended, over: &mut Vec<Over>, which: impl Fn(&Active) -> bool) {
+        over.extend(self.active.extract_if(.., |active| which(active)).map(|active| {
+            let report = active.report(ended);
+            (active.answer, Ok(report))
+        }));
+    }
+}

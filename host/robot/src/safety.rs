@@ -1,0 +1,198 @@
+//! The vocabulary of the safety filter: its rules, how hard each acts, and what it reports.
+//!
+//! This is no certified safety function (ISO 10218, ISO 13482): a robot's hardware stops stay in place.
+
+use serde::{Deserialize, Serialize};
+
+use crate::embodiment::Embodiment;
+
+/// Where a robot's tool is, from its joints.
+pub trait Kinematics: Send {
+    /// The tool centre point in the base frame, metres, at these joint positions (rad, embodiment's order).
+    fn tool_position(&self, positions: &[f32]) -> [f32; 3];
+}
+
+impl<F: Fn(&[f32]) -> [f32; 3] + Send> Kinematics for F {
+    fn tool_position(&self, positions: &[f32]) -> [f32; 3] {
+        self(positions)
+    }
+}
+
+/// What the safety filter watches, in the order in which it looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// The host stop: every joint comes to hold and stays until the stop is reset.
+    HostStop,
+    /// A demanded position is infinite or not a number: that joint holds.
+    NotANumber,
+    /// A demanded position is outside the joint's limits.
+    Position,
+    /// The tool centre point must stay in the workspace box.
+    Workspace,
+    /// A demand moves faster than the joint may.
+    Velocity,
+    /// A demand speeds up, turns or stops harder than the joint may.
+    Acceleration,
+}
+
+impl Rule {
+    /// Every rule.
+    pub const ALL: [Self; 6] =
+        [Self::HostStop, Self::NotANumber, Self::Position, Self::Workspace, Self::Velocity, Self::Acceleration];
+
+    /// As logs, reports and skills see it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HostStop => "host_stop",
+            Self::NotANumber => "not_a_number",
+            Self::Position => "position",
+            Self::Workspace => "workspace",
+            Self::Velocity => "velocity",
+            Self::Acceleration => "acceleration",
+        }
+    }
+}
+
+impl std::fmt::Display for Rule {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// How hard the filter acted, mildest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// The command is the nearest allowed one.
+    Clamp,
+    /// The command lags behind the demand and catches up within the limits.
+    Slow,
+    /// The joints stop and stay while the demand stays wrong.
+    Hold,
+    /// The joints stop and stay until the operator resets the stop.
+    Latch,
+}
+
+/// One way in which the filter changed commands of one play; repetitions of a rule are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Intervention {
+    /// Which rule.
+    pub rule: Rule,
+    /// The hardest response.
+    pub response: Response,
+    /// The joint with the largest excess; `None` where a rule concerns the whole arm.
+    pub joint: Option<usize>,
+    /// When the rule first acted.
+    pub first_tick: u64,
+    /// In how many ticks it acted.
+    pub ticks: u64,
+    /// How far the command was from the demand at most, rad; for the workspace, how far the demand was outside, metres.
+    /// Infinite where the demand is no number.
+    pub excess: f32,
+}
+
+impl Intervention {
+    /// A sentence about it for an operator, with the joint's name and the limit that was kept.
+    pub fn detail(&self, embodiment: &Embodiment) -> String {
+        let Self { rule, ticks, excess, .. } = *self;
+        let joint = self.joint.and_then(|index| embodiment.joints.get(index));
+        let name = joint.map_or("the arm", |joint| joint.name.as_str());
+        let times = if ticks == 1 { "for 1 tick".into() } else { format!("for {ticks} ticks") };
+        match rule {
+            Rule::HostStop => "the host stop is latched; every joint holds".into(),
+            Rule::NotANumber => format!("{name} was sent what is no finite number; it held {times}"),
+            Rule::Workspace if self.response == Response::Hold => {
+                format!("the tool would have left the workspace by {excess:.4} m; the arm held {times}")
+            }
+            Rule::Workspace => format!("the tool was kept inside the workspace, up to {excess:.4} m short, {times}"),
+            Rule::Position => {
+                let [low, high] = joint.map_or([f32::NAN; 2], |joint| joint.position);
+                format!("{name} was kept within {low} to {high} rad, up to {excess:.4} rad short, {times}")
+            }
+            Rule::Velocity => {
+                let limit = joint.map_or(f32::NAN, |joint| joint.velocity);
+                format!("{name} was slowed to {limit} rad/s, up to {excess:.4} rad behind, {times}")
+            }
+            Rule::Acceleration => {
+                let limit = joint.map_or(f32::NAN, |joint| joint.acceleration);
+                format!("{name} was slowed to {limit} rad/s², up to {excess:.4} rad behind, {times}")
+            }
+        }
+    }
+}
+
+/// One rule acting in one tick.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Act {
+    pub rule: Rule,
+    pub response: Response,
+    pub joint: Option<usize>,
+    /// As [`Intervention::excess`].
+    pub excess: f64,
+}
+
+/// The merged interventions of one play: at most one a rule, without allocation.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Record([Option<(Intervention, u64)>; Rule::ALL.len()]);
+
+impl Record {
+    pub fn note(&mut self, act: Act, tick: u64) {
+        let Act { rule, response, joint, excess } = act;
+        let excess = excess as f32;
+        let slot = &mut self.0[rule as usize];
+        let Some((merged, last_tick)) = slot else {
+            *slot = Some((Intervention { rule, response, joint, first_tick: tick, ticks: 1, excess }, tick));
+            return;
+        };
+        if *last_tick != tick {
+            merged.ticks += 1;
+            *last_tick = tick;
+        }
+        merged.response = merged.response.max(response);
+        if excess > merged.excess {
+            merged.excess = excess;
+            merged.joint = joint;
+        }
+    }
+
+    pub fn to_vec(&self) -> Vec<Intervention> {
+        self.0.iter().flatten().map(|(merged, _)| *merged).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_interventions_of_a_rule_become_one_with_the_largest_excess() {
+        let mut record = Record::default();
+        let act = |joint, excess| Act { rule: Rule::Velocity, response: Response::Slow, joint: Some(joint), excess };
+        record.note(act(1, 0.1), 7);
+        record.note(act(4, 0.3), 7);
+        record.note(act(1, 0.2), 8);
+        let expected = Intervention {
+            rule: Rule::Velocity,
+            response: Response::Slow,
+            joint: Some(4),
+            first_tick: 7,
+            ticks: 2,
+            excess: 0.3,
+        };
+        assert_eq!(record.to_vec(), [expected]);
+        let robot = Embodiment::so101();
+        assert_eq!(expected.detail(&robot), "wrist_roll was slowed to 2.5 rad/s, up to 0.3000 rad behind, for 2 ticks");
+    }
+
+    #[test]
+    fn every_rule_has_its_own_slot_and_name() {
+        let mut record = Record::default();
+        for (index, rule) in Rule::ALL.into_iter().enumerate() {
+            assert_eq!(rule as usize, index);
+            record.note(Act { rule, response: Response::Clamp, joint: None, excess: 0.0 }, 1);
+            assert_eq!(serde_json::to_string(&rule).unwrap(), format!("\"{rule}\""));
+        }
+        assert_eq!(record.to_vec().len(), Rule::ALL.len());
+    }
+}
