@@ -1,0 +1,173 @@
+//! Which adapter runs the model, and everything that can go wrong with it.
+//!
+//! wgpu reports most faults through callbacks, and panics when nobody listens. [`Gpu`] listens, and
+//! [`Gpu::check`] turns what was heard into an [`ExecutorError`] at the next safe point.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::executor::ExecutorError;
+
+/// Which adapters will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adapters {
+    /// Hardware only: a software adapter computes on the same cores as the CPU executor, and slower.
+    Hardware,
+    /// Hardware if there is some, else a software adapter such as Mesa's lavapipe.
+    Any,
+}
+
+/// An open device with its queue.
+pub struct Gpu {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    name: String,
+    software: bool,
+    faults: Arc<Mutex<Option<Fault>>>,
+}
+
+/// What wgpu reported.
+struct Fault {
+    cause: String,
+    /// A lost device stays lost.
+    lost: bool,
+}
+
+impl Gpu {
+    /// Opens the best adapter: discrete before integrated before virtual before software.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Unavailable`] if there is none, or its driver refuses.
+    pub fn open(adapters: Adapters) -> Result<Gpu, ExecutorError> {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends: wgpu::Backends::PRIMARY,
+            flags: wgpu::InstanceFlags::empty(),
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        });
+        let adapter = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY))
+            .into_iter()
+            .filter(|adapter| adapters == Adapters::Any || !is_software(&adapter.get_info()))
+            .min_by_key(|adapter| rank(adapter.get_info().device_type))
+            .ok_or_else(|| unavailable(match adapters {
+                Adapters::Hardware => "no driver offers a hardware adapter; install the Vulkan driver of your GPU",
+                Adapters::Any => {
+                    "no driver offers an adapter; install the Vulkan driver of your GPU, or a software one (on Debian, \
+                     `mesa-vulkan-drivers`)"
+                }
+            }))?;
+        let info = adapter.get_info();
+        let software = is_software(&info);
+        let name = format!("{} ({}{})", info.name, info.backend, if software { ", software" } else { "" });
+        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("waza model"),
+            required_limits: adapter.limits(),
+            ..Default::default()
+        }))
+        .map_err(|error| unavailable(format!("{name} cannot be opened: {error}; update its driver")))?;
+
+        let faults = Arc::new(Mutex::new(None));
+        let heard = faults.clone();
+        device.on_uncaptured_error(Arc::new(move |error| {
+            let cause = match error {
+                wgpu::Error::OutOfMemory { source } => format!("out of memory: {source}"),
+                wgpu::Error::Validation { description, .. } => format!("rejected the program: {description}"),
+                wgpu::Error::Internal { description, .. } => description,
+            };
+            note(&heard, Fault { cause, lost: false });
+        }));
+        let heard = faults.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            // Dropping the last handle of a device also counts as losing it.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                note(&heard, Fault { cause: format!("the device was lost: {message}"), lost: true });
+            }
+        });
+        Ok(Gpu { device, queue, name, software, faults })
+    }
+
+    /// The adapter's name with its API, and `software` where it is.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the adapter computes on the CPU.
+    pub fn is_software(&self) -> bool {
+        self.software
+    }
+
+    /// What the adapter offers.
+    pub fn limits(&self) -> wgpu::Limits {
+        self.device.limits()
+    }
+
+    pub(super) fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    pub(super) fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
+    /// Reports the first fault since the last check.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Failed`].
+    pub(super) fn check(&self) -> Result<(), ExecutorError> {
+        let mut fault = lock(&self.faults);
+        let Some(Fault { cause, lost }) = fault.take() else { return Ok(()) };
+        if lost {
+            *fault = Some(Fault { cause: cause.clone(), lost });
+        }
+        Err(self.failed(cause))
+    }
+
+    /// Refuses a need beyond what the adapter offers.
+    pub(super) fn require(&self, what: &str, needed: u64, offered: u64) -> Result<(), ExecutorError> {
+        if needed <= offered {
+            return Ok(());
+        }
+        Err(unavailable(format!("the model needs {needed} {what}, and {} offers {offered}", self.name)))
+    }
+
+    /// Refuses a buffer that no kernel could bind or index.
+    pub(super) fn require_buffer(&self, numbers: usize) -> Result<(), ExecutorError> {
+        let limits = self.limits();
+        let offered = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(u32::MAX.into());
+        self.require("bytes in one buffer", 4 * numbers as u64, offered)
+    }
+
+    /// An error of this adapter.
+    pub(super) fn failed(&self, cause: impl Into<String>) -> ExecutorError {
+        ExecutorError::Failed { device: self.name.clone(), cause: cause.into() }
+    }
+}
+
+fn unavailable(cause: impl Into<String>) -> ExecutorError {
+    ExecutorError::Unavailable { device: "GPU", cause: cause.into() }
+}
+
+fn is_software(info: &wgpu::AdapterInfo) -> bool {
+    info.device_type == wgpu::DeviceType::Cpu
+}
+
+fn rank(kind: wgpu::DeviceType) -> u8 {
+    match kind {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    }
+}
+
+/// Keeps the first fault, since later ones follow from it; but a lost device outranks the rest.
+fn note(faults: &Mutex<Option<Fault>>, fault: Fault) {
+    let mut first = lock(faults);
+    if first.is_none() || fault.lost {
+        *first = Some(fault);
+    }
+}
+
+fn lock(faults: &Mutex<Option<Fault>>) -> MutexGuard<'_, Option<Fault>> {
+    // A panic while the lock is held leaves a whole `Option` behind, so poisoning means nothing here.
+    faults.lock().unwrap_or_else(PoisonError::into_inner)
+}

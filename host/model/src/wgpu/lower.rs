@@ -1,0 +1,329 @@
+//! Turns one op of a plan into one dispatch: which kernel, its parameters, what it binds, how many workgroups.
+//!
+//! Nothing here touches a device. Sizes are cast to `u32` freely: the executor first refuses plans with a buffer of 2^32
+//! bytes or more.
+
+use std::ops::Range;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::kernels::{
+    ELEMENTWISE_THREADS, Kernel, Load, QUERY_TILE, REGISTER_COLUMNS, REGISTER_ROWS, REGISTER_THREADS,
+};
+use crate::plan::{Activation, BufferId, Op, Operand, Plan, View, Weight, WeightId};
+
+/// One dispatch, before its bind group exists.
+pub(super) struct Dispatch {
+    pub(super) kernel: Kernel,
+    /// Bytes of the kernel's `Params`.
+    pub(super) params: Vec<u8>,
+    /// Bindings 1, 2, and so on.
+    pub(super) inputs: Vec<Slot>,
+    pub(super) output: BufferId,
+    pub(super) workgroups: [u32; 3],
+}
+
+/// What is bound for reading.
+#[derive(Clone, Debug)]
+pub(super) enum Slot {
+    Weight(WeightId),
+    Buffer(BufferId),
+    /// Numbers that belong to this op alone.
+    Constant(Vec<f32>),
+    /// A binding that the kernel's parameters tell it not to read.
+    Nothing,
+}
+
+/// What the choice of kernels depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Profile {
+    /// The adapter computes on the CPU.
+    pub(super) software: bool,
+    /// Most workgroups in one dimension of a dispatch.
+    pub(super) max_workgroups: u32,
+}
+
+/// Lowers `op` of `plan`.
+pub(super) fn lower(op: &Op, plan: &Plan, weights: &[Weight], profile: Profile) -> Dispatch {
+    let offset = |view: &View| plan.offset(view) as u32;
+    let stride = |view: &View| plan.stride(view) as u32;
+    let elementwise =
+        |elements: usize| [(elements as u32).div_ceil(ELEMENTWISE_THREADS).min(profile.max_workgroups), 1, 1];
+    match op {
+        Op::Gemm { input, weight, scale, bias, activation, residual, output } => {
+            let (m, n, k) = (output.rows as u32, output.columns as u32, input.columns as u32);
+            let in_place = *residual == Some(Operand::View(*output));
+            let bias = Added::new(*bias, plan, weights);
+            let residual = Added::new(if in_place { None } else { *residual }, plan, weights);
+            let params = GemmParams {
+                m,
+                n,
+                k,
+                a_offset: offset(input),
+                a_stride: stride(input),
+                bias_rows: bias.rows,
+                bias_offset: bias.offset,
+                bias_stride: bias.stride,
+                residual_rows: residual.rows,
+                residual_offset: residual.offset,
+                residual_stride: residual.stride,
+                in_place: u32::from(in_place),
+                out_offset: offset(output),
+                out_stride: stride(output),
+                activation: match activation {
+                    Activation::Identity => 0,
+                    Activation::Silu => 1,
+                    Activation::GeluTanh => 2,
+                },
+                scale: *scale,
+            };
+            let aligned = [k, params.a_offset, params.a_stride].iter().all(|x| x % 4 == 0);
+            let (kernel, workgroups) = gemm(m, n, if aligned { Load::Vec4 } else { Load::Scalar }, profile);
+            Dispatch {
+                kernel,
+                params: bytemuck::bytes_of(&params).to_vec(),
+                inputs: vec![Slot::Buffer(input.buffer), Slot::Weight(*weight), bias.slot, residual.slot],
+                output: output.buffer,
+                workgroups,
+            }
+        }
+        Op::LayerNorm { input, weight, bias, epsilon, output } => Dispatch {
+            kernel: Kernel::LayerNorm,
+            params: rowwise_params(plan, input, output, *epsilon),
+            inputs: vec![Slot::Buffer(input.buffer), Slot::Weight(*weight), Slot::Weight(*bias)],
+            output: output.buffer,
+            workgroups: [(input.rows as u32).min(profile.max_workgroups), 1, 1],
+        },
+        Op::RmsNorm { input, weight, epsilon, output } => Dispatch {
+            kernel: Kernel::RmsNorm,
+            params: rowwise_params(plan, input, output, *epsilon),
+            inputs: vec![Slot::Buffer(input.buffer), Slot::Weight(*weight), Slot::Nothing],
+            output: output.buffer,
+            workgroups: [(input.rows as u32).min(profile.max_workgroups), 1, 1],
+        },
+        Op::Rope { view, head_dim, first_position, theta } => {
+            let half_dim = head_dim / 2;
+            let params = RopeParams {
+                rows: view.rows as u32,
+                heads: (view.columns / head_dim) as u32,
+                half_dim: half_dim as u32,
+                offset: offset(view),
+                stride: stride(view),
+            };
+            Dispatch {
+                kernel: Kernel::Rope,
+                params: bytemuck::bytes_of(&params).to_vec(),
+                inputs: vec![Slot::Constant(turns(*first_position..first_position + view.rows, half_dim, *theta))],
+                output: view.buffer,
+                workgroups: elementwise(view.rows * view.columns / 2),
+            }
+        }
+        Op::Attention { batch, heads, kv_heads, head_dim, mask, query, key, value, output } => {
+            let queries = (query.rows / batch) as u32;
+            let params = AttentionParams {
+                queries,
+                keys: (key.rows / batch) as u32,
+                heads_per_kv_head: (heads / kv_heads) as u32,
+                q_offset: offset(query),
+                q_stride: stride(query),
+                k_offset: offset(key),
+                k_stride: stride(key),
+                v_offset: offset(value),
+                v_stride: stride(value),
+                out_offset: offset(output),
+                out_stride: stride(output),
+                open: mask.open as u32,
+                offset: mask.offset as u32,
+                scale: (*head_dim as f32).sqrt().recip(),
+            };
+            Dispatch {
+                kernel: Kernel::Attention { head_dim: *head_dim as u32 },
+                params: bytemuck::bytes_of(&params).to_vec(),
+                inputs: [query, key, value].map(|view| Slot::Buffer(view.buffer)).to_vec(),
+                output: output.buffer,
+                workgroups: [queries.div_ceil(QUERY_TILE), *heads as u32, *batch as u32],
+            }
+        }
+        Op::SwiGlu { input, output } => Dispatch {
+            kernel: Kernel::SwiGlu,
+            params: rowwise_params(plan, input, output, 0.0),
+            inputs: vec![Slot::Buffer(input.buffer)],
+            output: output.buffer,
+            workgroups: elementwise(output.rows * output.columns),
+        },
+        Op::Axpy { scale, input, output } => Dispatch {
+            kernel: Kernel::Axpy,
+            params: rowwise_params(plan, input, output, *scale),
+            inputs: vec![Slot::Buffer(input.buffer)],
+            output: output.buffer,
+            workgroups: elementwise(output.rows * output.columns),
+        },
+        Op::PixelShuffle { input, side, factor, output } => {
+            let params = PixelShuffleParams {
+                out_rows: output.rows as u32,
+                width: input.columns as u32,
+                side: *side as u32,
+                factor: *factor as u32,
+                x_offset: offset(input),
+                x_stride: stride(input),
+                out_offset: offset(output),
+                out_stride: stride(output),
+            };
+            Dispatch {
+                kernel: Kernel::PixelShuffle,
+                params: bytemuck::bytes_of(&params).to_vec(),
+                inputs: vec![Slot::Buffer(input.buffer)],
+                output: output.buffer,
+                workgroups: elementwise(output.rows * output.columns),
+            }
+        }
+    }
+}
+
+/// Workgroups below which a tile counts as too large: a GPU has some 20 to 150 cores, and those without one idle.
+const ENOUGH_WORKGROUPS: u32 = 128;
+
+/// The GEMM table.
+///
+/// | adapter | kernel | because |
+/// |---|---|---|
+/// | software | registers | a barrier there costs a switch of every thread, shared memory gains nothing |
+/// | hardware | tiles of 64, 32 or 16 | larger tiles read each operand less often; smaller ones fill the GPU when `m` is small |
+fn gemm(m: u32, n: u32, load: Load, profile: Profile) -> (Kernel, [u32; 3]) {
+    if profile.software {
+        let workgroups = [n.div_ceil(REGISTER_COLUMNS * REGISTER_THREADS), m.div_ceil(REGISTER_ROWS), 1];
+        return (Kernel::GemmRegisters { load }, workgroups);
+    }
+    let grid = |micro: u32| [n.div_ceil(16 * micro), m.div_ceil(16 * micro), 1];
+    let enough = |micro: &u32| grid(*micro).iter().product::<u32>() >= ENOUGH_WORKGROUPS;
+    let micro = [4, 2].into_iter().find(enough).unwrap_or(1);
+    (Kernel::GemmTiled { micro, load }, grid(micro))
+}
+
+/// An [`Operand`] as the GEMM kernels take it; no rows if there is none.
+struct Added {
+    slot: Slot,
+    rows: u32,
+    offset: u32,
+    stride: u32,
+}
+
+impl Added {
+    fn new(operand: Option<Operand>, plan: &Plan, weights: &[Weight]) -> Self {
+        match operand {
+            None => Self { slot: Slot::Nothing, rows: 0, offset: 0, stride: 0 },
+            Some(Operand::Weight(id)) => {
+                let Weight { rows, columns, .. } = weights[id.0];
+                Self { slot: Slot::Weight(id), rows: rows as u32, offset: 0, stride: columns as u32 }
+            }
+            Some(Operand::View(view)) => Self {
+                slot: Slot::Buffer(view.buffer),
+                rows: view.rows as u32,
+                offset: plan.offset(&view) as u32,
+                stride: plan.stride(&view) as u32,
+            },
+        }
+    }
+}
+
+/// Cosine and sine, pair by pair, of `position / theta^(j / half_dim)` for each position and each `j < half_dim`.
+fn turns(positions: Range<usize>, half_dim: usize, theta: f32) -> Vec<f32> {
+    let angle = |position: usize, j: usize| position as f64 / f64::from(theta).powf(j as f64 / half_dim as f64);
+    positions
+        .flat_map(|position| (0..half_dim).map(move |j| angle(position, j)))
+        .flat_map(|angle| [angle.cos() as f32, angle.sin() as f32])
+        .collect()
+}
+
+fn rowwise_params(plan: &Plan, input: &View, output: &View, scalar: f32) -> Vec<u8> {
+    let params = RowwiseParams {
+        rows: output.rows as u32,
+        columns: output.columns as u32,
+        x_offset: plan.offset(input) as u32,
+        x_stride: plan.stride(input) as u32,
+        out_offset: plan.offset(output) as u32,
+        out_stride: plan.stride(output) as u32,
+        scalar,
+    };
+    bytemuck::bytes_of(&params).to_vec()
+}
+
+/// `Params` of `gemm_common.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct GemmParams {
+    m: u32,
+    n: u32,
+    k: u32,
+    a_offset: u32,
+    a_stride: u32,
+    bias_rows: u32,
+    bias_offset: u32,
+    bias_stride: u32,
+    residual_rows: u32,
+    residual_offset: u32,
+    residual_stride: u32,
+    in_place: u32,
+    out_offset: u32,
+    out_stride: u32,
+    activation: u32,
+    scale: f32,
+}
+
+/// `Params` of `attention.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct AttentionParams {
+    queries: u32,
+    keys: u32,
+    heads_per_kv_head: u32,
+    q_offset: u32,
+    q_stride: u32,
+    k_offset: u32,
+    k_stride: u32,
+    v_offset: u32,
+    v_stride: u32,
+    out_offset: u32,
+    out_stride: u32,
+    open: u32,
+    offset: u32,
+    scale: f32,
+}
+
+/// `Params` of `rope.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct RopeParams {
+    rows: u32,
+    heads: u32,
+    half_dim: u32,
+    offset: u32,
+    stride: u32,
+}
+
+/// `Params` of `pixel_shuffle.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct PixelShuffleParams {
+    out_rows: u32,
+    width: u32,
+    side: u32,
+    factor: u32,
+    x_offset: u32,
+    x_stride: u32,
+    out_offset: u32,
+    out_stride: u32,
+}
+
+/// `Params` of `norm.wgsl`, `swiglu.wgsl` and `axpy.wgsl`; `scalar` is what they call `epsilon` or `scale`, where they have it.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct RowwiseParams {
+    rows: u32,
+    columns: u32,
+    x_offset: u32,
+    x_stride: u32,
+    out_offset: u32,
+    out_stride: u32,
+    scalar: f32,
+}

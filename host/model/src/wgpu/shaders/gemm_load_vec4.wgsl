@@ -1,0 +1,17 @@
+// Operand access where k and every row start are multiples of 4: one vector load.
+
+alias Element = vec4<f32>;
+
+fn load_a4(row: u32, k: u32) -> vec4<f32> {
+    if row >= p.m || k >= p.k {
+        return vec4<f32>();
+    }
+    return a[(p.a_offset + row * p.a_stride + k) / 4u];
+}
+
+fn load_w4(column: u32, k: u32) -> vec4<f32> {
+    if column >= p.n || k >= p.k {
+        return vec4<f32>();
+    }
+    return w[(column * p.k + k) / 4u];
+}

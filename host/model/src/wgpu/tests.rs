@@ -1,0 +1,388 @@
+//! Every kernel against a plain loop, over shapes that are multiples of nothing.
+
+use super::{Adapters, Gpu, WgpuExecutor};
+use crate::CheckpointError;
+use crate::executor::Executor;
+use crate::plan::{
+    Activation, Buffer, BufferId, Inputs, Mask, Op, Operand, Outputs, Plan, Shape, View, Weight, WeightId, WeightSource,
+};
+
+/// Rounds of each test; every round draws new shapes.
+const ROUNDS: u64 = 6;
+
+/// Opens an adapter, or says that the test proves nothing here. With `WAZA_REQUIRE_GPU=1` a missing adapter is a failure.
+fn gpu() -> Option<Gpu> {
+    match Gpu::open(Adapters::Any) {
+        Ok(gpu) => Some(gpu),
+        Err(error) if std::env::var_os("WAZA_REQUIRE_GPU").is_some_and(|v| v == "1") => panic!("{error}"),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
+}
+
+/// Numbers that look random and are the same on every run (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.bits() % end as u64) as usize
+    }
+
+    fn size(&mut self, most: usize) -> usize {
+        1 + self.below(most)
+    }
+
+    fn numbers(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
+    }
+}
+
+/// A plan of a single op, with the content of its buffers and weights.
+struct Bench {
+    random: Random,
+    buffers: Vec<Buffer>,
+    contents: Vec<Vec<f32>>,
+    weights: Vec<Weight>,
+    weight_contents: Vec<Vec<f32>>,
+}
+
+impl WeightSource for Bench {
+    fn load(&self, weight: &Weight) -> Result<Vec<f32>, CheckpointError> {
+        let index: usize = weight.tensors[0].parse().unwrap();
+        Ok(self.weight_contents[index].clone())
+    }
+}
+
+impl Bench {
+    fn new(seed: u64) -> Self {
+        let (buffers, contents, weights, weight_contents) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { random: Random(seed), buffers, contents, weights, weight_contents }
+    }
+
+    /// A rectangle somewhere inside a larger buffer.
+    fn view(&mut self, rows: usize, columns: usize) -> View {
+        let (row, column) = (self.random.below(3), self.random.below(6));
+        self.placed(rows, columns, row, column)
+    }
+
+    fn placed(&mut self, rows: usize, columns: usize, row: usize, column: usize) -> View {
+        let buffer = Buffer { name: "buffer", rows: row + rows + 2, columns: 2 * column + columns, initial: None };
+        self.contents.push(self.random.numbers(buffer.rows * buffer.columns));
+        self.buffers.push(buffer);
+        View { buffer: BufferId(self.buffers.len() - 1), row, rows, column, columns }
+    }
+
+    fn weight(&mut self, rows: usize, columns: usize) -> WeightId {
+        let index = self.weights.len();
+        self.weight_contents.push(self.random.numbers(rows * columns));
+        let (tensors, take) = (vec![index.to_string()], 0..columns);
+        self.weights.push(Weight { rows, columns, tensors, take, gather: None });
+        WeightId(index)
+    }
+
+    fn place(&self, view: &View, row: usize, column: usize) -> usize {
+        (view.row + row) * self.buffers[view.buffer.0].columns + view.column + column
+    }
+
+    fn at(&self, view: &View, row: usize, column: usize) -> f64 {
+        self.contents[view.buffer.0][self.place(view, row, column)].into()
+    }
+
+    fn weight_at(&self, id: WeightId, row: usize, column: usize) -> f64 {
+        self.weight_contents[id.0][row * self.weights[id.0].columns + column].into()
+    }
+
+    fn operand_at(&self, operand: Option<Operand>, row: usize, column: usize) -> f64 {
+        match operand {
+            None => 0.0,
+            Some(Operand::Weight(id)) => self.weight_at(id, row % self.weights[id.0].rows, column),
+            Some(Operand::View(view)) => self.at(&view, row % view.rows, column),
+        }
+    }
+
+    /// Runs `op` and compares the whole buffer that it writes with `expected` inside `output` and the old content around.
+    fn check(&self, gpu: Gpu, software: bool, op: &Op, output: View, expected: impl Fn(usize, usize) -> f64) {
+        let nowhere = View { buffer: BufferId(0), row: 0, rows: 0, column: 0, columns: 0 };
+        let plan = Plan {
+            shape: Shape { cameras: 1, empty_cameras: 0, language_tokens: 1 },
+            buffers: self.buffers.clone(),
+            vision: vec![op.clone()],
+            prefix: Vec::new(),
+            invariant: Vec::new(),
+            steps: Vec::new(),
+            inputs: Inputs {
+                patches: nowhere,
+                specials: Vec::new(),
+                special_tokens: Vec::new(),
+                language: nowhere,
+                state: nowhere,
+                noise: nowhere,
+            },
+            outputs: Outputs { image_embeddings: Vec::new(), velocity: nowhere, actions: nowhere },
+        };
+        plan.check(&self.weights).unwrap();
+        let whole = |index: usize| {
+            let Buffer { rows, columns, .. } = self.buffers[index];
+            View { buffer: BufferId(index), row: 0, rows, column: 0, columns }
+        };
+        let mut executor = WgpuExecutor::new(gpu, &self.weights, self).unwrap();
+        executor.profile.software = software;
+        let inputs: Vec<_> = self.contents.iter().enumerate().map(|(i, numbers)| (whole(i), &numbers[..])).collect();
+        let mut found = self.contents[output.buffer.0].clone();
+        // The second run must not see anything that the first has left behind.
+        for _ in 0..2 {
+            found.fill(f32::NAN);
+            executor.run(&plan, &inputs, &mut [(whole(output.buffer.0), &mut found)]).unwrap();
+        }
+        let mut wanted: Vec<f64> = self.contents[output.buffer.0].iter().map(|x| f64::from(*x)).collect();
+        for row in 0..output.rows {
+            for column in 0..output.columns {
+                wanted[self.place(&output, row, column)] = expected(row, column);
+            }
+        }
+        for (index, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+            let error = (f64::from(*found) - wanted).abs();
+            assert!(error <= 2e-5 * (1.0 + wanted.abs()), "{op:?}, number {index}: {found} instead of {wanted}");
+        }
+    }
+}
+
+fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Identity => x,
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
+            0.5 * x * (1.0 + (std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+        }
+    }
+}
+
+fn check_gemm(gpu: Gpu, software: bool, bench: &mut Bench, m: usize, n: usize, k: usize) {
+    // Half of the rounds are aligned, for the vector loads.
+    let aligned = bench.random.below(2) == 0;
+    let k = if aligned { k.next_multiple_of(4) } else { k };
+    let input = if aligned { bench.placed(m, k, 1, 4) } else { bench.view(m, k) };
+    let weight = bench.weight(n, k);
+    let output = bench.view(m, n);
+    let bias = match bench.random.below(3) {
+        0 => None,
+        1 => Some(Operand::Weight(bench.weight(1, n))),
+        _ => Some(Operand::View(bench.view(m, n))),
+    };
+    let residual = match bench.random.below(4) {
+        0 => None,
+        1 => Some(Operand::Weight(bench.weight(if m % 2 == 0 { m / 2 } else { m }, n))),
+        2 => Some(Operand::View(bench.view(1, n))),
+        _ => Some(Operand::View(output)),
+    };
+    let activation = [Activation::Identity, Activation::Silu, Activation::GeluTanh][bench.random.below(3)];
+    let scale = 0.37;
+    let op = Op::Gemm { input, weight, scale, bias, activation, residual, output };
+    bench.check(gpu, software, &op, output, |row, column| {
+        let product: f64 = (0..k).map(|i| bench.at(&input, row, i) * bench.weight_at(weight, column, i)).sum();
+        bench.operand_at(residual, row, column)
+            + activate(activation, f64::from(0.37_f32) * product + bench.operand_at(bias, row, column))
+    });
+}
+
+#[test]
+fn gemm_on_hardware_kernels_agrees_with_a_loop_over_odd_shapes() {
+    for seed in 0..4 * ROUNDS {
+        let Some(gpu) = gpu() else { return };
+        let mut bench = Bench::new(seed);
+        let (m, n, k) = (bench.random.size(150), bench.random.size(150), bench.random.size(130));
+        check_gemm(gpu, false, &mut bench, m, n, k);
+    }
+}
+
+#[test]
+fn gemm_on_software_kernels_agrees_with_a_loop_over_odd_shapes() {
+    for seed in 0..4 * ROUNDS {
+        let Some(gpu) = gpu() else { return };
+        let mut bench = Bench::new(seed);
+        let (m, n, k) = (bench.random.size(90), bench.random.size(90), bench.random.size(130));
+        check_gemm(gpu, true, &mut bench, m, n, k);
+    }
+}
+
+#[test]
+fn gemm_uses_each_tile_size_and_agrees_with_a_loop() {
+    for (m, n) in [(30, 40), (330, 420), (700, 803)] {
+        let Some(gpu) = gpu() else { return };
+        check_gemm(gpu, false, &mut Bench::new(7), m, n, 36);
+    }
+}
+
+#[test]
+fn attention_agrees_with_a_loop_for_every_mask_and_grouping() {
+    for seed in 0..3 * ROUNDS {
+        let Some(gpu) = gpu() else { return };
+        let mut bench = Bench::new(seed);
+        let (batch, kv_heads, group) = (bench.random.size(3), bench.random.size(2), bench.random.size(3));
+        let (queries, keys) = (bench.random.size(40), bench.random.size(90));
+        let head_dim = [8, 16, 20, 32, 64, 128][bench.random.below(6)];
+        let heads = kv_heads * group;
+        let mask = match bench.random.below(3) {
+            0 => Mask { open: keys, offset: 0 },
+            1 => Mask { open: bench.random.below(keys), offset: 0 },
+            _ => Mask { open: keys.saturating_sub(queries), offset: keys.saturating_sub(queries) },
+        };
+        let query = bench.view(batch * queries, heads * head_dim);
+        let key = bench.view(batch * keys, kv_heads * head_dim);
+        let value = bench.view(batch * keys, kv_heads * head_dim);
+        let output = bench.view(batch * queries, heads * head_dim);
+        let op = Op::Attention { batch, heads, kv_heads, head_dim, mask, query, key, value, output };
+        bench.check(gpu, seed % 2 == 0, &op, output, |row, column| {
+            let (element, head) = (row / queries, column / head_dim);
+            let first_column = head / group * head_dim;
+            let seen = mask.visible(row % queries, keys);
+            let scores: Vec<f64> = (0..seen)
+                .map(|j| {
+                    let products = (0..head_dim).map(|d| {
+                        bench.at(&query, row, head * head_dim + d)
+                            * bench.at(&key, element * keys + j, first_column + d)
+                    });
+                    products.sum::<f64>() / (head_dim as f64).sqrt()
+                })
+                .collect();
+            let highest = scores.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
+            let weights: Vec<f64> = scores.iter().map(|score| (score - highest).exp()).collect();
+            let mixed: f64 = (0..seen)
+                .map(|j| weights[j] * bench.at(&value, element * keys + j, first_column + column % head_dim))
+                .sum();
+            mixed / weights.iter().sum::<f64>()
+        });
+    }
+}
+
+#[test]
+fn attention_survives_scores_far_apart() {
+    let Some(gpu) = gpu() else { return };
+    let mut bench = Bench::new(1);
+    let (query, key) = (bench.placed(1, 8, 0, 0), bench.placed(40, 8, 0, 0));
+    let (value, output) = (bench.placed(40, 8, 0, 0), bench.placed(1, 8, 0, 0));
+    bench.contents[query.buffer.0].fill(100.0);
+    for row in 0..40 {
+        // Scores from -28 284 to 56 569: the exponentials of nearly all underflow, and the highest comes late.
+        bench.contents[key.buffer.0][8 * row..8 * row + 8].fill(if row == 37 { 200.0 } else { -100.0 });
+    }
+    let mask = Mask { open: 40, offset: 0 };
+    let op = Op::Attention { batch: 1, heads: 1, kv_heads: 1, head_dim: 8, mask, query, key, value, output };
+    bench.check(gpu, false, &op, output, |_, column| bench.at(&value, 37, column));
+}
+
+#[test]
+fn norms_agree_with_a_loop() {
+    for seed in 0..ROUNDS {
+        let mut bench = Bench::new(seed);
+        let (rows, width) = (bench.random.size(20), bench.random.size(300));
+        let (input, output) = (bench.view(rows, width), bench.view(rows, width));
+        let (weight, bias) = (bench.weight(1, width), bench.weight(1, width));
+        let epsilon = 1e-5;
+        let mean_of = |row: usize, f: &dyn Fn(f64) -> f64| {
+            (0..width).map(|i| f(bench.at(&input, row, i))).sum::<f64>() / width as f64
+        };
+        let Some(device) = gpu() else { return };
+        let op = Op::LayerNorm { input, weight, bias, epsilon, output };
+        bench.check(device, false, &op, output, |row, column| {
+            let mean = mean_of(row, &|x| x);
+            let variance = mean_of(row, &|x| (x - mean).powi(2));
+            let x = (bench.at(&input, row, column) - mean) / (variance + f64::from(epsilon)).sqrt();
+            x * bench.weight_at(weight, 0, column) + bench.weight_at(bias, 0, column)
+        });
+        let Some(device) = gpu() else { return };
+        let op = Op::RmsNorm { input, weight, epsilon, output };
+        bench.check(device, false, &op, output, |row, column| {
+            let mean_square = mean_of(row, &|x| x * x);
+            bench.at(&input, row, column) / (mean_square + f64::from(epsilon)).sqrt()
+                * bench.weight_at(weight, 0, column)
+        });
+    }
+}
+
+#[test]
+fn rope_agrees_with_a_loop() {
+    for seed in 0..ROUNDS {
+        let Some(gpu) = gpu() else { return };
+        let mut bench = Bench::new(seed);
+        let (rows, heads, half) = (bench.random.size(50), bench.random.size(4), bench.random.size(40));
+        let view = bench.view(rows, heads * 2 * half);
+        let first_position = bench.random.below(300);
+        let op = Op::Rope { view, head_dim: 2 * half, first_position, theta: 10_000.0 };
+        bench.check(gpu, false, &op, view, |row, column| {
+            let (head, j) = (column / (2 * half), column % half);
+            let angle = (first_position + row) as f64 / 10_000_f64.powf(j as f64 / half as f64);
+            let low = bench.at(&view, row, head * 2 * half + j);
+            let high = bench.at(&view, row, head * 2 * half + j + half);
+            match column % (2 * half) < half {
+                true => low * angle.cos() - high * angle.sin(),
+                false => high * angle.cos() + low * angle.sin(),
+            }
+        });
+    }
+}
+
+#[test]
+fn elementwise_kernels_agree_with_a_loop() {
+    for seed in 0..ROUNDS {
+        let mut bench = Bench::new(seed);
+        let (rows, columns) = (bench.random.size(70), bench.random.size(90));
+        let (input, wide, output) =
+            (bench.view(rows, columns), bench.view(rows, 2 * columns), bench.view(rows, columns));
+        let Some(device) = gpu() else { return };
+        let op = Op::Axpy { scale: -0.1, input, output };
+        bench.check(device, false, &op, output, |row, column| {
+            bench.at(&output, row, column) + f64::from(-0.1_f32) * bench.at(&input, row, column)
+        });
+        let Some(device) = gpu() else { return };
+        let op = Op::SwiGlu { input: wide, output };
+        bench.check(device, false, &op, output, |row, column| {
+            activate(Activation::Silu, bench.at(&wide, row, column)) * bench.at(&wide, row, columns + column)
+        });
+    }
+}
+
+#[test]
+fn pixel_shuffle_agrees_with_a_loop() {
+    for seed in 0..ROUNDS {
+        let Some(gpu) = gpu() else { return };
+        let mut bench = Bench::new(seed);
+        let (grids, factor, width) = (bench.random.size(3), bench.random.size(4), bench.random.size(20));
+        let small = bench.random.size(3);
+        let side = small * factor;
+        let input = bench.view(grids * side * side, width);
+        let output = bench.view(grids * small * small, width * factor * factor);
+        let op = Op::PixelShuffle { input, side, factor, output };
+        bench.check(gpu, false, &op, output, |row, column| {
+            let (grid, y, x) = (row / (small * small), row / small % small, row % small);
+            let (dy, dx) = (column / width / factor, column / width % factor);
+            bench.at(&input, grid * side * side + (y * factor + dy) * side + x * factor + dx, column % width)
+        });
+    }
+}
+
+#[test]
+fn a_plan_beyond_the_adapters_limits_is_refused_with_both_sizes() {
+    let Some(gpu) = gpu() else { return };
+    let offered = gpu.limits().max_storage_buffer_binding_size;
+    let mut bench = Bench::new(0);
+    bench.weights.push(Weight {
+        rows: usize::try_from(offered / 4).unwrap(),
+        columns: 2,
+        tensors: vec!["0".into()],
+        take: 0..2,
+        gather: None,
+    });
+    let error = WgpuExecutor::new(gpu, &bench.weights, &bench).err().unwrap().to_string();
+    assert!(error.contains(&(2 * (offered / 4) * 4).to_string()), "{error}");
+}
