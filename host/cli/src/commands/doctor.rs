@@ -1,0 +1,79 @@
+//! `waza doctor`: what is here to work with, and what to do about what is missing.
+
+use anyhow::{Result, bail};
+use clap::Args;
+use serde::Serialize;
+
+use crate::assets::Checkout;
+use crate::toolchain::{self, TARGET};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  waza doctor --json")]
+pub struct Doctor {
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One thing that was looked for.
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: &'static str,
+    /// What was found, or none.
+    found: Option<String>,
+    /// Whether the demo fails without it.
+    needed: bool,
+    /// What to do where it is missing.
+    way_out: String,
+}
+
+impl Finding {
+    fn needed(what: &'static str, found: Option<String>, way_out: impl Into<String>) -> Self {
+        Self { what, found, needed: true, way_out: way_out.into() }
+    }
+
+    fn optional(what: &'static str, found: Option<String>, way_out: impl Into<String>) -> Self {
+        Self { needed: false, ..Self::needed(what, found, way_out) }
+    }
+}
+
+impl Doctor {
+    pub fn run(self) -> Result<()> {
+        let findings = examine();
+        if self.json {
+            println!("{}", serde_json::json!({ "findings": findings }));
+        } else {
+            for Finding { what, found, needed, way_out } in &findings {
+                match (found, needed) {
+                    (Some(found), _) => println!("ok        {what}: {found}"),
+                    (None, true) => println!("missing   {what}: {way_out}"),
+                    (None, false) => println!("optional  {what}: {way_out}"),
+                }
+            }
+        }
+        let missing: Vec<_> =
+            findings.iter().filter(|finding| finding.needed && finding.found.is_none()).map(|it| it.what).collect();
+        if !missing.is_empty() {
+            bail!("the demo cannot run yet: missing: {}: see `waza doctor`", missing.join(", "));
+        }
+        Ok(())
+    }
+}
+
+fn examine() -> Vec<Finding> {
+    let checkout = Checkout::find().ok();
+    let existing = |path: std::path::PathBuf| path.exists().then(|| path.display().to_string());
+    let skills = checkout.as_ref().and_then(|checkout| existing(checkout.skills()));
+    let checkpoint = checkout.as_ref().and_then(|checkout| existing(checkout.checkpoint()));
+    let here = checkout.map_or_else(|| ".".into(), |checkout| checkout.skills());
+    let target = toolchain::has_target(&here).then(|| TARGET.to_owned());
+    let cores = std::thread::available_parallelism().map(|cores| format!("{cores} cores, {}", std::env::consts::ARCH));
+    vec![
+        Finding::needed("processor", cores.ok(), "the operating system did not say what it has"),
+        Finding::needed("cargo", toolchain::version("cargo"), "install Rust with https://rustup.rs"),
+        Finding::needed("rustc", toolchain::version("rustc"), "install Rust with https://rustup.rs"),
+        Finding::needed("skill target", target, format!("run `rustup target add {TARGET}`")),
+        Finding::needed("skills", skills, "run waza inside a clone of its repository"),
+        Finding::needed("checkpoint", checkpoint, "run waza inside a clone of its repository"),
+    ]
+}

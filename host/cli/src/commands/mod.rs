@@ -1,0 +1,77 @@
+//! The verbs.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod doctor;
+mod sim;
+
+/// Robot skills as sandboxed WebAssembly components, against one foundation model that the host owns.
+#[derive(Debug, Parser)]
+#[command(name = "waza", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look into the simulator.
+    #[command(subcommand)]
+    Sim(sim::Sim),
+    /// Say what is here to work with, and what to do about what is missing.
+    Doctor(doctor::Doctor),
+}
+
+impl Cli {
+    /// Does what the command line asks for.
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Sim(command) => command.run(),
+            Command::Doctor(command) => command.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn verbs(command: &clap::Command, found: &mut Vec<clap::Command>) {
+        let mut subcommands = command.get_subcommands().filter(|sub| sub.get_name() != "help").peekable();
+        if subcommands.peek().is_none() {
+            found.push(command.clone());
+        }
+        subcommands.for_each(|sub| verbs(sub, found));
+    }
+
+    #[test]
+    fn every_verbs_help_has_an_example_that_parses() {
+        let mut cli = Cli::command();
+        cli.build();
+        let mut found = Vec::new();
+        verbs(&cli, &mut found);
+        assert!(!found.is_empty());
+        for verb in found {
+            let help = verb.clone().render_long_help().to_string();
+            let examples: Vec<_> = help.lines().map(str::trim).filter(|line| line.starts_with("waza ")).collect();
+            assert!(!examples.is_empty(), "no example in:\n{help}");
+            for example in examples {
+                let words = split(example);
+                Cli::try_parse_from(&words).unwrap_or_else(|error| panic!("{example}: {error}"));
+            }
+        }
+    }
+
+    /// Words as a shell would split them, quotes included.
+    fn split(line: &str) -> Vec<String> {
+        let parts = line.split('"').enumerate();
+        parts
+            .flat_map(|(at, part)| match at % 2 {
+                0 => part.split_whitespace().map(str::to_owned).collect(),
+                _ => vec![part.to_owned()],
+            })
+            .collect()
+    }
+}
