@@ -185,7 +185,8 @@ impl Player {
             new.play.starts[column] = state(joint);
             let Some(old) = self.active.iter().find(|old| old.drives(joint)) else { continue };
             let Some(old_column) = old.play.joints.iter().position(|&driven| driven == joint) else { continue };
-            for row in new.first..=last {
+            // Not the last row: the joints are to rest where it says.
+            for row in new.first..last {
                 let due = new.due(row);
                 let weight = (due - now) / blend;
                 if weight >= 1.0 || due > old.end() {
