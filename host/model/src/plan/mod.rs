@@ -140,7 +140,7 @@ pub enum Op {
         bias: Option<Operand>,
         /// Applied after the bias.
         activation: Activation,
-        /// Added after the activation; may be the output itself.
+        /// Added after the activation; may be the output itself. An op with an activation has none.
         residual: Option<Operand>,
         /// `[m, n]`
         output: View,
@@ -361,8 +361,10 @@ impl Plan {
         let weight = |id: &WeightId| weights.get(id.0).ok_or("weight does not exist");
         let same = |a: &View, b: &View| (a.rows, a.columns) == (b.rows, b.columns);
         match op {
-            Op::Gemm { input, weight: id, bias, residual, output, .. } => {
+            Op::Gemm { input, weight: id, bias, activation, residual, output, .. } => {
                 let w = weight(id)?;
+                let either = *activation == Activation::Identity || residual.is_none();
+                ensure(either, "gemm: both an activation and a residual")?;
                 ensure(input.columns == w.columns && output.columns == w.rows, "gemm: widths differ")?;
                 ensure(input.rows == output.rows, "gemm: rows differ")?;
                 for operand in [bias, residual].into_iter().flatten() {
@@ -386,7 +388,10 @@ impl Plan {
             Op::LayerNorm { input, weight: w, bias, output, .. } => {
                 ensure(same(input, output), "layer norm: shapes differ")?;
                 for id in [w, bias] {
-                    ensure(weight(id)?.rows == 1 && weight(id)?.columns == input.columns, "layer norm: weight's shape")?;
+                    ensure(
+                        weight(id)?.rows == 1 && weight(id)?.columns == input.columns,
+                        "layer norm: weight's shape",
+                    )?;
                 }
                 self.check_apart(&[input], output)
             }

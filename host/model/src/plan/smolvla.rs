@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use super::{
-    Activation, Buffer, BufferId, Inputs, Mask, Op, Operand, Outputs, Plan, PlanError, Shape, SpecialToken, View, Weight,
-    WeightId,
+    Activation, Buffer, BufferId, Inputs, Mask, Op, Operand, Outputs, Plan, PlanError, Shape, SpecialToken, View,
+    Weight, WeightId,
 };
 use crate::architecture::{Architecture, ExpertAttention};
 use crate::tensors as names;
@@ -69,9 +69,8 @@ struct VisionLayer {
 #[derive(Clone, Copy, Debug)]
 struct DecoderLayer {
     norm1: WeightId,
-    query: WeightId,
     key_value: KeyValue,
-    /// What follows the attention; the last language layer has no use for it.
+    /// Everything else; of the last language layer only keys and values are wanted.
     rest: Option<DecoderRest>,
 }
 
@@ -84,6 +83,7 @@ enum KeyValue {
 
 #[derive(Clone, Copy, Debug)]
 struct DecoderRest {
+    query: WeightId,
     out: WeightId,
     norm2: WeightId,
     gate_up: WeightId,
@@ -227,7 +227,6 @@ impl Collector {
         let name = |part: &str| format!("{module}.{part}.weight");
         DecoderLayer {
             norm1: self.vector(name("input_layernorm"), d),
-            query: self.matrix(name("self_attn.q_proj"), q, d),
             key_value: match dims.attention {
                 ExpertAttention::Joint => {
                     KeyValue::Joint(self.stack(vec![name("self_attn.k_proj"), name("self_attn.v_proj")], 2 * kv, d))
@@ -238,6 +237,7 @@ impl Collector {
                 },
             },
             rest: rest.then(|| DecoderRest {
+                query: self.matrix(name("self_attn.q_proj"), q, d),
                 out: self.matrix(name("self_attn.o_proj"), d, q),
                 norm2: self.vector(name("post_attention_layernorm"), d),
                 gate_up: self.stack(vec![name("mlp.gate_proj"), name("mlp.up_proj")], 2 * f, d),
@@ -305,11 +305,8 @@ impl Builder<'_> {
         // One cache for each language layer; those that an expert layer joins have room for its own keys below.
         let caches: Vec<View> = (0..=last)
             .map(|text_layer| {
-                let joined = a
-                    .expert
-                    .layers
-                    .iter()
-                    .any(|l| l.text_layer == text_layer && l.attention == ExpertAttention::Joint);
+                let joined =
+                    a.expert.layers.iter().any(|l| l.text_layer == text_layer && l.attention == ExpertAttention::Joint);
                 let rows = prefix.rows() + if joined { a.flow.chunk } else { 0 };
                 self.buffer("keys and values", rows, 2 * a.text.kv_width())
             })
@@ -414,12 +411,7 @@ impl Builder<'_> {
             ops.push(add_linear(inner, layer.fc2, hidden));
         }
         ops.push(norm(ids.post_norm, normed));
-        ops.push(Op::PixelShuffle {
-            input: normed,
-            side: v.shuffle_side(),
-            factor: v.shuffle_factor,
-            output: joined,
-        });
+        ops.push(Op::PixelShuffle { input: normed, side: v.shuffle_side(), factor: v.shuffle_factor, output: joined });
         for (index, image) in images.iter().enumerate() {
             ops.push(Op::Gemm {
                 input: joined.rows(index * v.tokens()..(index + 1) * v.tokens()),
@@ -446,7 +438,7 @@ impl Builder<'_> {
             ops.push(rms_norm(stream, layer.norm1, t.epsilon, scratch.normed));
             ops.extend(self.keys_values(layer.key_value, scratch.normed, keys_values, 0));
             let Some(rest) = layer.rest else { continue };
-            ops.push(matmul(scratch.normed, layer.query, scratch.query));
+            ops.push(matmul(scratch.normed, rest.query, scratch.query));
             ops.push(rope(scratch.query, t.head_dim, 0));
             // The state stands last, and nothing but itself sees it.
             let mask = Mask { open: rows - 1, offset: 0 };
@@ -510,7 +502,8 @@ impl Builder<'_> {
             ];
             for ((layer, weights), cross) in a.expert.layers.iter().zip(&ids.expert).zip(crosses) {
                 ops.push(rms_norm(hidden, weights.norm1, a.text.epsilon, scratch.normed));
-                ops.push(matmul(scratch.normed, weights.query, scratch.query));
+                let Some(rest) = weights.rest else { continue };
+                ops.push(matmul(scratch.normed, rest.query, scratch.query));
                 let (mask, keys_values, position) = match cross {
                     Some(cross) => (Mask { open: prefix_rows, offset: 0 }, *cross, 0),
                     None => {
@@ -522,9 +515,7 @@ impl Builder<'_> {
                 };
                 ops.push(rope(scratch.query, a.text.head_dim, position));
                 ops.push(self.attention(mask, scratch.query, keys_values, scratch.mixed));
-                if let Some(rest) = weights.rest {
-                    ops.extend(self.rest(rest, &scratch, hidden, hidden));
-                }
+                ops.extend(self.rest(rest, &scratch, hidden, hidden));
             }
             let predicted = velocity.rows(step * flow.chunk..(step + 1) * flow.chunk);
             ops.push(rms_norm(hidden, ids.expert_norm, a.text.epsilon, scratch.normed));

@@ -1,0 +1,381 @@
+//! `config.json` and the VLM's `config.json`, and the [`Architecture`] that they describe together.
+
+use std::path::Path;
+
+use indexmap::IndexMap;
+use serde::Deserialize;
+
+use super::CheckpointError;
+use crate::architecture::{Architecture, Expert, ExpertAttention, ExpertLayer, Flow, Text, Vision};
+
+/// LeRobot's `SmolVLAConfig`, as far as serving needs it; what a file leaves out has LeRobot's default.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub(crate) struct PolicyConfig {
+    #[serde(rename = "type")]
+    kind: String,
+    pub input_features: IndexMap<String, Feature>,
+    pub output_features: IndexMap<String, Feature>,
+    chunk_size: usize,
+    max_state_dim: usize,
+    max_action_dim: usize,
+    resize_imgs_with_padding: Option<(usize, usize)>,
+    pub empty_cameras: usize,
+    adapt_to_pi_aloha: bool,
+    use_delta_joint_actions_aloha: bool,
+    num_steps: usize,
+    use_cache: bool,
+    pub vlm_model_name: String,
+    add_image_special_tokens: bool,
+    attention_mode: String,
+    num_expert_layers: i64,
+    num_vlm_layers: i64,
+    self_attn_every_n_layers: i64,
+    expert_width_multiplier: f64,
+    min_period: f64,
+    max_period: f64,
+}
+
+impl Default for PolicyConfig {
+    fn default() -> Self {
+        Self {
+            kind: String::new(),
+            input_features: IndexMap::new(),
+            output_features: IndexMap::new(),
+            chunk_size: 50,
+            max_state_dim: 32,
+            max_action_dim: 32,
+            resize_imgs_with_padding: Some((512, 512)),
+            empty_cameras: 0,
+            adapt_to_pi_aloha: false,
+            use_delta_joint_actions_aloha: false,
+            num_steps: 10,
+            use_cache: true,
+            vlm_model_name: "HuggingFaceTB/SmolVLM2-500M-Video-Instruct".to_owned(),
+            add_image_special_tokens: false,
+            attention_mode: "cross_attn".to_owned(),
+            num_expert_layers: -1,
+            num_vlm_layers: 16,
+            self_attn_every_n_layers: 2,
+            expert_width_multiplier: 0.75,
+            min_period: 4e-3,
+            max_period: 4.0,
+        }
+    }
+}
+
+/// One input or output of the policy.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Feature {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub shape: Vec<usize>,
+}
+
+/// transformers' `SmolVLMConfig`; defaults are those of 4.57.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub(crate) struct VlmConfig {
+    model_type: String,
+    scale_factor: usize,
+    text_config: TextConfig,
+    vision_config: VisionConfig,
+}
+
+impl Default for VlmConfig {
+    fn default() -> Self {
+        Self {
+            model_type: "smolvlm".to_owned(),
+            scale_factor: 2,
+            text_config: TextConfig::default(),
+            vision_config: VisionConfig::default(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+struct TextConfig {
+    model_type: String,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    vocab_size: usize,
+    rms_norm_eps: f32,
+    hidden_act: String,
+    attention_bias: bool,
+    mlp_bias: bool,
+}
+
+impl Default for TextConfig {
+    fn default() -> Self {
+        Self {
+            model_type: "llama".to_owned(),
+            hidden_size: 4096,
+            intermediate_size: 11008,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: None,
+            head_dim: None,
+            vocab_size: 32000,
+            rms_norm_eps: 1e-6,
+            hidden_act: "silu".to_owned(),
+            attention_bias: false,
+            mlp_bias: false,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+struct VisionConfig {
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_channels: usize,
+    image_size: usize,
+    patch_size: usize,
+    hidden_act: String,
+    layer_norm_eps: f32,
+}
+
+impl Default for VisionConfig {
+    fn default() -> Self {
+        Self {
+            hidden_size: 1152,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 16,
+            num_channels: 3,
+            image_size: 224,
+            patch_size: 32,
+            hidden_act: "gelu_pytorch_tanh".to_owned(),
+            layer_norm_eps: 1e-6,
+        }
+    }
+}
+
+/// A configuration file's values, checked one by one; errors carry its path.
+struct Checks<'a>(&'a Path);
+
+impl Checks<'_> {
+    fn within(&self, name: &str, value: usize, least: usize, most: usize) -> Result<usize, CheckpointError> {
+        if (least..=most).contains(&value) {
+            return Ok(value);
+        }
+        let problem = format!("`{name}` is {value}, must be {least} to {most}");
+        Err(CheckpointError::invalid(self.0, problem, "Check the file against the training run"))
+    }
+
+    fn that(&self, holds: bool, problem: impl FnOnce() -> String) -> Result<(), CheckpointError> {
+        if holds {
+            return Ok(());
+        }
+        Err(CheckpointError::invalid(self.0, problem(), "Check the file against the training run"))
+    }
+
+    fn supported(&self, holds: bool, what: impl FnOnce() -> String, hint: &'static str) -> Result<(), CheckpointError> {
+        if holds { Ok(()) } else { Err(CheckpointError::unsupported(self.0, what(), hint)) }
+    }
+}
+
+const WIDEST: usize = 1 << 16;
+const NOT_YET: &str = "Serve this checkpoint with LeRobot, or train without it";
+
+/// Joins the two configurations. `config_path` and `vlm_path` are for errors.
+pub(crate) fn architecture(
+    config: &PolicyConfig,
+    config_path: &Path,
+    vlm: &VlmConfig,
+    vlm_path: &Path,
+) -> Result<Architecture, CheckpointError> {
+    let c = Checks(config_path);
+    c.supported(config.kind == "smolvla", || format!("policy type `{}`", config.kind), "Use a SmolVLA checkpoint")?;
+    c.supported(!config.adapt_to_pi_aloha, || "`adapt_to_pi_aloha`".to_owned(), NOT_YET)?;
+    c.supported(!config.use_delta_joint_actions_aloha, || "`use_delta_joint_actions_aloha`".to_owned(), NOT_YET)?;
+    c.supported(config.use_cache, || "`use_cache` = false".to_owned(), "LeRobot cannot run it either; set it to true")?;
+    let text = text(&vlm.text_config, config, &c, &Checks(vlm_path))?;
+    let expert = expert(&text, config, &c)?;
+    Ok(Architecture {
+        vision: vision(vlm, config, &c, &Checks(vlm_path))?,
+        expert,
+        text,
+        flow: flow(config, &c)?,
+        image_special_tokens: config.add_image_special_tokens,
+    })
+}
+
+fn vision(vlm: &VlmConfig, config: &PolicyConfig, c: &Checks, v: &Checks) -> Result<Vision, CheckpointError> {
+    let from = &vlm.vision_config;
+    v.supported(vlm.model_type == "smolvlm", || format!("model type `{}`", vlm.model_type), "Use a SmolVLM2 backbone")?;
+    let act = &from.hidden_act;
+    v.supported(act == "gelu_pytorch_tanh", || format!("vision `hidden_act` `{act}`"), "Use a SmolVLM2 backbone")?;
+    v.that(from.layer_norm_eps >= 0.0, || "`layer_norm_eps` is negative".to_owned())?;
+    let Some((width, height)) = config.resize_imgs_with_padding else {
+        let what = "`resize_imgs_with_padding` = null";
+        return Err(CheckpointError::unsupported(c.0, what, "Set it to the size that images were trained at"));
+    };
+    let patch_px = v.within("patch_size", from.patch_size, 1, 256)?;
+    let image_px = v.within("image_size", from.image_size, patch_px, 4096)?;
+    let vision = Vision {
+        layers: v.within("vision num_hidden_layers", from.num_hidden_layers, 0, 256)?,
+        width: v.within("vision hidden_size", from.hidden_size, 1, WIDEST)?,
+        feed_forward: v.within("vision intermediate_size", from.intermediate_size, 1, WIDEST)?,
+        heads: v.within("vision num_attention_heads", from.num_attention_heads, 1, 256)?,
+        channels: v.within("num_channels", from.num_channels, 3, 3)?,
+        patch_px,
+        image_width_px: c.within("resize_imgs_with_padding", width, patch_px, 4096)?,
+        image_height_px: c.within("resize_imgs_with_padding", height, patch_px, 4096)?,
+        positions_per_side: image_px / patch_px,
+        epsilon: from.layer_norm_eps,
+        shuffle_factor: v.within("scale_factor", vlm.scale_factor, 1, 64)?,
+    };
+    v.that(vision.width % vision.heads == 0, || {
+        format!("vision hidden_size {} is no multiple of its {} heads", vision.width, vision.heads)
+    })?;
+    let (side, factor) = (vision.shuffle_side(), vision.shuffle_factor);
+    c.that(side * side == vision.patches() && side % factor == 0, || {
+        let (rows, columns) = (vision.grid_rows(), vision.grid_columns());
+        format!("images of {rows}x{columns} patches cannot be joined by squares of {factor}x{factor}")
+    })?;
+    Ok(vision)
+}
+
+fn text(from: &TextConfig, config: &PolicyConfig, c: &Checks, v: &Checks) -> Result<Text, CheckpointError> {
+    v.supported(from.model_type == "llama", || format!("text model `{}`", from.model_type), "Use a SmolVLM2 backbone")?;
+    v.supported(
+        from.hidden_act == "silu",
+        || format!("`hidden_act` `{}`", from.hidden_act),
+        "Use a SmolVLM2 backbone",
+    )?;
+    v.supported(
+        !from.attention_bias && !from.mlp_bias,
+        || "a bias in text layers".to_owned(),
+        "Use a SmolVLM2 backbone",
+    )?;
+    v.that(from.rms_norm_eps >= 0.0, || "`rms_norm_eps` is negative".to_owned())?;
+    let all = v.within("num_hidden_layers", from.num_hidden_layers, 1, 256)?;
+    // As in Python's `layers[:n]`: n beyond the end keeps all, and so does n <= 0 by LeRobot's own rule.
+    let kept = usize::try_from(config.num_vlm_layers).ok().filter(|&n| n > 0).map_or(all, |n| n.min(all));
+    let width = v.within("hidden_size", from.hidden_size, 1, WIDEST)?;
+    let heads = v.within("num_attention_heads", from.num_attention_heads, 1, 256)?;
+    let kv_heads = v.within("num_key_value_heads", from.num_key_value_heads.unwrap_or(heads), 1, heads)?;
+    v.that(heads % kv_heads == 0, || format!("{heads} heads cannot share {kv_heads} key heads"))?;
+    let head_dim = v.within("head_dim", from.head_dim.unwrap_or(width / heads), 2, 1024)?;
+    v.that(head_dim % 2 == 0, || format!("`head_dim` {head_dim} is odd"))?;
+    Ok(Text {
+        layers: c.within("num_vlm_layers", kept, 1, 256)?,
+        width,
+        feed_forward: v.within("intermediate_size", from.intermediate_size, 1, WIDEST)?,
+        heads,
+        kv_heads,
+        head_dim,
+        vocabulary: v.within("vocab_size", from.vocab_size, 1, 1 << 20)?,
+        epsilon: from.rms_norm_eps,
+    })
+}
+
+fn expert(text: &Text, config: &PolicyConfig, c: &Checks) -> Result<Expert, CheckpointError> {
+    let multiplier = config.expert_width_multiplier;
+    c.that(multiplier.is_finite() && multiplier > 0.0, || format!("`expert_width_multiplier` is {multiplier}"))?;
+    let width = c.within("width of the expert", (text.width as f64 * multiplier) as usize, 2, WIDEST)?;
+    c.that(width % 2 == 0, || format!("the expert's width {width} is odd, and its time embedding needs halves"))?;
+
+    let layers = usize::try_from(config.num_expert_layers).ok().filter(|&n| n > 0).unwrap_or(text.layers);
+    c.that(layers <= text.layers && text.layers % layers == 0, || {
+        format!("`num_expert_layers` {layers} does not divide the {} language layers", text.layers)
+    })?;
+    let stride = text.layers / layers;
+    let crosses = config.attention_mode.contains("cross");
+    let every = usize::try_from(config.self_attn_every_n_layers).ok().filter(|&n| n > 0);
+    let joint = |layer: usize| !crosses || every.is_some_and(|n| layer % n == 0);
+    // LeRobot shapes the projections by the expert's own layer numbers and runs them by the language model's; where the
+    // two disagree, or a language layer that wants joint attention has no expert layer, its own forward pass fails.
+    let consistent =
+        (0..layers).all(|i| joint(i) == joint(i * stride)) && (0..text.layers).all(|i| i % stride == 0 || !joint(i));
+    c.supported(
+        consistent,
+        || {
+            let (n, mode) = (config.self_attn_every_n_layers, &config.attention_mode);
+            format!(
+                "{layers} expert layers for {} language layers with `{mode}` and self-attention every {n}",
+                text.layers
+            )
+        },
+        "LeRobot cannot run it either; give the expert as many layers as the language model",
+    )?;
+    let attention = |i| if joint(i) { ExpertAttention::Joint } else { ExpertAttention::Cross };
+    Ok(Expert {
+        width,
+        feed_forward: feed_forward(width),
+        layers: (0..layers).map(|i| ExpertLayer { text_layer: i * stride, attention: attention(i) }).collect(),
+    })
+}
+
+/// `get_intermediate_size` in `smolvlm_with_expert.py`: 8/3 of the width, up to the next multiple of 256.
+fn feed_forward(width: usize) -> usize {
+    (4 * (2 * width / 3)).next_multiple_of(256)
+}
+
+fn flow(config: &PolicyConfig, c: &Checks) -> Result<Flow, CheckpointError> {
+    let (min_period, max_period) = (config.min_period, config.max_period);
+    let ordered = min_period > 0.0 && max_period >= min_period && max_period.is_finite();
+    c.that(ordered, || format!("periods {min_period} to {max_period} are no range"))?;
+    Ok(Flow {
+        chunk: c.within("chunk_size", config.chunk_size, 1, 4096)?,
+        steps: c.within("num_steps", config.num_steps, 1, 1000)?,
+        max_state: c.within("max_state_dim", config.max_state_dim, 1, 4096)?,
+        max_action: c.within("max_action_dim", config.max_action_dim, 1, 4096)?,
+        min_period,
+        max_period,
+    })
+}
+
+/// What the robot must supply and what it gets, from the features in `config.json`.
+#[derive(Clone, Debug)]
+pub(crate) struct Features {
+    /// Keys of the cameras in the configuration's order, without the placeholders that only reserve a place.
+    pub cameras: Vec<String>,
+    /// Cameras that may be absent and then still leave their special tokens. As many places are reserved for cameras that
+    /// no robot has.
+    pub empty_cameras: usize,
+    /// Numbers in a state.
+    pub state_size: usize,
+    /// Numbers in an action.
+    pub action_size: usize,
+}
+
+/// Key of the state in LeRobot's observations.
+pub(crate) const STATE_KEY: &str = "observation.state";
+/// Key of the action.
+pub(crate) const ACTION_KEY: &str = "action";
+
+/// Reads the features. `path` is for errors.
+pub(crate) fn features(config: &PolicyConfig, path: &Path) -> Result<Features, CheckpointError> {
+    let c = Checks(path);
+    c.within("empty_cameras", config.empty_cameras, 0, 64)?;
+    // LeRobot adds the placeholders itself when it loads a configuration that lacks them (`validate_features`).
+    let placeholder =
+        |key: &str| (0..config.empty_cameras).any(|i| key == format!("observation.images.empty_camera_{i}"));
+    let visual = config.input_features.iter().filter(|(_, feature)| feature.kind == "VISUAL").map(|(key, _)| key);
+    let cameras: Vec<String> = visual.filter(|key| !placeholder(key)).cloned().collect();
+    c.within("number of cameras", cameras.len(), 1, 64)?;
+    let size = |features: &IndexMap<String, Feature>, key: &str, most: usize| {
+        let shape = features.get(key).map(|f| f.shape.as_slice());
+        let Some(&[size]) = shape else {
+            let problem = format!("`{key}` must be a feature of one dimension, is {shape:?}");
+            return Err(CheckpointError::invalid(path, problem, "Check the file against the training run"));
+        };
+        c.within(&format!("size of {key}"), size, 1, most)
+    };
+    Ok(Features {
+        cameras,
+        empty_cameras: config.empty_cameras,
+        state_size: size(&config.input_features, STATE_KEY, config.max_state_dim)?,
+        action_size: size(&config.output_features, ACTION_KEY, config.max_action_dim)?,
+    })
+}

@@ -1,0 +1,190 @@
+//! Loops over rows that the compiler vectorises: each is compiled for every instruction set that `pulp` knows, and the best
+//! one is taken at run time. Sums run in sixteen lanes, so that they do not depend on the instruction set.
+
+use pulp::Arch;
+
+const LANES: usize = 16;
+
+/// `e^x` to two units in the last place between -87 and 88, and the ends of that range beyond it.
+///
+/// Cephes' `expf`: `x = n ln 2 + r`, a polynomial for `e^r`, and `n` put into the exponent. Without branches and library
+/// calls, so that loops around it vectorise.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// Adding it rounds to a whole number, in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let x = x.clamp(-87.0, 88.0);
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
+    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    let mut p = 1.987_569_1e-4;
+    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+        p = p * r + coefficient;
+    }
+    let power = (rounded.to_bits() << 23).wrapping_add(1.0f32.to_bits());
+    (p * r * r + r + 1.0) * f32::from_bits(power)
+}
+
+#[inline(always)]
+fn sum(numbers: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    let (chunks, rest) = numbers.as_chunks::<LANES>();
+    let mut lanes = [0.0; LANES];
+    for chunk in chunks {
+        for (lane, &number) in lanes.iter_mut().zip(chunk) {
+            *lane += term(number);
+        }
+    }
+    for (lane, &number) in lanes.iter_mut().zip(rest) {
+        *lane += term(number);
+    }
+    lanes.iter().sum()
+}
+
+#[inline(always)]
+fn maximum(numbers: &[f32]) -> f32 {
+    let (chunks, rest) = numbers.as_chunks::<LANES>();
+    let mut lanes = [f32::MIN; LANES];
+    for chunk in chunks {
+        for (lane, &number) in lanes.iter_mut().zip(chunk) {
+            *lane = if number > *lane { number } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::MIN, |a, &b| a.max(b))
+}
+
+/// `silu` of every number.
+pub(super) fn silu(arch: Arch, numbers: &mut [f32]) {
+    arch.dispatch(|| numbers.iter_mut().for_each(|x| *x /= 1.0 + exp(-*x)));
+}
+
+/// `gelu` of every number, in its `tanh` form: `0.5 (1 + tanh u)` is the sigmoid of `2 u`.
+pub(super) fn gelu_tanh(arch: Arch, numbers: &mut [f32]) {
+    const SLOPE: f32 = 2.0 * 0.797_884_6;
+    arch.dispatch(|| {
+        for x in numbers {
+            *x /= 1.0 + exp(-SLOPE * (*x + 0.044715 * *x * *x * *x));
+        }
+    });
+}
+
+/// `silu(gate) * up`.
+pub(super) fn swiglu(arch: Arch, gate: &[f32], up: &[f32], output: &mut [f32]) {
+    arch.dispatch(|| {
+        for ((out, &g), &u) in output.iter_mut().zip(gate).zip(up) {
+            *out = g / (1.0 + exp(-g)) * u;
+        }
+    });
+}
+
+/// One row's softmax, in place.
+pub(super) fn softmax(arch: Arch, scores: &mut [f32]) {
+    arch.dispatch(|| {
+        let most = maximum(scores);
+        scores.iter_mut().for_each(|score| *score = exp(*score - most));
+        let scale = 1.0 / sum(scores, |x| x);
+        scores.iter_mut().for_each(|score| *score *= scale);
+    });
+}
+
+/// One row of an RMS norm.
+pub(super) fn rms_norm(arch: Arch, input: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
+    arch.dispatch(|| {
+        let mean_square = sum(input, |x| x * x) / input.len() as f32;
+        let scale = 1.0 / (mean_square + epsilon).sqrt();
+        for ((out, &x), &w) in output.iter_mut().zip(input).zip(weight) {
+            *out = w * (x * scale);
+        }
+    });
+}
+
+/// One row of a layer norm.
+pub(super) fn layer_norm(arch: Arch, input: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, output: &mut [f32]) {
+    arch.dispatch(|| {
+        let n = input.len() as f32;
+        let mean = sum(input, |x| x) / n;
+        let variance = sum(input, |x| (x - mean) * (x - mean)) / n;
+        let scale = 1.0 / (variance + epsilon).sqrt();
+        for (((out, &x), &w), &b) in output.iter_mut().zip(input).zip(weight).zip(bias) {
+            *out = (x - mean) * scale * w + b;
+        }
+    });
+}
+
+/// Turns one head by the angles whose cosines and sines are given.
+pub(super) fn rotate(arch: Arch, head: &mut [f32], cosines: &[f32], sines: &[f32]) {
+    arch.dispatch(|| {
+        let (low, high) = head.split_at_mut(cosines.len());
+        for (((a, b), &cos), &sin) in low.iter_mut().zip(high).zip(cosines).zip(sines) {
+            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        }
+    });
+}
+
+/// `output += scale * input`.
+pub(super) fn axpy(arch: Arch, scale: f32, input: &[f32], output: &mut [f32]) {
+    arch.dispatch(|| output.iter_mut().zip(input).for_each(|(out, &x)| *out += scale * x));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(found: f32, expected: f64) -> bool {
+        (f64::from(found) - expected).abs() <= 1e-6 * expected.abs().max(1e-3)
+    }
+
+    #[test]
+    fn exp_agrees_with_the_standard_library_and_stays_finite_beyond_its_range() {
+        for step in -8700..=8800 {
+            let x = step as f32 / 100.0;
+            let expected = f64::from(x).exp();
+            assert!((f64::from(exp(x)) - expected).abs() <= 3e-7 * expected, "{x}");
+        }
+        assert!(exp(f32::INFINITY).is_finite() && exp(f32::NEG_INFINITY) >= 0.0);
+        assert!(exp(-1000.0) < 1e-37);
+    }
+
+    #[test]
+    fn activations_are_their_textbook_formulas() {
+        let arch = Arch::new();
+        for step in -800..=800 {
+            let x = f64::from(step) / 100.0;
+            let (mut silu_of, mut gelu_of, mut product) = ([x as f32], [x as f32], [0.0]);
+            silu(arch, &mut silu_of);
+            gelu_tanh(arch, &mut gelu_of);
+            swiglu(arch, &[x as f32], &[2.0], &mut product);
+            let sigmoid = 1.0 / (1.0 + (-x).exp());
+            assert!(close(silu_of[0], x * sigmoid), "{x}");
+            assert!(close(product[0], 2.0 * x * sigmoid), "{x}");
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            assert!((f64::from(gelu_of[0]) - 0.5 * x * (1.0 + u.tanh())).abs() < 2e-6, "{x}");
+        }
+    }
+
+    #[test]
+    fn softmax_of_any_length_sums_to_one_and_keeps_ratios() {
+        for length in [1, 15, 16, 17, 100] {
+            let mut scores: Vec<f32> = (0..length).map(|i| (i % 7) as f32 - 50.0).collect();
+            softmax(Arch::new(), &mut scores);
+            assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+            if length > 1 {
+                assert!((scores[1] / scores[0] - std::f32::consts::E).abs() < 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn norms_give_rows_of_unit_size() {
+        let input: Vec<f32> = (0..37).map(|i| (i as f32 * 0.7).sin() * 5.0 + 2.0).collect();
+        let (ones, zeros, mut output) = (vec![1.0; 37], vec![0.0; 37], vec![0.0; 37]);
+        rms_norm(Arch::new(), &input, &ones, 0.0, &mut output);
+        let mean_square = output.iter().map(|x| x * x).sum::<f32>() / 37.0;
+        assert!((mean_square - 1.0).abs() < 1e-5);
+        layer_norm(Arch::new(), &input, &ones, &zeros, 0.0, &mut output);
+        let mean = output.iter().sum::<f32>() / 37.0;
+        let variance = output.iter().map(|x| x * x).sum::<f32>() / 37.0;
+        assert!(mean.abs() < 1e-5 && (variance - 1.0).abs() < 1e-5);
+    }
+}

@@ -1,0 +1,185 @@
+//! The executor for CPUs: the `gemm` crate for products, loops that the compiler vectorises for the rest.
+//!
+//! Almost every op of a plan computes row `r` of its output from row `r` of its inputs, so work is split by rows, once for
+//! many ops: a *phase* (`phases.rs`) is a run of ops that each thread takes through its own rows without waiting, and
+//! threads meet only between phases. A request is one broadcast to the pool, however many ops it has; memory is laid out
+//! when a shape is first seen, and nothing is allocated after that but what `gemm` takes for packing.
+
+mod barrier;
+mod math;
+mod memory;
+mod ops;
+mod phases;
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::CheckpointError;
+use crate::executor::{Executor, ExecutorError, Sections, Timing};
+use crate::plan::{Network, Op, Plan, Shape, View, Weight, WeightSource};
+use barrier::Barrier;
+use memory::{Arena, CpuWeight};
+use ops::{Context, RopeTables, attention_scratch};
+use phases::{Phase, Section};
+
+/// More threads than this wait for each other longer than they compute, on chunks of common length.
+const MOST_THREADS: usize = 16;
+
+/// Runs plans on the CPU.
+pub struct CpuExecutor {
+    weights: Vec<CpuWeight>,
+    pool: Option<ThreadPool>,
+    threads: usize,
+    device: String,
+    arena: Arena,
+    /// The plan whose constants the arena holds.
+    resident: Option<Shape>,
+    prepared: HashMap<Shape, Prepared>,
+}
+
+/// What is worked out once for each shape.
+struct Prepared {
+    /// Where each buffer begins in the arena, and behind them each thread's scratch.
+    offsets: Vec<usize>,
+    scratch: Vec<usize>,
+    scratch_len: usize,
+    numbers: usize,
+    phases: Vec<Phase>,
+    ropes: RopeTables,
+}
+
+/// As many threads as the machine (or the container) has, up to a sensible most.
+pub fn default_threads() -> NonZeroUsize {
+    let most = const { NonZeroUsize::new(MOST_THREADS).unwrap() };
+    available_parallelism().unwrap_or(NonZeroUsize::MIN).min(most)
+}
+
+impl CpuExecutor {
+    /// Loads the weights of `network`. For bit-for-bit equal results use an equal number of threads.
+    ///
+    /// # Errors
+    /// If the weights cannot be read, or the system gives no threads (then it goes on with one).
+    pub fn new(network: &Network, source: &dyn WeightSource, threads: NonZeroUsize) -> Result<Self, CheckpointError> {
+        let factors = factors(network);
+        let weights = network.weights().iter().enumerate().map(|(id, weight)| load(weight, factors[id], source));
+        let weights = weights.collect::<Result<_, _>>()?;
+        let pool = match threads.get() {
+            1 => None,
+            n => ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("waza-model-{i}")).build().ok(),
+        };
+        let threads = pool.as_ref().map_or(1, ThreadPool::current_num_threads);
+        let device = format!("cpu ({threads} thread{})", if threads == 1 { "" } else { "s" });
+        Ok(Self { weights, pool, threads, device, arena: Arena::default(), resident: None, prepared: HashMap::new() })
+    }
+}
+
+/// Which weights are the right-hand side of a product; the rest are added or multiplied row by row.
+fn factors(network: &Network) -> Vec<bool> {
+    let mut factors = vec![false; network.weights().len()];
+    let smallest = Shape { cameras: 1, empty_cameras: 0, language_tokens: 1 };
+    if let Ok(plan) = network.plan(smallest) {
+        for op in plan.ops() {
+            if let Op::Gemm { weight, .. } = op {
+                factors[weight.0] = true;
+            }
+        }
+    }
+    factors
+}
+
+fn load(weight: &Weight, factor: bool, source: &dyn WeightSource) -> Result<CpuWeight, CheckpointError> {
+    let numbers = source.load(weight)?;
+    Ok(match factor {
+        true => CpuWeight::factor(&numbers, weight.rows, weight.columns),
+        false => CpuWeight::table(&numbers, weight.rows, weight.columns),
+    })
+}
+
+impl Prepared {
+    fn new(plan: &Plan, threads: usize) -> Self {
+        let mut end = 0;
+        let mut place = |numbers: usize| {
+            let offset = end;
+            end += Arena::padded(numbers);
+            offset
+        };
+        let offsets = plan.buffers.iter().map(|b| place(b.rows * b.columns)).collect();
+        let scratch_len = plan.ops().map(attention_scratch).max().unwrap_or(0);
+        let scratch = (0..threads).map(|_| place(scratch_len)).collect();
+        let (phases, ropes) = (phases::split(plan, threads), RopeTables::new(plan));
+        Self { offsets, scratch, scratch_len, numbers: end, phases, ropes }
+    }
+}
+
+impl Executor for CpuExecutor {
+    fn device(&self) -> &str {
+        &self.device
+    }
+
+    fn run(
+        &mut self,
+        plan: &Plan,
+        inputs: &[(View, &[f32])],
+        outputs: &mut [(View, &mut [f32])],
+    ) -> Result<Timing, ExecutorError> {
+        let start = Instant::now();
+        let prepared = self.prepared.entry(plan.shape).or_insert_with(|| Prepared::new(plan, self.threads));
+        self.arena.reserve(prepared.numbers);
+        if self.resident != Some(plan.shape) {
+            for (buffer, &offset) in plan.buffers.iter().zip(&prepared.offsets) {
+                if let Some(numbers) = &buffer.initial {
+                    self.arena.numbers_mut()[offset..][..numbers.len()].copy_from_slice(numbers);
+                }
+            }
+            self.resident = Some(plan.shape);
+        }
+        for (view, numbers) in inputs {
+            let rows = numbers.chunks_exact(view.columns);
+            for (row, from) in rows.enumerate() {
+                let at = prepared.offsets[view.buffer.0] + plan.offset(view) + row * plan.stride(view);
+                self.arena.numbers_mut()[at..][..view.columns].copy_from_slice(from);
+            }
+        }
+
+        let ops: Vec<&Op> = plan.ops().collect();
+        let context = Context::new(plan, &self.weights, &prepared.offsets, &prepared.ropes, &mut self.arena);
+        let barrier = Barrier::new(self.threads);
+        let work = |thread: usize| {
+            let _guard = barrier.guard();
+            let mut clock = [Duration::ZERO; Section::COUNT];
+            let mut since = Instant::now();
+            for phase in &prepared.phases {
+                if let Some(rows) = phase.part(thread) {
+                    for op in &ops[phase.ops.clone()] {
+                        let scratch = prepared.scratch[thread]..prepared.scratch[thread] + prepared.scratch_len;
+                        // SAFETY: `phases::split` puts ops into one phase only if no thread reads rows that another one
+                        // writes in it, the barrier separates phases, and the scratch is this thread's own.
+                        unsafe { context.run(op, rows.clone(), scratch) };
+                    }
+                }
+                barrier.wait();
+                let now = Instant::now();
+                clock[phase.section as usize] += now - since;
+                since = now;
+            }
+            clock
+        };
+        let clock = match &self.pool {
+            Some(pool) => pool.broadcast(|thread| work(thread.index())).swap_remove(0),
+            None => work(0),
+        };
+
+        for (view, numbers) in outputs.iter_mut() {
+            for (row, to) in numbers.chunks_exact_mut(view.columns).enumerate() {
+                let at = prepared.offsets[view.buffer.0] + plan.offset(view) + row * plan.stride(view);
+                to.copy_from_slice(&self.arena.numbers_mut()[at..][..view.columns]);
+            }
+        }
+        let [vision, prefix, denoise] = clock;
+        Ok(Timing { total: start.elapsed(), sections: Some(Sections { vision, prefix, denoise }) })
+    }
+}

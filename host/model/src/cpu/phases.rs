@@ -1,0 +1,179 @@
+//! Which ops a thread may take through its rows without waiting for the others.
+
+use std::ops::Range;
+
+use crate::plan::{Op, Operand, Plan, View};
+
+/// Least rows that a thread is worth; also the width of `gemm`'s register tile, at whose multiples rows are split.
+const LEAST_ROWS: usize = 8;
+
+/// The part of a plan that time is accounted to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Section {
+    Vision,
+    Prefix,
+    Denoise,
+}
+
+impl Section {
+    pub const COUNT: usize = 3;
+}
+
+/// A run of ops with equally many output rows, in which no thread needs what another one writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Phase {
+    /// Indices over all ops of the plan.
+    pub ops: Range<usize>,
+    pub section: Section,
+    rows: usize,
+    parts: usize,
+}
+
+impl Phase {
+    /// The rows of a thread, if it has a part in this phase.
+    pub fn part(&self, thread: usize) -> Option<Range<usize>> {
+        let bound = |part: usize| {
+            if part == self.parts { self.rows } else { self.rows * part / self.parts / LEAST_ROWS * LEAST_ROWS }
+        };
+        (thread < self.parts).then(|| bound(thread)..bound(thread + 1))
+    }
+}
+
+/// What one op does to memory: it writes a row from the same row of some views, and from all rows of others.
+struct Access {
+    output: View,
+    by_row: Vec<View>,
+    whole: Vec<View>,
+}
+
+fn access(op: &Op) -> Access {
+    match op {
+        Op::Gemm { input, bias, residual, output, .. } => {
+            let mut access = Access { output: *output, by_row: vec![*input], whole: Vec::new() };
+            for operand in [bias, residual].into_iter().flatten() {
+                match operand {
+                    Operand::View(view) if view.rows == output.rows => access.by_row.push(*view),
+                    Operand::View(view) => access.whole.push(*view),
+                    Operand::Weight(_) => {}
+                }
+            }
+            access
+        }
+        Op::LayerNorm { input, output, .. } | Op::RmsNorm { input, output, .. } | Op::SwiGlu { input, output } => {
+            Access { output: *output, by_row: vec![*input], whole: Vec::new() }
+        }
+        Op::Rope { view, .. } => Access { output: *view, by_row: vec![*view], whole: Vec::new() },
+        Op::Attention { query, key, value, output, .. } => {
+            Access { output: *output, by_row: vec![*query], whole: vec![*key, *value] }
+        }
+        Op::PixelShuffle { input, output, .. } => Access { output: *output, by_row: Vec::new(), whole: vec![*input] },
+        Op::Axpy { input, output, .. } => Access { output: *output, by_row: vec![*input, *output], whole: Vec::new() },
+    }
+}
+
+/// They share an element.
+fn overlap(a: &View, b: &View) -> bool {
+    let meet = |a: usize, a_len: usize, b: usize, b_len: usize| a < b + b_len && b < a + a_len;
+    a.buffer == b.buffer && meet(a.row, a.rows, b.row, b.rows) && meet(a.column, a.columns, b.column, b.columns)
+}
+
+/// A thread that keeps to its rows of one touches what another thread has of the other.
+fn cross(a: &View, b: &View) -> bool {
+    overlap(a, b) && a.row != b.row
+}
+
+impl Access {
+    /// The two may run in either order on different rows, so both may be in one phase.
+    fn commutes(&self, other: &Access) -> bool {
+        let one_way = |a: &Access, b: &Access| {
+            !a.whole.iter().any(|view| overlap(view, &b.output)) && !a.by_row.iter().any(|view| cross(view, &b.output))
+        };
+        self.output.rows == other.output.rows
+            && one_way(self, other)
+            && one_way(other, self)
+            && !cross(&self.output, &other.output)
+    }
+}
+
+/// Splits a plan into the fewest phases, greedily.
+pub(super) fn split(plan: &Plan, threads: usize) -> Vec<Phase> {
+    let sections =
+        [(&plan.vision, Section::Vision), (&plan.prefix, Section::Prefix), (&plan.invariant, Section::Prefix)];
+    let steps = plan.steps.iter().flatten().map(|op| (op, Section::Denoise));
+    let ops = sections.into_iter().flat_map(|(ops, section)| ops.iter().map(move |op| (op, section))).chain(steps);
+
+    let mut phases: Vec<Phase> = Vec::new();
+    let mut current: Vec<Access> = Vec::new();
+    for (index, (op, section)) in ops.enumerate() {
+        let access = access(op);
+        match phases.last_mut() {
+            Some(phase) if phase.section == section && current.iter().all(|other| access.commutes(other)) => {
+                phase.ops.end = index + 1;
+            }
+            _ => {
+                let rows = access.output.rows;
+                let parts = (rows / LEAST_ROWS).clamp(1, threads);
+                phases.push(Phase { ops: index..index + 1, section, rows, parts });
+                current.clear();
+            }
+        }
+        current.push(access);
+    }
+    phases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{BufferId, Mask, WeightId};
+
+    fn view(buffer: usize, row: usize, rows: usize) -> View {
+        View { buffer: BufferId(buffer), row, rows, column: 0, columns: 4 }
+    }
+
+    fn norm(input: View, output: View) -> Op {
+        Op::RmsNorm { input, weight: WeightId(0), epsilon: 0.0, output }
+    }
+
+    fn attention(query: View, key: View, output: View) -> Op {
+        let (mask, value) = (Mask { open: key.rows, offset: 0 }, key);
+        Op::Attention { batch: 1, heads: 1, kv_heads: 1, head_dim: 4, mask, query, key, value, output }
+    }
+
+    fn commute(a: &Op, b: &Op) -> bool {
+        access(a).commutes(&access(b))
+    }
+
+    #[test]
+    fn row_by_row_ops_share_a_phase_even_when_one_needs_the_other() {
+        assert!(commute(&norm(view(0, 0, 16), view(1, 0, 16)), &norm(view(1, 0, 16), view(0, 0, 16))));
+    }
+
+    #[test]
+    fn attention_waits_for_its_keys_and_keys_wait_for_attention() {
+        let (keys, attend) =
+            (norm(view(0, 0, 16), view(1, 0, 16)), attention(view(2, 0, 16), view(1, 0, 16), view(3, 0, 16)));
+        assert!(!commute(&keys, &attend));
+        assert!(!commute(&attend, &keys));
+        let elsewhere = norm(view(0, 0, 16), view(4, 0, 16));
+        assert!(commute(&elsewhere, &attend));
+    }
+
+    #[test]
+    fn rows_that_shift_between_ops_end_a_phase() {
+        let (write, read) = (norm(view(0, 0, 16), view(1, 8, 16)), norm(view(1, 0, 16), view(2, 0, 16)));
+        assert!(!commute(&write, &read));
+    }
+
+    #[test]
+    fn parts_cover_all_rows_once() {
+        for rows in [1, 7, 16, 50, 257] {
+            for threads in 1..6 {
+                let parts = (rows / LEAST_ROWS).clamp(1, threads);
+                let phase = Phase { ops: 0..1, section: Section::Vision, rows, parts };
+                let covered: Vec<usize> = (0..threads).filter_map(|thread| phase.part(thread)).flatten().collect();
+                assert_eq!(covered, (0..rows).collect::<Vec<_>>());
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Camera images, and how they become the network's patches.
+
+use crate::architecture::Vision;
+
+/// Longest side of a camera image, px.
+const LONGEST_SIDE_PX: u32 = 16_384;
+
+/// A colour image, eight bits a channel, rows from the top.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    width: u32,
+    height: u32,
+    rgb: Vec<u8>,
+}
+
+/// Bytes that are no image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{bytes} bytes are no {width}x{height} RGB image. Give width * height * 3 bytes, sides of 1 to {LONGEST_SIDE_PX} px"
+)]
+pub struct ImageError {
+    width: u32,
+    height: u32,
+    bytes: usize,
+}
+
+impl Image {
+    /// An image of `height * width * 3` bytes.
+    ///
+    /// # Errors
+    /// If there are more or fewer bytes, or a side is 0 or longer than 16384 px.
+    pub fn new(width: u32, height: u32, rgb: Vec<u8>) -> Result<Self, ImageError> {
+        let sides = 1..=LONGEST_SIDE_PX;
+        let fits =
+            sides.contains(&width) && sides.contains(&height) && rgb.len() == width as usize * height as usize * 3;
+        if fits { Ok(Self { width, height, rgb }) } else { Err(ImageError { width, height, bytes: rgb.len() }) }
+    }
+
+    /// px.
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
+    /// px.
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+
+    /// `height * width * 3` bytes.
+    pub fn rgb(&self) -> &[u8] {
+        &self.rgb
+    }
+}
+
+/// Where a resized line takes one of its pixels from: between two source pixels.
+struct Tap {
+    low: usize,
+    high: usize,
+    /// Share of `high`.
+    weight: f32,
+}
+
+/// Taps of a bilinear resize as PyTorch does it (`interpolate(mode="bilinear", align_corners=False)`, no antialiasing).
+fn taps(from: usize, to: usize) -> Vec<Tap> {
+    let scale = from as f32 / to as f32;
+    (0..to)
+        .map(|index| {
+            let source = (scale * (index as f32 + 0.5) - 0.5).max(0.0);
+            let low = (source as usize).min(from - 1);
+            Tap { low, high: (low + 1).min(from - 1), weight: source - low as f32 }
+        })
+        .collect()
+}
+
+/// Resizes `image` into the encoder's frame and cuts it into patches: `patches * channels * patch^2` numbers in -1..=1,
+/// patch by patch, channel by channel, row by row, as [`crate::plan::Inputs::patches`] wants them.
+///
+/// LeRobot's `resize_with_pad` and `prepare_images`: the ratio of the sides is kept, the frame is filled from the bottom
+/// right, and what is left on the top and on the left is black, -1.
+pub(crate) fn patches_from_image(image: &Image, vision: &Vision, patches: &mut [f32]) {
+    let (frame_width, frame_height) = (vision.image_width_px, vision.image_height_px);
+    let (width, height) = (image.width as usize, image.height as usize);
+    let ratio = f64::max(width as f64 / frame_width as f64, height as f64 / frame_height as f64);
+    // Rounded down as Python's int() does; a line thinner than a pixel would be an error there.
+    let resized_width = ((width as f64 / ratio) as usize).clamp(1, frame_width);
+    let resized_height = ((height as f64 / ratio) as usize).clamp(1, frame_height);
+    let (left, top) = (frame_width - resized_width, frame_height - resized_height);
+    let (columns, rows) = (taps(width, resized_width), taps(height, resized_height));
+
+    let side = vision.patch_px;
+    let (area, grid_columns) = (side * side, vision.grid_columns());
+    let patch_numbers = vision.patch_numbers();
+    patches.fill(-1.0);
+    // Pixels beyond the last whole patch are not looked at.
+    let (seen_width, seen_height) = (grid_columns * side, vision.grid_rows() * side);
+    for (y, row) in (top..).zip(&rows).take_while(|(y, _)| *y < seen_height) {
+        let low = &image.rgb[row.low * width * 3..][..width * 3];
+        let high = &image.rgb[row.high * width * 3..][..width * 3];
+        for (x, column) in (left..).zip(&columns).take_while(|(x, _)| *x < seen_width) {
+            let patch = (y / side) * grid_columns + x / side;
+            let start = patch * patch_numbers + (y % side) * side + x % side;
+            for channel in 0..3 {
+                let blend = |line: &[u8]| {
+                    let (a, b) =
+                        (f32::from(line[column.low * 3 + channel]), f32::from(line[column.high * 3 + channel]));
+                    a * (1.0 - column.weight) + b * column.weight
+                };
+                let value = blend(low) * (1.0 - row.weight) + blend(high) * row.weight;
+                patches[start + channel * area] = value / 255.0 * 2.0 - 1.0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vision(width: usize, height: usize, patch_px: usize) -> Vision {
+        Vision {
+            layers: 0,
+            width: 1,
+            feed_forward: 1,
+            heads: 1,
+            channels: 3,
+            patch_px,
+            image_width_px: width,
+            image_height_px: height,
+            positions_per_side: 1,
+            epsilon: 1e-6,
+            shuffle_factor: 1,
+        }
+    }
+
+    #[test]
+    fn bytes_that_do_not_fill_the_image_are_refused() {
+        assert!(Image::new(2, 2, vec![0; 12]).is_ok());
+        assert!(Image::new(2, 2, vec![0; 11]).is_err());
+        assert!(Image::new(0, 2, vec![]).is_err());
+        assert!(Image::new(u32::MAX, u32::MAX, vec![0; 12]).is_err());
+    }
+
+    #[test]
+    fn a_wide_image_lies_at_the_bottom_of_its_frame_under_black() {
+        let white = Image::new(4, 2, vec![255; 24]).unwrap();
+        let mut patches = vec![0.0; 48];
+        patches_from_image(&white, &vision(4, 4, 4), &mut patches);
+        for channel in patches.chunks(16) {
+            assert_eq!(channel[..8], [-1.0; 8]);
+            assert_eq!(channel[8..], [1.0; 8]);
+        }
+    }
+
+    #[test]
+    fn pixels_go_to_their_patch_channel_by_channel() {
+        // Red counts pixels from the left, the others are black.
+        let rgb = (0..16).flat_map(|i| [if i % 4 >= 2 { 255 } else { 0 }, 0, 0]).collect();
+        let image = Image::new(4, 4, rgb).unwrap();
+        let mut patches = vec![0.0; 48];
+        patches_from_image(&image, &vision(4, 4, 2), &mut patches);
+        assert_eq!(patches[..4], [-1.0; 4], "red of the first patch");
+        assert_eq!(patches[12..16], [1.0; 4], "red of the patch to its right");
+        assert_eq!(patches[16..24], [-1.0; 8], "green and blue of it");
+    }
+}
