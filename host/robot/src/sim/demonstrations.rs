@@ -81,7 +81,14 @@ pub fn episode(embodiment: &Embodiment, spec: &SceneSpec, options: &Options, ind
         let joints: [f32; JOINTS] = std::array::from_fn(|index| world.measure().joints.positions[index]);
         let snapshot = world.snapshot();
         let Some(state) = State::of(&snapshot, &joints, task) else { return };
-        let chunk = expert::plan(task, state, options.chunk, period);
+        let within = |index: usize, angle: f32| {
+            let [low, high] = embodiment.joints[index].position;
+            angle.clamp(low, high)
+        };
+        let chunk: Vec<[f32; JOINTS]> = expert::plan(task, state, options.chunk, period)
+            .into_iter()
+            .map(|row| std::array::from_fn(|index| within(index, row[index])))
+            .collect();
         let next = chunk[0];
         let resting = chunk.iter().all(|row| row.iter().zip(joints).all(|(row, now)| (row - now).abs() < 0.03));
         sink(Sample { snapshot, instruction: instruction.clone(), joints, chunk, object: state.block });
@@ -95,10 +102,7 @@ pub fn episode(embodiment: &Embodiment, spec: &SceneSpec, options: &Options, ind
             let kick: f32 = random.random_range(-1.0..1.0);
             *offset = 0.75 * *offset + if index == GRIPPER { 0.3 } else { 1.0 } * disturbance * kick;
         }
-        let target: [f32; JOINTS] = std::array::from_fn(|index| {
-            let [low, high] = embodiment.joints[index].position;
-            (next[index] + offset[index]).clamp(low, high)
-        });
+        let target: [f32; JOINTS] = std::array::from_fn(|index| within(index, next[index] + offset[index]));
         for tick in 1..=ticks {
             let share = tick as f32 / ticks as f32;
             let between: [f32; JOINTS] =

@@ -54,6 +54,9 @@ const PINCHED: f32 = GRIPPER_PARALLEL + 0.19;
 /// Share of a step by which the jaws trail their command.
 const JAW_LAG: f32 = 0.35;
 
+/// How near its foot the hand still points down comfortably, metres.
+const NEAREST: f32 = 0.125;
+
 /// Speed limits of the plan: joints (rad/s), gripper (rad/s), hand up and down and away from the foot (m/s).
 const JOINT_SPEED: f32 = 1.4;
 const GRIPPER_SPEED: f32 = 2.2;
@@ -169,18 +172,17 @@ fn lower(height: f32, goal: f32, period: f32) -> f32 {
 }
 
 /// One step of a point of the hand towards `target` around the arm's foot: turning and reaching at limited speeds, at the
-/// target's height at once. Where the arm does not reach it stays, but for the gripper.
+/// target's height at once.
 fn reach(state: &State, target: Vector, lateral: f32, gripper: f32, period: f32) -> [f32; JOINTS] {
     let hand = arm::tool_pose(&state.joints).transform_point(Vector::new(0.0, lateral, 0.0));
     let towards = |now: f32, goal: f32, speed: f32| now + (goal - now).clamp(-speed * period, speed * period);
     let angle = towards(hand.y.atan2(hand.x), target.y.atan2(target.x), JOINT_SPEED);
     let radius = towards(hand.x.hypot(hand.y), target.x.hypot(target.y), RADIAL_SPEED);
-    let next = Vector::new(radius * angle.cos(), radius * angle.sin(), target.z);
-    arm::reach_down(next, lateral, gripper).unwrap_or_else(|| {
-        let mut stay = state.joints;
-        stay[GRIPPER] = gripper;
-        stay
-    })
+    // From where a disturbance threw the hand, the next point may be out of reach: then it is the nearest one that is not.
+    let reachable = |radius: f32| {
+        arm::reach_down(Vector::new(radius * angle.cos(), radius * angle.sin(), target.z), lateral, gripper)
+    };
+    (0..20).find_map(|tries| reachable(radius.max(NEAREST) - 0.01 * tries as f32)).unwrap_or(HOME)
 }
 
 /// The state after a step, for planning: a gripped block moves with the hand and stops the jaws, one that is let go

@@ -124,3 +124,113 @@ impl Link for Simulator {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::expert::{State, plan};
+
+    /// Lets the expert work for `seconds`, five action rows at a time, and returns the largest force on the wrist (N).
+    fn teach(simulator: &mut Simulator, task: Task, seconds: f32) -> f32 {
+        let mut command = arm::HOME;
+        let mut largest: f32 = 0.0;
+        for _ in 0..(seconds / 0.5) as usize {
+            let joints = simulator.read().unwrap().joints.positions;
+            let state = State::of(&simulator.snapshot(), &joints, task).unwrap();
+            for row in plan(task, state, 5, 0.1) {
+                for tick in 1..=10 {
+                    let share = tick as f32 / 10.0;
+                    let between: Vec<f32> =
+                        command.iter().zip(row).map(|(from, to)| from + share * (to - from)).collect();
+                    simulator.write(&between).unwrap();
+                    let sample = simulator.read().unwrap().samples.remove(0);
+                    largest = largest.max(sample[0].hypot(sample[1]).hypot(sample[2]));
+                }
+                command = row;
+            }
+        }
+        largest
+    }
+
+    fn table(seed: u64) -> Simulator {
+        Simulator::new(Arc::new(Embodiment::so101()), &SceneSpec::tabletop(), seed)
+    }
+
+    fn first_block(simulator: &Simulator) -> scene::Colour {
+        simulator.snapshot().blocks[0].0
+    }
+
+    #[test]
+    fn the_same_seed_and_commands_repeat_bit_for_bit() {
+        let end = |seed| {
+            let mut simulator = table(seed);
+            let task = Task::PlaceInBowl(first_block(&simulator));
+            teach(&mut simulator, task, 3.0);
+            (simulator.snapshot(), simulator.read().unwrap())
+        };
+        assert_eq!(end(5), end(5));
+    }
+
+    #[test]
+    fn the_expert_touches_what_it_is_asked_to_and_the_wrist_feels_it() {
+        for seed in 0..10 {
+            let mut simulator = table(seed);
+            let task = Task::Touch(first_block(&simulator));
+            let force = teach(&mut simulator, task, 3.0);
+            assert_eq!(simulator.judge(task), Verdict::Success, "seed {seed}");
+            assert!(force > 1.0, "seed {seed}: the wrist felt {force} N");
+        }
+    }
+
+    #[test]
+    fn the_expert_puts_nearly_every_block_in_the_bowl() {
+        let placed = (0..20).filter(|&seed| {
+            let mut simulator = table(seed);
+            let task = Task::PlaceInBowl(first_block(&simulator));
+            teach(&mut simulator, task, 10.0);
+            simulator.judge(task) == Verdict::Success
+        });
+        assert!(placed.count() >= 18);
+    }
+
+    #[test]
+    fn an_arm_that_stays_home_does_nothing_right_and_nothing_wrong() {
+        let mut simulator = table(1);
+        for _ in 0..200 {
+            simulator.write(&arm::HOME).unwrap();
+        }
+        for task in [Task::Touch(first_block(&simulator)), Task::PlaceInBowl(first_block(&simulator))] {
+            assert_eq!(simulator.judge(task), Verdict::Incomplete);
+        }
+    }
+
+    #[test]
+    fn doing_the_job_with_another_block_is_a_failure_by_name() {
+        let mut simulator = table(2);
+        let blocks = simulator.snapshot().blocks;
+        let (named, other) = (blocks[0].0, blocks[1].0);
+        teach(&mut simulator, Task::PlaceInBowl(other), 8.0);
+        assert_eq!(simulator.judge(Task::PlaceInBowl(named)), Verdict::WrongBlock(other));
+        assert_eq!(simulator.judge(Task::Touch(named)), Verdict::WrongBlock(other));
+    }
+
+    #[test]
+    fn a_colour_that_is_not_on_the_table_is_said_to_be_missing() {
+        let simulator = table(3);
+        let here: Vec<_> = simulator.snapshot().blocks.iter().map(|block| block.0).collect();
+        let missing = scene::Colour::ALL.into_iter().find(|colour| !here.contains(colour)).unwrap();
+        assert_eq!(simulator.judge(Task::Touch(missing)), Verdict::NotThere);
+    }
+
+    #[test]
+    fn frames_are_drawn_at_the_embodiments_size_and_show_the_moment_they_were_taken() {
+        let mut simulator = table(4);
+        let before = simulator.capture().unwrap();
+        let task = Task::Touch(first_block(&simulator));
+        teach(&mut simulator, task, 1.0);
+        let after = simulator.capture().unwrap();
+        assert_eq!((before[0].image().width, before[0].image().height), (96, 96));
+        assert_eq!(*before[0].image(), table(4).picture("front", 96, 96).unwrap());
+        assert_ne!(before[0].image(), after[0].image());
+    }
+}

@@ -25,8 +25,8 @@ impl Camera {
     /// Stands across the table and looks back at the robot.
     pub fn front() -> Self {
         Self {
-            base_from_camera: look_at(Vector::new(0.50, 0.0, 0.44), Vector::new(0.155, 0.0, 0.015), Vector::Z),
-            field_of_view: 0.86,
+            base_from_camera: look_at(Vector::new(0.50, 0.0, 0.44), Vector::new(0.135, 0.0, 0.035), Vector::Z),
+            field_of_view: 0.74,
         }
     }
 
@@ -269,6 +269,7 @@ impl Canvas {
         if area.abs() < 1e-6 {
             return;
         }
+        let inverse_area = 1.0 / area;
         let span = |axis: usize, limit: usize| {
             let low = a[axis].min(b[axis]).min(c[axis]).floor().clamp(0.0, limit as f32);
             let high = a[axis].max(b[axis]).max(c[axis]).ceil().clamp(0.0, limit as f32);
@@ -279,8 +280,8 @@ impl Canvas {
             let y = row as f32 + 0.5;
             for column in columns.clone() {
                 let x = column as f32 + 0.5;
-                let weight_b = ((x - a[0]) * (c[1] - a[1]) - (y - a[1]) * (c[0] - a[0])) / area;
-                let weight_c = ((b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])) / area;
+                let weight_b = ((x - a[0]) * (c[1] - a[1]) - (y - a[1]) * (c[0] - a[0])) * inverse_area;
+                let weight_c = ((b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])) * inverse_area;
                 if weight_b >= 0.0 && weight_c >= 0.0 && weight_b + weight_c <= 1.0 {
                     let nearness = a[2] + weight_b * (b[2] - a[2]) + weight_c * (c[2] - a[2]);
                     plot(self, row * self.width + column, nearness);
@@ -328,4 +329,24 @@ fn face(base_from_cuboid: Pose, cuboid: &Cuboid, axis: usize, side: f32) -> [Vec
         corner[v] += t * cuboid.half[v];
         base_from_cuboid.transform_point(corner)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::scene::{Scene, SceneSpec};
+
+    #[test]
+    fn the_front_camera_sees_every_block_and_bowl() {
+        for seed in 0..1000 {
+            let scene = Scene::draw(&SceneSpec::tabletop(), seed);
+            for [x, y] in scene.blocks.iter().map(|block| block.position).chain([scene.bowl]) {
+                let [u, v] = Camera::front().project(Vector::new(x, y, 0.0)).unwrap();
+                assert!(
+                    (0.03..0.97).contains(&u) && (0.03..0.97).contains(&v),
+                    "seed {seed}: ({x}, {y}) is at ({u}, {v})"
+                );
+            }
+        }
+    }
 }

@@ -1,0 +1,231 @@
+"""Trains the bundled checkpoint from scratch on demonstrations that the simulator streams. One command:
+
+    python host/model/training/train.py --out RUN_DIR
+
+It builds the demonstrator with cargo, trains on the CPU or, where there is one, a GPU, resumes where RUN_DIR stops,
+writes one JSON line of progress a minute to RUN_DIR/log.jsonl, and leaves RUN_DIR/checkpoint, a folder that LeRobot and
+Waza load. Seeds are fixed. Needs `lerobot[smolvla]==0.4.4`.
+"""
+import argparse
+import copy
+import json
+import math
+import pathlib
+import queue
+import subprocess
+import threading
+import time
+
+import numpy as np
+import torch
+from lerobot.policies.smolvla.modeling_smolvla import make_att_2d_masks
+from lerobot.policies.smolvla.processor_smolvla import make_smolvla_pre_post_processors
+
+import policy as bundled
+from policy import CHUNK, JOINTS, SIDE
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+WORDS_BYTES = 48  # INSTRUCTION_BYTES of the demonstrator
+STATE_STD_FLOOR = 0.15  # a joint that hardly moves must not have its noise blown up
+MAX_WORDS = 8
+
+
+class Stream:
+    """Batches of demonstrations, read from the demonstrator's standard output."""
+
+    def __init__(self, arguments, cameras, tokenizer, seed):
+        self.cameras, self.tokenizer, self.memo = cameras, tokenizer, {}
+        self.record = len(cameras) * SIDE * SIDE * 3 + (JOINTS + CHUNK * JOINTS + len(cameras) * 4) * 4 + WORDS_BYTES
+        program = arguments.demonstrator or build_demonstrator()
+        self.process = subprocess.Popen(
+            [program, str(seed), str(SIDE), str(CHUNK), ",".join(cameras), str(arguments.shuffle), str(arguments.touch)],
+            stdout=subprocess.PIPE, bufsize=self.record * 64)
+        # A pipe holds less than one batch, so a thread keeps the demonstrator working while the model learns.
+        self.ahead = queue.Queue(maxsize=2048)
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        while len(record := self.process.stdout.read(self.record)) == self.record:
+            self.ahead.put(record)
+        self.ahead.put(None)
+
+    def batch(self, size, device):
+        records = [self.ahead.get() for _ in range(size)]
+        if None in records:
+            raise RuntimeError("the demonstrator ended early; its message is above")
+        raw = b"".join(records)
+        raw = np.frombuffer(raw, np.uint8).reshape(size, self.record)
+        pixels = len(self.cameras) * SIDE * SIDE * 3
+        frames = torch.from_numpy(raw[:, :pixels].reshape(size, len(self.cameras), SIDE, SIDE, 3).copy())
+        numbers = raw[:, pixels:-WORDS_BYTES].copy().view("<f4")
+        words = [bytes(row).rstrip(b"\0").decode() for row in raw[:, -WORDS_BYTES:]]
+        tokens = torch.tensor([self.tokens(text) for text in words])
+        state, chunk, points = np.split(numbers, [JOINTS, JOINTS + CHUNK * JOINTS], axis=1)
+        return dict(
+            images=[frames[:, i].permute(0, 3, 1, 2).to(device).float().div(127.5).sub(1).contiguous()
+                    for i in range(len(self.cameras))],
+            tokens=tokens.to(device), state=torch.from_numpy(state.copy()).to(device),
+            chunk=torch.from_numpy(chunk.reshape(size, CHUNK, JOINTS).copy()).to(device),
+            points=torch.from_numpy(points.reshape(size, len(self.cameras), 2, 2).copy()).to(device))
+
+    def tokens(self, text):
+        if text not in self.memo:
+            ids = self.tokenizer(text + "\n")["input_ids"]
+            self.memo[text] = ids + [self.tokenizer.pad_token_id] * (MAX_WORDS - len(ids))
+        return self.memo[text]
+
+
+def build_demonstrator():
+    subprocess.run(["cargo", "build", "--release", "-p", "waza-robot", "--example", "demonstrations"], cwd=ROOT, check=True)
+    meta = subprocess.run(["cargo", "metadata", "--format-version", "1", "--no-deps"], cwd=ROOT, check=True,
+                          capture_output=True, text=True)
+    return str(pathlib.Path(json.loads(meta.stdout)["target_directory"]) / "release/examples/demonstrations")
+
+
+class Learner(torch.nn.Module):
+    """One prefix, several draws of noise and time: the vision and language layers are most of the work, and their keys
+    and values serve every draw of the expert."""
+
+    def __init__(self, policy, pointing, draws, pad):
+        super().__init__()
+        self.flow, self.pointing, self.draws, self.pad = policy.model, pointing, draws, pad
+
+    def forward(self, images, tokens, state, actions, points, noise, when):
+        flow, batch = self.flow, tokens.shape[0]
+        mask = tokens != self.pad
+        present = [torch.ones(batch, dtype=torch.bool, device=tokens.device)] * len(images)
+        embedded, pads, blocks = flow.embed_prefix(images, present, tokens, mask, state=state)
+        (prefix, _), cache = flow.vlm_with_expert.forward(
+            attention_mask=make_att_2d_masks(pads, blocks), position_ids=torch.cumsum(pads, dim=1) - 1,
+            past_key_values=None, inputs_embeds=[embedded, None], use_cache=True, fill_kv_cache=True)
+        again = lambda tensor: tensor.repeat_interleave(self.draws, 0)
+        cache = {layer: {name: again(value) for name, value in entry.items()} for layer, entry in cache.items()}
+        wanted = again(actions)
+        noisy = when[:, None, None] * noise + (1 - when[:, None, None]) * wanted
+        velocity = flow.denoise_step(again(pads), cache, noisy, when)
+        # The padded action dimensions stay out of the loss.
+        flow_loss = (velocity - (noise - wanted))[..., :JOINTS].square().mean()
+        pointing, right, miss = self.pointing(prefix, points)
+        return flow_loss, pointing, right, miss
+
+
+def statistics(stream, samples=8192):
+    """Mean and standard deviation of state and action. Both hold joint positions, so both share one."""
+    values = torch.cat([torch.cat([b["chunk"].flatten(0, 1), b["state"]]) for b in
+                        (stream.batch(256, "cpu") for _ in range(samples // 256))])
+    mean, std = values.mean(0), values.std(0).clamp(min=STATE_STD_FLOOR)
+    return {key: {"mean": mean, "std": std} for key in ("observation.state", "action")}
+
+
+def pad(tensor, width):
+    return torch.nn.functional.pad(tensor, (0, width - tensor.shape[-1]))
+
+
+def export(folder, policy, stats, weights):
+    """A checkpoint as LeRobot saves it; `vlm/` is there already."""
+    copied = copy.deepcopy(policy.model.state_dict())
+    policy.model.load_state_dict(weights)
+    before, after = make_smolvla_pre_post_processors(policy.config, stats)
+    for part in (policy, before, after):
+        part.save_pretrained(folder)
+    policy.model.load_state_dict(copied)
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--out", required=True, type=pathlib.Path)
+    options.add_argument("--samples", type=int, default=480_000, help="length of the run; the learning rate ends at 0 there")
+    options.add_argument("--batch", type=int, default=64)
+    options.add_argument("--draws", type=int, default=4, help="draws of noise and time a sample")
+    options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
+    options.add_argument("--bf16-until", type=float, default=0.85, help="share of the run in bf16; the rest is f32")
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--touch", type=float, default=0.5, help="share of touch episodes")
+    options.add_argument("--cameras", default="front")
+    options.add_argument("--shuffle", type=int, default=16384)
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--demonstrator", help="a built demonstrator; by default cargo builds it")
+    options.add_argument("--compile", action="store_true", help="torch.compile the training step")
+    options.add_argument("--start", type=pathlib.Path, help="begin with another run's weights")
+    arguments = options.parse_args()
+    out = arguments.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(arguments.seed)
+    torch.set_num_threads(arguments.threads)
+
+    cameras = arguments.cameras.split(",")
+    policy, tokenizer = bundled.build(out / "checkpoint", cameras)
+    learner = Learner(policy, bundled.Pointing(len(cameras)), arguments.draws, tokenizer.pad_token_id).to(device)
+    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=arguments.rate, betas=(0.9, 0.95), weight_decay=1e-4)
+    average = copy.deepcopy(policy.model.state_dict())
+    done, runs, stats = 0, 0, None
+    kept = out / "state.pt"
+    if kept.exists():
+        state = torch.load(kept, map_location=device, weights_only=False)
+        learner.load_state_dict(state["learner"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, stats, done, runs = state["average"], state["stats"], state["done"], state["runs"] + 1
+        torch.manual_seed(arguments.seed + 1000 * runs)
+        print(f"resuming after {done} samples")
+    elif arguments.start:
+        state = torch.load(arguments.start / "state.pt", map_location=device, weights_only=False)
+        learner.load_state_dict(state["learner"])
+        average, stats = state["average"], state["stats"]
+
+    # A resumed run sees new episodes, not the first ones again.
+    stream = Stream(arguments, cameras, tokenizer, arguments.seed + 1000 * runs)
+    if stats is None:
+        stats = statistics(stream)
+    mean, std = stats["action"]["mean"].to(device), stats["action"]["std"].to(device)
+    wide = policy.config.max_action_dim
+    step = torch.compile(learner) if arguments.compile else learner
+    sums, since, last_save = {}, time.time(), time.time()
+    learner.train()
+    with open(out / "log.jsonl", "a", buffering=1) as log:
+        while done < arguments.samples:
+            progress = done / arguments.samples
+            warm = min(1.0, done / (500 * arguments.batch))
+            for group in optimizer.param_groups:
+                group["lr"] = arguments.rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
+            batch = stream.batch(arguments.batch, device)
+            size = arguments.batch * arguments.draws
+            noise = torch.randn(size, CHUNK, wide, device=device)
+            when = torch.distributions.Beta(1.5, 1.0).sample((size,)).to(device) * 0.999 + 0.001
+            # bf16 matrix products with f32 weights and sums: 1.5 times the speed on a CPU that has them.
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=progress < arguments.bf16_until):
+                flow, pointing, right, miss = step(
+                    batch["images"], batch["tokens"],
+                    pad((batch["state"] - mean) / (std + 1e-8), policy.config.max_state_dim),
+                    pad((batch["chunk"] - mean) / (std + 1e-8), wide), batch["points"], noise, when)
+            optimizer.zero_grad(set_to_none=True)
+            (flow + 0.2 * pointing).backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            done += arguments.batch
+            keep = min(0.999, done / (done + 10 * arguments.batch))
+            with torch.no_grad():
+                for name, value in policy.model.state_dict().items():
+                    average[name].lerp_(value, 1 - keep) if value.is_floating_point() else average[name].copy_(value)
+            for name, value in dict(flow=flow, pointing=pointing, right=right, miss=miss, batches=torch.tensor(1.0)).items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            if time.time() - since > 60 or done >= arguments.samples:
+                count = sums.pop("batches")
+                line = {"samples": done, "rate": round(count * arguments.batch / (time.time() - since), 1)}
+                line |= {name: round(value / count, 4) for name, value in sums.items()}
+                log.write(json.dumps(line) + "\n")
+                print(line, flush=True)
+                sums, since = {}, time.time()
+            if time.time() - last_save > 300 or done >= arguments.samples:
+                state = dict(learner=learner.state_dict(), optimizer=optimizer.state_dict(), average=average, stats=stats,
+                             done=done, runs=runs)
+                torch.save(state, kept.with_suffix(".new"))
+                kept.with_suffix(".new").replace(kept)
+                export(out / "checkpoint", policy, stats, average)
+                last_save = time.time()
+    stream.process.kill()
+
+
+if __name__ == "__main__":
+    main()
