@@ -49,23 +49,23 @@ pub struct About {
     pub abilities: Vec<Ability>,
 }
 
-impl About {
-    pub(crate) fn new(checkpoint: &Checkpoint, device: String) -> Self {
-        let card = checkpoint.card();
-        let folder = checkpoint.folder().canonicalize().unwrap_or_else(|_| checkpoint.folder().to_owned());
+impl Checkpoint {
+    /// What its policy on `device` says about itself.
+    pub(crate) fn about(&self, device: &str) -> About {
+        let (card, features) = (self.card(), self.features());
+        let folder = self.folder().canonicalize().unwrap_or_else(|_| self.folder().to_owned());
         let folder_name = folder.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into());
-        let digest = checkpoint.digest().to_owned();
-        let features = checkpoint.features();
-        Self {
+        let digest = self.digest().to_owned();
+        About {
             name: card.map_or(folder_name, |card| card.name.clone()),
             version: card.map_or_else(|| digest[..12].to_owned(), |card| card.version.clone()),
             digest,
-            device,
+            device: device.to_owned(),
             embodiment: card.and_then(|card| card.embodiment.clone()),
-            cameras: camera_names(checkpoint),
+            cameras: camera_names(self),
             state_size: features.state_size,
             action_size: features.action_size,
-            chunk_length: checkpoint.architecture().flow.chunk,
+            chunk_length: self.architecture().flow.chunk,
             rate_hz: card.and_then(|card| card.action_rate_hz),
             abilities: vec![Ability::Act],
         }
@@ -187,6 +187,8 @@ impl From<crate::wgpu::WeightsError> for ModelError {
 /// A model, loaded and ready.
 pub struct Policy {
     about: About,
+    /// Width and height of the frames that the checkpoint was trained on, in the cameras' order.
+    pub(crate) camera_sizes_px: Vec<[u32; 2]>,
     network: Network,
     executor: Box<dyn Executor>,
     plans: HashMap<Shape, Arc<Plan>>,
@@ -256,7 +258,8 @@ impl Policy {
         let embeddings = checkpoint.embeddings()?;
         let specials = special_embeddings(checkpoint, &embeddings)?;
         Ok(Self {
-            about: About::new(checkpoint, executor.device().to_owned()),
+            about: checkpoint.about(executor.device()),
+            camera_sizes_px: features.camera_sizes_px.clone(),
             network,
             executor,
             plans: HashMap::new(),

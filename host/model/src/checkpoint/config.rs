@@ -340,6 +340,8 @@ fn flow(config: &PolicyConfig, c: &Checks) -> Result<Flow, CheckpointError> {
 pub(crate) struct Features {
     /// Keys of the cameras in the configuration's order, without the placeholders that only reserve a place.
     pub cameras: Vec<String>,
+    /// Width and height of their frames in the training data.
+    pub camera_sizes_px: Vec<[u32; 2]>,
     /// Cameras that may be absent and then still leave their special tokens. As many places are reserved for cameras that
     /// no robot has.
     pub empty_cameras: usize,
@@ -361,8 +363,16 @@ pub(crate) fn features(config: &PolicyConfig, path: &Path) -> Result<Features, C
     // LeRobot adds the placeholders itself when it loads a configuration that lacks them (`validate_features`).
     let placeholder =
         |key: &str| (0..config.empty_cameras).any(|i| key == format!("observation.images.empty_camera_{i}"));
-    let visual = config.input_features.iter().filter(|(_, feature)| feature.kind == "VISUAL").map(|(key, _)| key);
-    let cameras: Vec<String> = visual.filter(|key| !placeholder(key)).cloned().collect();
+    let (mut cameras, mut camera_sizes_px) = (Vec::new(), Vec::new());
+    for (key, feature) in config.input_features.iter().filter(|(key, f)| f.kind == "VISUAL" && !placeholder(key)) {
+        let &[3, height, width] = feature.shape.as_slice() else {
+            let problem = format!("`{key}` must be of shape [3, height, width], is {:?}", feature.shape);
+            return Err(CheckpointError::invalid(path, problem, "Check the file against the training run"));
+        };
+        cameras.push(key.clone());
+        let side = |px| c.within(&format!("side of `{key}`"), px, 1, 16_384).map(|px| px as u32);
+        camera_sizes_px.push([side(width)?, side(height)?]);
+    }
     c.within("number of cameras", cameras.len(), 1, 64)?;
     let size = |features: &IndexMap<String, Feature>, key: &str, most: usize| {
         let shape = features.get(key).map(|f| f.shape.as_slice());
@@ -374,6 +384,7 @@ pub(crate) fn features(config: &PolicyConfig, path: &Path) -> Result<Features, C
     };
     Ok(Features {
         cameras,
+        camera_sizes_px,
         empty_cameras: config.empty_cameras,
         state_size: size(&config.input_features, STATE_KEY, config.max_state_dim)?,
         action_size: size(&config.output_features, ACTION_KEY, config.max_action_dim)?,
