@@ -16,7 +16,8 @@ use crate::robot::RobotError;
 pub struct Reply<T> {
     /// The answer.
     pub value: T,
-    /// Taken before the answer was sent: under [`Pace::Lockstep`] robot time stands still until it is dropped.
+    /// Taken before the answer was sent: under [`Pace::Lockstep`] robot time stands still until it is dropped, and so
+    /// until the answer is taken, or its future is dropped.
     pub hold: TimeHold,
 }
 
@@ -38,12 +39,15 @@ struct State {
     closed: bool,
     /// The loop is gone: nobody will ever take a command.
     ended: bool,
+    /// The loop is between two takes: some who are answered in this tick may not have been yet.
+    ticking: bool,
 }
 
 pub(crate) struct Inbox {
     pace: Pace,
     state: Mutex<State>,
     wake: Condvar,
+    settled: Condvar,
     /// Odd while the host stop is latched, and different after every stop: a stop that was reset between two ticks
     /// still ends what was playing. Not behind the mutex, so that no other command can delay it.
     stops: AtomicU64,
@@ -51,7 +55,13 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub fn new(pace: Pace) -> Arc<Self> {
-        Arc::new(Self { pace, state: Mutex::default(), wake: Condvar::new(), stops: AtomicU64::new(0) })
+        Arc::new(Self {
+            pace,
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            settled: Condvar::new(),
+            stops: AtomicU64::new(0),
+        })
     }
 
     pub fn send(&self, command: Command) {
@@ -126,17 +136,35 @@ impl Inbox {
                     let idle = !busy && state.commands.is_empty() && self.stops() == stops;
                     !state.closed && (state.holds > 0 || idle)
                 };
-                self.wake.wait_while(self.lock(), waits).unwrap_or_else(PoisonError::into_inner)
+                let mut state = self.lock();
+                state.ticking = false;
+                self.settled.notify_all();
+                let mut state = self.wake.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
+                state.ticking = true;
+                state
             }
         };
         commands.append(&mut state.commands);
         !state.closed
     }
 
+    /// In lockstep, waits until everybody who is answered in the tick that is under way has been.
+    pub fn settle(&self) {
+        if self.pace == Pace::Lockstep {
+            let ticking = |state: &mut State| state.ticking && !state.ended;
+            drop(self.settled.wait_while(self.lock(), ticking));
+        }
+    }
+
+    pub fn pace(&self) -> Pace {
+        self.pace
+    }
+
     /// Answers everything that was asked, and will be, with [`RobotError::Ended`].
     pub fn end(&self) {
         let mut state = self.lock();
         state.ended = true;
+        self.settled.notify_all();
         let commands = std::mem::take(&mut state.commands);
         drop(state);
         drop(commands);
@@ -149,7 +177,8 @@ impl Inbox {
 }
 
 /// While one of these lives, robot time stands still under [`Pace::Lockstep`]; under [`Pace::RealTime`] it is free of
-/// effect. Whoever is about to act on what it has just learnt keeps one, so that thinking takes no robot time.
+/// effect. Whoever is about to act on what it has just learnt keeps one, so that thinking takes no robot time, and drops
+/// it before waiting for the robot again: an answer that needs a tick never comes while it is held.
 #[must_use = "robot time goes on as soon as this is dropped"]
 pub struct TimeHold(Option<Arc<Inbox>>);
 

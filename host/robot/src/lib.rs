@@ -4,6 +4,29 @@
 //! This crate owns actuation. It knows no foundation model and no WebAssembly: whoever holds a lease hands it action
 //! chunks, and it hands back observations.
 //!
+//! ```
+//! use std::sync::Arc;
+//! use waza_robot::sim::{SceneSpec, Simulator, arm};
+//! use waza_robot::{Embodiment, Pace, Play, Robot, RobotOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> { futures_executor::block_on(async {
+//! let embodiment = Arc::new(Embodiment::so101());
+//! let link = Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), 7);
+//! let options = RobotOptions { pace: Pace::Lockstep, kinematics: Box::new(arm::tool_position) };
+//! let robot = Robot::start(embodiment.clone(), Box::new(link), options)?;
+//!
+//! let here = robot.commanded();
+//! let mut there = here.clone();
+//! there[embodiment.joint_index("shoulder_pan").unwrap()] = 0.5;
+//! let turn = Play::joints_to(&embodiment, embodiment.part_joints("arm").unwrap(), &here, &there, 0.5)?;
+//! let report = robot.play(turn).await.value?;
+//! assert!(report.interventions.is_empty());
+//!
+//! let seen = robot.observe().await.value?;
+//! assert!((seen.joints.positions[0] - 0.5).abs() < 0.05);
+//! # Ok(()) }) }
+//! ```
+//!
 //! | module | owns |
 //! |---|---|
 //! | [`embodiment`] | the file that describes a robot: joints, parts, cameras, sensors, action space, fallback |

@@ -55,6 +55,7 @@ impl Prepared {
 /// A play that drives its joints.
 struct Active {
     play: Prepared,
+    /// The tick at which the rows were true.
     since: f64,
     /// The first row that was not too late.
     first: usize,
@@ -77,11 +78,12 @@ impl Active {
         self.due(self.play.last())
     }
 
-    /// Time and position of a row, or of the start if `row` is the first and `before` is asked for.
+    /// Time and position of a row.
     fn knot(&self, column: usize, row: usize) -> (f64, f64) {
         (self.due(row), self.play.columns[column][row])
     }
 
+    /// Time and position of the row before, or of the start.
     fn knot_before(&self, column: usize, row: usize) -> (f64, f64) {
         if row > self.first { self.knot(column, row - 1) } else { (self.started, self.play.starts[column].position) }
     }

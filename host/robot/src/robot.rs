@@ -32,7 +32,8 @@ pub struct RobotOptions {
 /// and ends when the last handle is dropped.
 ///
 /// Methods return at once, and futures do not need to be polled for their request to be made. All work in the next tick
-/// after the call.
+/// after the call. At the end of a tick plays are answered first, then observers, then whoever waited for the tick: who
+/// waits for several of these and looks in this order sees the same however threads are scheduled.
 #[derive(Clone)]
 pub struct Robot(Arc<Owner>);
 
@@ -146,6 +147,11 @@ impl Robot {
         &self.0.shared.embodiment
     }
 
+    /// How fast robot time passes.
+    pub fn pace(&self) -> Pace {
+        self.0.inbox.pace()
+    }
+
     /// The newest tick that is over; 0 before the first.
     pub fn tick(&self) -> u64 {
         self.0.shared.tick.load(Ordering::Acquire)
@@ -164,6 +170,12 @@ impl Robot {
     /// Makes robot time stand still under [`Pace::Lockstep`] until the guard is dropped.
     pub fn hold_time(&self) -> TimeHold {
         self.0.inbox.hold_time()
+    }
+
+    /// Under [`Pace::Lockstep`], blocks until everybody who is answered in the tick that is under way has been, so that
+    /// who waits for several answers sees all of one tick together; in real time this does nothing.
+    pub fn settle(&self) {
+        self.0.inbox.settle();
     }
 
     /// Everything that the robot senses at the next tick. Frames are captured then, and only because of this.

@@ -1,5 +1,7 @@
 //! Under lockstep an episode repeats bit for bit, however long anybody takes to think.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 mod follower;
 
 use std::collections::BTreeSet;

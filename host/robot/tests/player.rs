@@ -1,8 +1,12 @@
 //! How chunks and moves become motion.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 mod follower;
 
 use std::collections::BTreeSet;
+
+use proptest::prelude::*;
 
 use follower::{Bench, REST, chunk, steepest, wait};
 use waza_robot::{Embodiment, Ended, Pace, Play, PlayError, Response, RobotError, Rule};
@@ -198,4 +202,44 @@ fn a_move_that_makes_no_sense_is_refused_when_it_is_planned() {
     assert_eq!(error.to_string(), "the move would take joint gripper to 2 rad, its limits are -0.17453 to 1.74533 rad");
     target[5] = 1.0;
     assert!(matches!(planned(&target, 1e-6), PlayError::TooLong { .. }));
+}
+
+/// Any rows at any rate for any joints, due from long ago until long after.
+fn any_play() -> impl Strategy<Value = Play> {
+    let row = prop::collection::vec(-3.5_f32..3.5, 6);
+    (
+        prop::collection::btree_set(0_usize..6, 1..=6),
+        0.5_f32..=100.0,
+        prop::collection::vec(row, 1..12),
+        prop::option::of(0_u64..150),
+    )
+        .prop_map(|(joints, rate_hz, rows, since_tick)| Play { joints, rate_hz, rows, since_tick })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_is_played_over_whatever_moves_every_limit_is_kept(
+        plays in prop::collection::vec((any_play(), 1_u64..40), 1..8)
+    ) {
+        let bench = Bench::start(Pace::Lockstep);
+        let mut hold = bench.robot.hold_time();
+        for (play, ticks) in plays {
+            drop(bench.robot.play(play));
+            let reaching = bench.robot.reach(bench.robot.tick() + ticks);
+            drop(hold);
+            hold = wait(reaching).hold;
+        }
+        drop(hold);
+        bench.reach(400);
+        for (index, joint) in Embodiment::so101().joints.iter().enumerate() {
+            let commands = bench.joint(index);
+            let (speed, change) = steepest(&commands);
+            let [low, high] = joint.position;
+            prop_assert!(commands.iter().all(|position| (low..=high).contains(position)), "{}", joint.name);
+            prop_assert!(speed <= joint.velocity + 1e-3, "{} at {} rad/s", joint.name, speed);
+            prop_assert!(change <= joint.acceleration + 2e-2, "{} at {} rad/s²", joint.name, change);
+        }
+    }
 }
