@@ -59,6 +59,7 @@ impl Gpu {
         let name = format!("{} ({}{})", info.name, info.backend, if software { ", software" } else { "" });
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("waza model"),
+            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
             required_limits: adapter.limits(),
             ..Default::default()
         }))

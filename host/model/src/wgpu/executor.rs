@@ -1,7 +1,8 @@
-//! Runs plans on a GPU: everything is prepared once for a plan, so that a run only writes inputs, encodes one compute pass
-//! in one submission, and reads outputs.
+//! Runs plans on a GPU: everything is prepared once for a plan, so that a run only writes inputs, encodes its compute
+//! passes in one submission, and reads outputs.
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::mpsc;
 use std::time::Instant;
@@ -9,6 +10,7 @@ use std::time::Instant;
 use wgpu::BufferUsages as Usages;
 use wgpu::util::DeviceExt;
 
+use super::clock::Clock;
 use super::device::Gpu;
 use super::lower::{Dispatch, Profile, Slot, lower};
 use super::pipelines::Pipelines;
@@ -19,6 +21,7 @@ use crate::plan::{Plan, Shape, View, Weight, WeightSource};
 /// The executor for Vulkan, Metal and Direct3D 12 adapters.
 pub struct WgpuExecutor {
     gpu: Gpu,
+    clock: Option<Clock>,
     weights: Vec<Weight>,
     weight_buffers: Vec<wgpu::Buffer>,
     pub(super) profile: Profile,
@@ -29,7 +32,8 @@ pub struct WgpuExecutor {
 /// All that one plan needs on the device.
 struct Prepared {
     buffers: Vec<wgpu::Buffer>,
-    dispatches: Vec<Encodable>,
+    /// In the order of [`Sections`](crate::executor::Sections).
+    sections: [Vec<Encodable>; Clock::SECTIONS],
 }
 
 struct Encodable {
@@ -65,6 +69,7 @@ impl WgpuExecutor {
         let max_workgroups = gpu.limits().max_compute_workgroups_per_dimension;
         Ok(Self {
             profile: Profile { software: gpu.is_software(), max_workgroups },
+            clock: Clock::new(&gpu),
             gpu,
             weights: weights.to_vec(),
             weight_buffers,
@@ -112,11 +117,6 @@ impl WgpuExecutor {
             for workgroups in dispatch.workgroups {
                 self.gpu.require("workgroups in a row", workgroups.into(), self.profile.max_workgroups.into())?;
             }
-            let params = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer: &params,
-                offset,
-                size: std::num::NonZeroU64::new(dispatch.params.len() as u64),
-            });
             let inputs: Vec<wgpu::Buffer> = dispatch
                 .inputs
                 .iter()
@@ -127,7 +127,12 @@ impl WgpuExecutor {
                     Slot::Nothing => nothing.clone(),
                 })
                 .collect();
-            let storage = inputs.iter().chain([&buffers[dispatch.output.0]]).map(|buffer| buffer.as_entire_binding());
+            let params = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: &params,
+                offset,
+                size: NonZeroU64::new(dispatch.params.len() as u64),
+            });
+            let storage = inputs.iter().chain([&buffers[dispatch.output.0]]).map(wgpu::Buffer::as_entire_binding);
             let entries: Vec<_> = std::iter::once(params)
                 .chain(storage)
                 .zip(0..)
@@ -142,7 +147,9 @@ impl WgpuExecutor {
             encodable.push(Encodable { pipeline: pipeline.compute, bind_group, workgroups: dispatch.workgroups });
         }
         self.gpu.check()?;
-        Ok(Prepared { buffers, dispatches: encodable })
+        let denoise = encodable.split_off(plan.vision.len() + plan.prefix.len() + plan.invariant.len());
+        let prefix = encodable.split_off(plan.vision.len());
+        Ok(Prepared { buffers, sections: [encodable, prefix, denoise] })
     }
 
     fn write(&self, plan: &Plan, prepared: &Prepared, view: &View, numbers: &[f32]) {
@@ -176,16 +183,22 @@ impl Executor for WgpuExecutor {
 
         let device = self.gpu.device();
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("plan") });
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for Encodable { pipeline, bind_group, workgroups: [x, y, z] } in &prepared.dispatches {
+        for (dispatches, section) in prepared.sections.iter().zip(0..) {
+            let timestamp_writes = self.clock.as_ref().map(|clock| clock.stamps(section));
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
+            for Encodable { pipeline, bind_group, workgroups: [x, y, z] } in dispatches {
                 pass.set_pipeline(pipeline);
                 pass.set_bind_group(0, bind_group, &[]);
                 pass.dispatch_workgroups(*x, *y, *z);
             }
         }
-        let total = outputs.iter().map(|(_, numbers)| numbers.len()).sum();
-        let readback = empty(&self.gpu, "readback", total, Usages::MAP_READ | Usages::COPY_DST);
+        let total: usize = outputs.iter().map(|(_, numbers)| numbers.len()).sum();
+        let readback = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("readback"),
+            size: bytes(total) + Clock::BYTES,
+            usage: Usages::MAP_READ | Usages::COPY_DST,
+            mapped_at_creation: false,
+        });
         let mut first = 0;
         for (view, numbers) in outputs.iter() {
             for (offset, range) in runs(plan, view) {
@@ -193,6 +206,9 @@ impl Executor for WgpuExecutor {
                 encoder.copy_buffer_to_buffer(source, bytes(offset), &readback, target, bytes(range.len()));
             }
             first += numbers.len();
+        }
+        if let Some(clock) = &self.clock {
+            clock.copy(&mut encoder, &readback, bytes(total));
         }
         let submission = self.gpu.queue().submit([encoder.finish()]);
 
@@ -216,7 +232,8 @@ impl Executor for WgpuExecutor {
             bytemuck::cast_slice_mut(numbers).copy_from_slice(this);
             rest = others;
         }
-        Ok(Timing { total: start.elapsed(), sections: None })
+        let sections = self.clock.as_ref().map(|clock| clock.read(rest));
+        Ok(Timing { total: start.elapsed(), sections })
     }
 }
 
