@@ -179,13 +179,17 @@ fn check_gemm(gpu: Gpu, software: bool, bench: &mut Bench, m: usize, n: usize, k
         1 => Some(Operand::Weight(bench.weight(1, n))),
         _ => Some(Operand::View(bench.view(m, n))),
     };
-    let residual = match bench.random.below(4) {
-        0 => None,
-        1 => Some(Operand::Weight(bench.weight(if m % 2 == 0 { m / 2 } else { m }, n))),
-        2 => Some(Operand::View(bench.view(1, n))),
-        _ => Some(Operand::View(output)),
+    // An op has an activation or a residual.
+    let (activation, residual) = match bench.random.below(6) {
+        0 => (Activation::Identity, None),
+        1 => (Activation::Silu, None),
+        2 => (Activation::GeluTanh, None),
+        3 => {
+            (Activation::Identity, Some(Operand::Weight(bench.weight(if m.is_multiple_of(2) { m / 2 } else { m }, n))))
+        }
+        4 => (Activation::Identity, Some(Operand::View(bench.view(1, n)))),
+        _ => (Activation::Identity, Some(Operand::View(output))),
     };
-    let activation = [Activation::Identity, Activation::Silu, Activation::GeluTanh][bench.random.below(3)];
     let scale = 0.37;
     let op = Op::Gemm { input, weight, scale, bias, activation, residual, output };
     bench.check(gpu, software, &op, output, |row, column| {
