@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use cpu_time::ThreadTime;
+
 /// How fast robot time passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
@@ -65,6 +67,29 @@ impl Metronome {
         let missed = u32::try_from(late.as_nanos() / self.period.as_nanos().max(1)).unwrap_or(u32::MAX);
         self.next += self.period.saturating_mul(missed.saturating_add(1));
         Start { late, missed: missed.into() }
+    }
+}
+
+/// Measures the work of one tick. In real time every delay counts. In lockstep nothing has a deadline, and what else
+/// the machine does is no fault of the tick's: there only this thread's processor time counts.
+pub(crate) enum Stopwatch {
+    Wall(Instant),
+    Thread(ThreadTime),
+}
+
+impl Stopwatch {
+    pub fn start(pace: Pace) -> Self {
+        match pace {
+            Pace::RealTime => Self::Wall(Instant::now()),
+            Pace::Lockstep => Self::Thread(ThreadTime::now()),
+        }
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        match self {
+            Self::Wall(since) => since.elapsed(),
+            Self::Thread(since) => since.elapsed(),
+        }
     }
 }
 

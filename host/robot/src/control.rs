@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::clock::{self, Metronome, Pace, Start};
+use crate::clock::{self, Metronome, Pace, Start, Stopwatch};
 use crate::embodiment::Embodiment;
 use crate::filter::{Demand, Filter};
 use crate::history::History;
@@ -101,9 +101,9 @@ impl ControlLoop {
                     return;
                 }
             }
-            let began = Instant::now();
+            let stopwatch = Stopwatch::start(self.pace);
             self.step();
-            let work = began.elapsed();
+            let work = stopwatch.elapsed();
             raise(&self.shared.longest_work_ns, work);
             raise(&self.shared.latest_start_ns, start.late);
             let overrun = u64::from(self.pace == Pace::Lockstep && work > period);

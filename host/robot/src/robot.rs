@@ -66,10 +66,9 @@ pub(crate) struct Shared {
 pub struct Statistics {
     /// Ticks of the control loop.
     pub ticks: u64,
-    /// Control periods in which no tick could start; under [`Pace::Lockstep`], ticks whose work took longer than their
-    /// period.
+    /// Control periods in which no tick could start; under [`Pace::Lockstep`], ticks that worked longer than a period.
     pub missed: u64,
-    /// The longest work of a tick.
+    /// The longest work of a tick: wall time, or under [`Pace::Lockstep`] the processor time of the loop's thread.
     pub longest_work: Duration,
     /// The longest that a tick started after its deadline; zero under [`Pace::Lockstep`].
     pub latest_start: Duration,

@@ -59,6 +59,18 @@ fn an_answer_that_nobody_takes_does_not_stop_time() {
     bench.reach(40);
 }
 
+#[test]
+fn a_tick_that_works_longer_than_its_period_counts_as_missed() {
+    let bench = Bench::start(Pace::Lockstep);
+    bench.reach(3);
+    assert_eq!(bench.robot.statistics().missed, 0);
+    bench.set(|log| log.work = Duration::from_micros(10_100));
+    bench.reach(5);
+    let statistics = bench.robot.statistics();
+    assert_eq!((statistics.ticks, statistics.missed), (5, 2));
+    assert!(statistics.longest_work >= Duration::from_micros(10_100));
+}
+
 /// What a skill does: look, think, ask for a motion that depends on what it saw, overlap the next thought with it.
 fn skill(robot: &Robot, joint: usize, started: TimeHold, pause: impl Fn(u64)) {
     let mut hold = started;

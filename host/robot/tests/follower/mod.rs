@@ -4,7 +4,9 @@
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use cpu_time::ThreadTime;
 use waza_robot::observation::Measurement;
 use waza_robot::{
     Embodiment, Frame, Image, Link, LinkError, Pace, Play, PlayReport, Proprioception, Robot, RobotError, RobotOptions,
@@ -22,6 +24,8 @@ pub struct Log {
     pub writes_fail: bool,
     pub cameras_fail: bool,
     pub panics: bool,
+    /// What a command costs this thread in processor time.
+    pub work: Duration,
     /// What the joints read instead of the last command.
     pub reading: Option<Vec<f32>>,
 }
@@ -50,6 +54,8 @@ impl Link for Follower {
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {
         let mut log = self.log.lock().unwrap();
         log.commands.push(positions.to_vec());
+        let began = ThreadTime::now();
+        while began.elapsed() < log.work {}
         if log.writes_fail { Err(LinkError("the bus is busy".into())) } else { Ok(()) }
     }
 
