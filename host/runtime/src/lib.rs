@@ -1,1 +1,84 @@
 //! Runs skills as sandboxed WebAssembly components against a robot and a model.
+//!
+//! This crate joins [`waza_robot`] and [`waza_model`], which know nothing of each other: it owns the host's side of the
+//! contract in `wit/`, permissions, leases, budgets, and the threads that runs live on. It refuses to know what a skill is
+//! for, how a model works, and how a robot moves.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use waza_model::ModelHandle;
+//! use waza_robot::Robot;
+//! use waza_runtime::{Event, Host, HostOptions, RuntimeError, TaskRequest};
+//!
+//! # async fn example(robot: Robot, model: ModelHandle) -> Result<(), RuntimeError> {
+//! let host = Host::new(robot, model, HostOptions::default())?;
+//! let touch = host.load(Path::new("skills/touch"))?;
+//!
+//! let request = TaskRequest { instruction: "touch the red block".into(), seed: 7, ..TaskRequest::default() };
+//! let ended = host.run(touch.as_str(), request, |event| match event {
+//!     Event::Progress { fraction, note } => println!("{:3.0} % {note}", fraction * 100.0),
+//!     event => println!("{event:?}"),
+//! });
+//! match ended.await.value {
+//!     Ok(outcome) => println!("{}", outcome.summary),
+//!     Err(error) => eprintln!("{error}"),
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`host`] | one robot, one model, the loaded skills; starts runs |
+//! | [`manifest`] | `skill.toml` |
+//! | [`permission`] | what can be granted, and what was |
+//! | `component` | from a file to a checked component |
+//! | [`watch`] | loading what changes in a folder |
+//! | [`budget`] | what a run may use, and who counts |
+//! | [`event`] | what a run reports while it runs |
+//! | [`error`] | how loading and running fail |
+//! | [`model`] | what is asked of a foundation model |
+//! | [`controller`] | components of the synchronous world |
+//! | [`bench`] | what a call across the boundary costs |
+//! | `engine` | the two wasmtime engines, epochs |
+//! | `bindings` | the contract, generated |
+//! | `calls` | the host's side of the contract, a file an interface |
+//! | `wasi` | the little of WASI that a skill gets |
+//! | `run` | one run, from its thread's first step to the joints' hold |
+//! | `actor` | what drives a run, and keeps robot time still meanwhile |
+//! | `lease` | who may move which joints |
+//! | `inference` | one request to the model |
+//! | `rollout` | the host's own loop of seeing, asking and moving |
+//! | `feed` | a bounded queue to a stream that a skill reads |
+
+mod actor;
+pub mod bench;
+mod bindings;
+pub mod budget;
+mod calls;
+mod component;
+pub mod controller;
+mod engine;
+pub mod error;
+pub mod event;
+mod feed;
+pub mod host;
+mod inference;
+mod lease;
+pub mod manifest;
+pub mod model;
+pub mod permission;
+mod rollout;
+mod run;
+mod wasi;
+pub mod watch;
+
+pub use bindings::Refusal;
+pub use budget::{Budget, Budgets};
+pub use controller::Controller;
+pub use error::{Exhausted, RuntimeError, SkillError};
+pub use event::Event;
+pub use host::{Host, HostOptions, Operator, Outcome, Running, SkillSummary, TaskRequest};
+pub use manifest::{Manifest, SkillId};
+pub use model::Model;
+pub use permission::Permission;
+pub use watch::{Change, Watch};

@@ -1,0 +1,105 @@
+//! What a call across the boundary costs, measured on a real component.
+//!
+//! The component is the skill in `tests/guests/probe`: it calls one import as often as it is asked.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use futures_channel::mpsc;
+use futures_util::FutureExt;
+
+use crate::actor::{Holds, Signal};
+use crate::budget::Burst;
+use crate::calls::Context;
+use crate::error::SkillError;
+use crate::host::{Host, TaskRequest};
+use crate::run;
+
+/// Calls a measurement.
+const CALLS: u32 = 200_000;
+
+/// Measurements; the median counts.
+const ROUNDS: usize = 9;
+
+/// Instances that are made; the median counts.
+const INSTANCES: usize = 1000;
+
+/// Costs, each a median.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Costs {
+    /// One call of `clock.now`.
+    pub sync_import: Duration,
+    /// One call of `clock.wait` that need not wait, awaited.
+    pub async_import: Duration,
+    /// A store with its budgets and an instance of the skill in it.
+    pub instantiate: Duration,
+}
+
+/// Measures with the probe, which must be loaded as `skill`. Give the host a robot in real time.
+///
+/// # Errors
+/// [`SkillError`] if the probe is not loaded or fails.
+pub async fn calls(host: &Host, skill: &str) -> Result<Costs, SkillError> {
+    Ok(Costs {
+        sync_import: call(host, skill, "sync").await?,
+        async_import: call(host, skill, "async").await?,
+        instantiate: instantiate(host, skill)?,
+    })
+}
+
+async fn call(host: &Host, skill: &str, import: &str) -> Result<Duration, SkillError> {
+    let mut rounds = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        let without = time(host, skill, import, 0).await?;
+        let with = time(host, skill, import, CALLS).await?;
+        rounds.push(with.saturating_sub(without) / CALLS);
+    }
+    Ok(median(rounds))
+}
+
+async fn time(host: &Host, skill: &str, import: &str, calls: u32) -> Result<Duration, SkillError> {
+    let request = TaskRequest { instruction: import.into(), parameters: calls.to_string(), ..TaskRequest::default() };
+    let start = Instant::now();
+    host.run(skill, request, |_| ()).await.value?;
+    Ok(start.elapsed())
+}
+
+fn instantiate(host: &Host, skill: &str) -> Result<Duration, SkillError> {
+    let site = &host.0;
+    let skill = site.skill(skill)?;
+    let (tasks, _tasks) = mpsc::unbounded();
+    let context = Arc::new(Context {
+        site: site.clone(),
+        skill: skill.clone(),
+        seed: 0,
+        requests: AtomicU64::new(0),
+        depth: 0,
+        events: Arc::new(|_| ()),
+        holds: Holds::default(),
+        tasks,
+        burst: Burst::default(),
+    });
+    context.burst.begin();
+    let mut times = Vec::with_capacity(INSTANCES);
+    for _ in 0..INSTANCES {
+        let start = Instant::now();
+        let mut store = run::store(context.clone(), Signal::new());
+        let instance = skill.component.instantiate_async(&mut store).now_or_never();
+        times.push(start.elapsed());
+        let id = skill.manifest.id.clone();
+        match instance {
+            Some(Ok(_)) => context.burst.begin(),
+            Some(Err(error)) => return Err(run::explain(id, &error, None)),
+            None => {
+                return Err(SkillError::Trapped { skill: id, what: "it waits while it is made".into() });
+            }
+        }
+    }
+    Ok(median(times))
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}

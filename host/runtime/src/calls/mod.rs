@@ -1,0 +1,194 @@
+//! The host's side of the contract: one file an interface.
+//!
+//! Every method checks the grant itself, whatever was linked.
+
+mod actions;
+mod clock;
+mod durable;
+mod model;
+mod motion;
+mod operator;
+mod sensing;
+mod skills;
+mod stream;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_channel::mpsc;
+use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable, ResourceTableError, ResourceType};
+use waza_robot::{Observation, RobotError};
+
+pub(crate) use clock::wait;
+
+use crate::actor::{Holds, Task};
+use crate::bindings::{self, Refusal};
+use crate::budget::{Budget, Burst, Growth};
+use crate::component::undeclared;
+use crate::error::Exhausted;
+use crate::event::Event;
+use crate::host::{Site, Skill};
+use crate::manifest::{Manifest, WIT};
+use crate::permission::{NotGranted, Permission};
+
+/// One moment of the robot, as a skill holds it.
+pub type Observed = Arc<Observation>;
+
+/// Rows of the action space, as a skill holds them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chunk {
+    /// Rows per second.
+    pub rate_hz: f32,
+    pub rows: Vec<Vec<f32>>,
+    /// The tick of the newest observation that it answers.
+    pub since_tick: Option<u64>,
+}
+
+/// What a call of a skill works with, and what outlives the call.
+pub(crate) struct Context {
+    pub site: Arc<Site>,
+    pub skill: Arc<Skill>,
+    /// Of this run.
+    pub seed: u64,
+    /// Counts the requests to the model, so that each has its own noise.
+    pub requests: AtomicU64,
+    /// How many skills wait for this one's outcome.
+    pub depth: u32,
+    pub events: Arc<dyn Fn(Event) + Send + Sync>,
+    pub holds: Holds,
+    pub tasks: mpsc::UnboundedSender<Task>,
+    pub burst: Burst,
+}
+
+/// The data of one run's store.
+pub(crate) struct Run {
+    pub context: Arc<Context>,
+    pub table: ResourceTable,
+    pub growth: Growth,
+    pub wasi: crate::wasi::Wasi,
+}
+
+impl Context {
+    /// Lets the host work on something beside the skill.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        // The receiver lives as long as the run; without a run there is nothing left to do.
+        let _ = self.tasks.unbounded_send(Box::pin(task));
+    }
+
+    pub fn check(&self, permission: Permission) -> Result<(), Fault> {
+        Ok(self.skill.grants.check(&permission).map_err(refused)?)
+    }
+
+    /// For calls whose answer has no room for a refusal.
+    pub fn demand(&self, permission: Permission) -> wasmtime::Result<()> {
+        self.skill.grants.check(&permission).map_err(wasmtime::Error::new)
+    }
+
+    /// The number of the next request to the model.
+    pub fn next_request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn refused(denied: NotGranted) -> Refusal {
+    Refusal::Denied(denied.to_string())
+}
+
+impl Run {
+    /// Hands something to the skill.
+    pub fn push<T: Send + 'static>(&mut self, value: T) -> wasmtime::Result<Resource<T>> {
+        self.table.push(value).map_err(|error| match error {
+            ResourceTableError::Full => {
+                let limit = self.table.max_capacity().to_string();
+                wasmtime::Error::new(Exhausted { budget: Budget::Handles, limit })
+            }
+            other => wasmtime::Error::new(other),
+        })
+    }
+}
+
+/// Why a call does not return a value: the skill is told, or the run ends.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    Refused(Refusal),
+    Fatal(wasmtime::Error),
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<wasmtime::Error> for Fault {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+impl From<ResourceTableError> for Fault {
+    fn from(error: ResourceTableError) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+impl From<RobotError> for Refusal {
+    fn from(error: RobotError) -> Self {
+        match error {
+            RobotError::Play(error) => Self::Invalid(error.to_string()),
+            RobotError::Link(error) => Self::Unavailable(error.to_string()),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<RobotError> for Fault {
+    fn from(error: RobotError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl bindings::types::Host for Run {
+    fn convert_error(&mut self, fault: Fault) -> wasmtime::Result<Refusal> {
+        match fault {
+            Fault::Refused(refusal) => Ok(refusal),
+            Fault::Fatal(error) => Err(error),
+        }
+    }
+}
+
+/// Links what a manifest asks for, and nothing else.
+pub(crate) fn link(linker: &mut Linker<Run>, manifest: &Manifest) -> wasmtime::Result<()> {
+    type This = HasSelf<Run>;
+    let asked = |interface: &str| undeclared(interface, manifest).is_none();
+    crate::wasi::link(linker)?;
+    bindings::types::add_to_linker::<_, This>(linker, |run| run)?;
+    bindings::clock::add_to_linker::<_, This>(linker, |run| run)?;
+    bindings::actions::add_to_linker::<_, This>(linker, |run| run)?;
+    if asked("sensing") {
+        bindings::sensing::add_to_linker::<_, This>(linker, |run| run)?;
+    } else {
+        // Other interfaces name this type; without the functions it gives no power.
+        let mut types = linker.instance(&format!("waza:skill/sensing@{WIT}"))?;
+        types.resource("observation", ResourceType::host::<Observed>(), |mut store, rep| {
+            store.data_mut().table.delete(Resource::<Observed>::new_own(rep))?;
+            Ok(())
+        })?;
+    }
+    if asked("model") {
+        bindings::model::add_to_linker::<_, This>(linker, |run| run)?;
+    }
+    if asked("motion") {
+        bindings::motion::add_to_linker::<_, This>(linker, |run| run)?;
+    }
+    if asked("operator") {
+        bindings::operator::add_to_linker::<_, This>(linker, |run| run)?;
+    }
+    if asked("durable") {
+        bindings::durable::add_to_linker::<_, This>(linker, |run| run)?;
+    }
+    if asked("skills") {
+        bindings::skills::add_to_linker::<_, This>(linker, |run| run)?;
+    }
+    Ok(())
+}

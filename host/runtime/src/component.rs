@@ -1,0 +1,172 @@
+//! From a file to a component of one of the contract's worlds, with its imports checked against the manifest.
+
+use std::path::Path;
+
+use wasmtime::Engine;
+use wasmtime::component::Component;
+use wasmtime::component::types::ComponentItem;
+
+use crate::engine::Engines;
+use crate::error::RuntimeError;
+use crate::manifest::{Manifest, WIT};
+use crate::permission::Permission;
+
+const MOST_BYTES: u64 = 64 << 20;
+
+/// A component by the world that it is of.
+pub(crate) enum Loaded {
+    Skill(Component),
+    Controller(Component),
+}
+
+/// Which interfaces of the contract a skill may import.
+const INTERFACES: [(&str, Needs); 9] = [
+    ("types", Needs::Nothing),
+    ("clock", Needs::Nothing),
+    ("actions", Needs::Nothing),
+    ("sensing", Needs::One(Permission::Sensing)),
+    ("model", Needs::One(Permission::Model)),
+    ("operator", Needs::One(Permission::Operator)),
+    ("durable", Needs::One(Permission::Durable)),
+    ("motion", Needs::Any("motion:<part>", |it| matches!(it, Permission::Motion(_)))),
+    ("skills", Needs::Any("skills:<vendor/name>", |it| matches!(it, Permission::Skills(_)))),
+];
+
+enum Needs {
+    Nothing,
+    One(Permission),
+    Any(&'static str, fn(&Permission) -> bool),
+}
+
+/// Whether a manifest declares what an interface of the contract needs; if not, the permission to add.
+pub(crate) fn undeclared(interface: &str, manifest: &Manifest) -> Option<String> {
+    let (_, needs) = INTERFACES.iter().find(|(name, _)| *name == interface)?;
+    let declared = &manifest.permissions;
+    match needs {
+        Needs::Nothing => None,
+        Needs::One(permission) => (!declared.contains(permission)).then(|| permission.to_string()),
+        Needs::Any(spelled, matches) => (!declared.iter().any(matches)).then(|| (*spelled).into()),
+    }
+}
+
+/// What of WASI is there. Linked as described in [`crate::wasi`].
+const WASI: [&str; 4] = ["wasi:cli/", "wasi:clocks/", "wasi:io/", "wasi:random/"];
+
+impl Loaded {
+    /// Reads, compiles and checks the component that a manifest in `folder` names.
+    pub fn open(engines: &Engines, folder: &Path, manifest: &Manifest) -> Result<Self, RuntimeError> {
+        let path = folder.join(&manifest.component);
+        let bytes = read(&path)?;
+        // Exports decide about the engine, so look at them with the one that takes both worlds.
+        let component = compile(&engines.skill, &bytes, &path)?;
+        match world(&engines.skill, &component, &path)? {
+            World::Skill => {
+                check_imports(&engines.skill, &component, &path, manifest)?;
+                Ok(Self::Skill(component))
+            }
+            World::Controller => {
+                check_imports(&engines.skill, &component, &path, manifest)?;
+                compile(&engines.controller, &bytes, &path).map(Self::Controller)
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, RuntimeError> {
+    let unreadable = |source| RuntimeError::Read { path: path.into(), source };
+    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+    if bytes > MOST_BYTES {
+        return Err(RuntimeError::TooLarge { path: path.into(), bytes, most: MOST_BYTES });
+    }
+    std::fs::read(path).map_err(unreadable)
+}
+
+fn compile(engine: &Engine, bytes: &[u8], path: &Path) -> Result<Component, RuntimeError> {
+    let no = |what: String| Err(RuntimeError::NotAComponent { path: path.into(), what });
+    match bytes {
+        [b'\0', b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Component::from_binary(engine, bytes).or_else(|error| {
+            let cause = format!("{error:#}").replace('\n', " ");
+            no(format!("the file is truncated or damaged ({cause}); build or copy it again"))
+        }),
+        [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => {
+            no("it is a core module; build it for the target wasm32-wasip2, which makes components".into())
+        }
+        [] => no("the file is empty; build or copy it again".into()),
+        bytes if bytes.len() < 8 => no("the file is truncated; build or copy it again".into()),
+        bytes if std::str::from_utf8(bytes).is_ok() => {
+            no("it is text; build it with `cargo build --release --target wasm32-wasip2`".into())
+        }
+        _ => no("it does not begin as WebAssembly does; is it the right file?".into()),
+    }
+}
+
+enum World {
+    Skill,
+    Controller,
+}
+
+fn world(engine: &Engine, component: &Component, path: &Path) -> Result<World, RuntimeError> {
+    let this = component.component_type();
+    let has = |interface: &str, functions: &[&str], world| {
+        let name = format!("waza:skill/{interface}@{WIT}");
+        let Some((_, item)) = this.exports(engine).find(|(export, _)| *export == name) else { return Ok(None) };
+        let ComponentItem::ComponentInstance(instance) = item.ty else { return Ok(None) };
+        let missing = functions.iter().find(|function| {
+            let found = instance.exports(engine).find(|(export, _)| *export == **function);
+            !matches!(found, Some((_, item)) if matches!(item.ty, ComponentItem::ComponentFunc(_)))
+        });
+        match missing {
+            Some(function) => {
+                Err(RuntimeError::MissingExport { path: path.into(), missing: format!("{name}#{function}"), world })
+            }
+            None => Ok(Some(())),
+        }
+    };
+    if has("task", &["run"], "skill")?.is_some() {
+        return Ok(World::Skill);
+    }
+    if has("control", &["start", "tick", "state"], "controller")?.is_some() {
+        return Ok(World::Controller);
+    }
+    let foreign = this.exports(engine).find(|(export, _)| export.starts_with("waza:skill/"));
+    Err(match foreign {
+        Some((found, _)) => RuntimeError::WrongWit { path: path.into(), found: found.into() },
+        None => {
+            RuntimeError::MissingExport { path: path.into(), missing: format!("waza:skill/task@{WIT}"), world: "skill" }
+        }
+    })
+}
+
+fn check_imports(engine: &Engine, component: &Component, path: &Path, manifest: &Manifest) -> Result<(), RuntimeError> {
+    let this = component.component_type();
+    for (import, item) in this.imports(engine) {
+        let forbidden =
+            |what: &str| Err(RuntimeError::Forbidden { path: path.into(), import: import.into(), what: what.into() });
+        if let Some(of_ours) = import.strip_prefix("waza:skill/") {
+            let (interface, version) = of_ours.split_once('@').unwrap_or((of_ours, ""));
+            if version != WIT.to_string() {
+                return Err(RuntimeError::WrongWit { path: path.into(), found: import.into() });
+            }
+            if !INTERFACES.iter().any(|(name, _)| *name == interface) {
+                return forbidden("is no interface of the contract; build it against the released WIT");
+            }
+            // An interface of which only types are used gives no power.
+            let calls = match &item.ty {
+                ComponentItem::ComponentInstance(instance) => {
+                    instance.exports(engine).any(|(_, item)| matches!(item.ty, ComponentItem::ComponentFunc(_)))
+                }
+                _ => true,
+            };
+            if calls && let Some(permission) = undeclared(interface, manifest) {
+                return Err(RuntimeError::Undeclared { path: path.into(), import: import.into(), permission });
+            }
+        } else if import.starts_with("wasi:filesystem/") {
+            return forbidden("no skill gets: there are no files; keep data in the component or in checkpoints");
+        } else if import.starts_with("wasi:sockets/") || import.starts_with("wasi:http/") {
+            return forbidden("no skill gets: there is no network; ask the host's model or another skill instead");
+        } else if !WASI.iter().any(|has| import.starts_with(has)) {
+            return forbidden("this host does not know; a skill imports waza:skill and a little of WASI 0.2");
+        }
+    }
+    Ok(())
+}

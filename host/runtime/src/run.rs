@@ -1,0 +1,150 @@
+//! One run of a skill, from its thread's first step to the joints' hold.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use futures_channel::{mpsc, oneshot};
+use wasmtime::component::ResourceTable;
+use wasmtime::{Store, Trap, UpdateDeadline};
+use waza_robot::{Pace, Reply};
+
+use crate::actor::{Actor, Ended, Holds, Signal};
+use crate::bindings::skill::exports::waza::skill::task::Request;
+use crate::budget::{Budget, Burst, Growth};
+use crate::calls::{Context, Run};
+use crate::error::{Exhausted, SkillError};
+use crate::host::{Outcome, Site, Skill, Start};
+use crate::permission::NotGranted;
+use crate::wasi::Wasi;
+
+/// The epoch callback saw that the run is to end.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped")]
+struct Interrupted;
+
+/// Starts a run on a thread of its own.
+pub(crate) fn start(
+    site: Arc<Site>,
+    skill: Arc<Skill>,
+    start: Start,
+    signal: Arc<Signal>,
+    answer: oneshot::Sender<Reply<Result<Outcome, SkillError>>>,
+) {
+    let holds = Holds::default();
+    // From before this returns: whoever waits for the run lets time go on only when the run itself waits.
+    holds.keep(site.robot.hold_time());
+    let id = skill.manifest.id.clone();
+    let robot = site.robot.clone();
+    let work = move || {
+        let robot = site.robot.clone();
+        // Everything of the run is gone when this returns: its leases are given up and their joints told to hold.
+        let ended = drive(site, skill, start, signal, holds.clone());
+        // Nobody may wait for it any more.
+        let _ = answer.send(Reply { value: ended, hold: robot.hold_time() });
+        holds.release();
+    };
+    let spawned = std::thread::Builder::new().name(format!("waza-run-{id}")).spawn(work);
+    if let Err(error) = spawned {
+        // The answer went with the closure; whoever waits is told that the run is gone.
+        tracing::error!(skill = %id, "the system gave no thread: {error}");
+        drop(robot);
+    }
+}
+
+fn drive(
+    site: Arc<Site>,
+    skill: Arc<Skill>,
+    start: Start,
+    signal: Arc<Signal>,
+    holds: Holds,
+) -> Result<Outcome, SkillError> {
+    let Start { request, events, depth } = start;
+    let (sender, tasks) = mpsc::unbounded();
+    let burst = Burst::default();
+    let context = Arc::new(Context {
+        site: site.clone(),
+        skill: skill.clone(),
+        seed: request.seed,
+        requests: AtomicU64::new(0),
+        depth,
+        events,
+        holds: holds.clone(),
+        tasks: sender,
+        burst: burst.clone(),
+    });
+    let request = Request { instruction: request.instruction, parameters: request.parameters, resume: request.resume };
+    let mut store = store(context, signal.clone());
+    let log = store.data().wasi.log();
+
+    let begun = site.robot.tick();
+    let limit = site.options.budgets.run_time;
+    let control_hz = site.robot.embodiment().control_hz;
+    let left = || {
+        let ticks = site.robot.tick().saturating_sub(begun);
+        limit.saturating_sub(Duration::from_secs_f64(ticks as f64 / f64::from(control_hz)))
+    };
+    let settle = || site.robot.settle();
+    let actor = Actor { signal, holds, tasks };
+    let driven = actor.drive(
+        async {
+            let bindings = skill.component.instantiate_async(&mut store).await?;
+            store.run_concurrent(async |accessor| bindings.waza_skill_task().call_run(accessor, request).await).await?
+        },
+        || {
+            settle();
+            burst.begin();
+        },
+        left,
+    );
+    let skill = skill.manifest.id.clone();
+    match driven {
+        Ok(Ok(Ok(outcome))) => Ok(outcome.into()),
+        Ok(Ok(Err(refusal))) => Err(SkillError::Returned { skill, refusal }),
+        Ok(Err(error)) => Err(explain(skill, &error, log.last())),
+        Err(Ended::Stopped) => Err(SkillError::Stopped { skill }),
+        Err(Ended::OutOfTime) => Err(SkillError::Exhausted { skill, budget: Exhausted::time(Budget::RunTime, limit) }),
+    }
+}
+
+/// A store for one run, with its budgets in force.
+pub(crate) fn store(context: Arc<Context>, signal: Arc<Signal>) -> Store<Run> {
+    let budgets = &context.site.options.budgets;
+    let (limit, burst) = (budgets.cpu_burst, context.burst.clone());
+    let yields = context.site.robot.pace() == Pace::RealTime;
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(budgets.handles);
+    let run = Run { growth: Growth::new(budgets), wasi: Wasi::new(context.clone()), table, context: context.clone() };
+    let mut store = Store::new(&context.site.engines.skill, run);
+    store.limiter(|run| &mut run.growth);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(move |_| {
+        if signal.is_stopped() {
+            return Err(wasmtime::Error::new(Interrupted));
+        }
+        burst.check(limit).map_err(wasmtime::Error::new)?;
+        // In real time the host's own work for this run, a rollout say, must not wait for the skill's thinking. Under
+        // lockstep nothing can become due meanwhile, and turns must not depend on how long they take.
+        Ok(if yields { UpdateDeadline::Yield(1) } else { UpdateDeadline::Continue(1) })
+    });
+    store
+}
+
+/// What an error of wasmtime means, with the last line that the skill wrote.
+pub(crate) fn explain(skill: crate::manifest::SkillId, error: &wasmtime::Error, said: Option<String>) -> SkillError {
+    if let Some(budget) = error.downcast_ref::<Exhausted>() {
+        return SkillError::Exhausted { skill, budget: budget.clone() };
+    }
+    if let Some(denied) = error.downcast_ref::<NotGranted>() {
+        return SkillError::Denied { skill, denied: denied.clone() };
+    }
+    if error.is::<Interrupted>() {
+        return SkillError::Stopped { skill };
+    }
+    let trap = error.downcast_ref::<Trap>().map_or_else(|| error.root_cause().to_string(), Trap::to_string);
+    let what = match said {
+        Some(said) => format!("{trap}; it last said: {said}"),
+        None => trap,
+    };
+    SkillError::Trapped { skill, what }
+}
