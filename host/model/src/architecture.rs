@@ -197,9 +197,10 @@ impl Flow {
             let fraction = if half > 1 { j as f64 / (half - 1) as f64 } else { 0.0 };
             1.0 / (self.min_period * (self.max_period / self.min_period).powf(fraction)) * std::f64::consts::TAU
         };
+        let dt = -1.0 / self.steps as f64;
         (0..self.steps)
             .flat_map(|step| {
-                let time = f64::from((1.0 - step as f64 / self.steps as f64) as f32);
+                let time = f64::from((1.0 + step as f64 * dt) as f32);
                 let sines = (0..half).map(move |j| (angular(j) * time).sin() as f32);
                 sines.chain((0..half).map(move |j| (angular(j) * time).cos() as f32))
             })

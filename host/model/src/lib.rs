@@ -1,4 +1,48 @@
-//! Loads a foundation model checkpoint and runs it, on wgpu or on the CPU.
+//! Waza's foundation model: a checkpoint in, chunks of actions out.
+//!
+//! This crate owns everything between what a robot sees and is told and what it should do next: it reads the folder that
+//! LeRobot saves for SmolVLA, checks it as a whole, derives a static [`plan`] from it, and runs that plan on an
+//! [`executor`]: on the CPU ([`cpu`]) or, with the feature `gpu`, through wgpu. The numbers agree with LeRobot's to f32
+//! tolerance; [`verify`] measures by how much.
+//!
+//! It refuses to know robots and WebAssembly: states and actions are plain numbers in the units of the training data, and
+//! who may ask for them is somebody else's business.
+//!
+//! ```no_run
+//! use waza_model::{Checkpoint, Device, Image, Noise, Policy, Query};
+//!
+//! let checkpoint = Checkpoint::open("checkpoints/tabletop".as_ref())?;
+//! let mut policy = Policy::new(&checkpoint, Device::Auto)?;
+//! let chunk = policy.act(&Query {
+//!     instruction: "touch the red block".to_owned(),
+//!     images: vec![("front".to_owned(), Image::new(96, 96, vec![0; 96 * 96 * 3])?)],
+//!     state: vec![0.0; policy.about().state_size],
+//!     noise: Noise::Seed(7),
+//! })?;
+//! assert_eq!(chunk.rows.len(), policy.about().chunk_length);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What a checkpoint is
+//!
+//! `config.json`, `model.safetensors` (f32, f16 or bf16; memory-mapped), `policy_preprocessor.json` and
+//! `policy_postprocessor.json` with their statistics; and the folder of the VLM's `config.json` and `tokenizer.json` that
+//! they name. That folder is looked for inside the checkpoint, beside it, as a path, and in the Hugging Face cache, in this
+//! order. An optional `waza.json` ([`Card`]) says what people call the model and which embodiment it drives. One digest
+//! covers all of it but the card.
+//!
+//! Everything read is bounded and checked before it is used, and what is not supported is refused by name: see
+//! [`CheckpointError`].
+//!
+//! # The rooms
+//!
+//! | module | holds |
+//! |---|---|
+//! | `checkpoint`, `tensors`, [`architecture`] | files, the declared tensors, the dimensions that follow |
+//! | [`plan`] | what a forward pass does, as data; SmolVLA is one builder of it |
+//! | [`executor`], [`cpu`], `wgpu` | who runs it |
+//! | `policy`, `image`, `noise`, [`broker`] | everything around the network, and the thread that owns it |
+//! | [`verify`], [`bench`], `info` | how right, how fast, and what it is |
 
 pub mod architecture;
 pub mod bench;

@@ -237,6 +237,7 @@ fn vision(vlm: &VlmConfig, config: &PolicyConfig, c: &Checks, v: &Checks) -> Res
     v.that(vision.width % vision.heads == 0, || {
         format!("vision hidden_size {} is no multiple of its {} heads", vision.width, vision.heads)
     })?;
+    c.within("number of patches in an image", vision.patches(), 1, 1 << 14)?;
     let (side, factor) = (vision.shuffle_side(), vision.shuffle_factor);
     c.that(side * side == vision.patches() && side % factor == 0, || {
         let (rows, columns) = (vision.grid_rows(), vision.grid_columns());
@@ -326,10 +327,10 @@ fn flow(config: &PolicyConfig, c: &Checks) -> Result<Flow, CheckpointError> {
     let ordered = min_period > 0.0 && max_period >= min_period && max_period.is_finite();
     c.that(ordered, || format!("periods {min_period} to {max_period} are no range"))?;
     Ok(Flow {
-        chunk: c.within("chunk_size", config.chunk_size, 1, 4096)?,
-        steps: c.within("num_steps", config.num_steps, 1, 1000)?,
-        max_state: c.within("max_state_dim", config.max_state_dim, 1, 4096)?,
-        max_action: c.within("max_action_dim", config.max_action_dim, 1, 4096)?,
+        chunk: c.within("chunk_size", config.chunk_size, 1, 1024)?,
+        steps: c.within("num_steps", config.num_steps, 1, 100)?,
+        max_state: c.within("max_state_dim", config.max_state_dim, 1, 1024)?,
+        max_action: c.within("max_action_dim", config.max_action_dim, 1, 1024)?,
         min_period,
         max_period,
     })

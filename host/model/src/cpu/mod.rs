@@ -2,8 +2,8 @@
 //!
 //! Almost every op of a plan computes row `r` of its output from row `r` of its inputs, so work is split by rows, once for
 //! many ops: a *phase* (`phases.rs`) is a run of ops that each thread takes through its own rows without waiting, and
-//! threads meet only between phases. A request is one broadcast to the pool, however many ops it has; memory is laid out
-//! when a shape is first seen, and nothing is allocated after that but what `gemm` takes for packing.
+//! threads meet only between phases. A request is one broadcast to the pool, however many ops it has; memory for numbers is
+//! laid out when a shape is first seen, and after that only `gemm` takes some, for packing.
 
 mod barrier;
 mod math;
@@ -48,21 +48,25 @@ struct Prepared {
     scratch: Vec<usize>,
     scratch_len: usize,
     numbers: usize,
+    ops: Vec<Op>,
     phases: Vec<Phase>,
+    /// Threads that have any part in it.
+    threads: usize,
     ropes: RopeTables,
 }
 
 /// As many threads as the machine (or the container) has, up to a sensible most.
 pub fn default_threads() -> NonZeroUsize {
-    let most = const { NonZeroUsize::new(MOST_THREADS).unwrap() };
-    available_parallelism().unwrap_or(NonZeroUsize::MIN).min(most)
+    let threads = available_parallelism().map_or(1, NonZeroUsize::get).min(MOST_THREADS);
+    NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN)
 }
 
 impl CpuExecutor {
-    /// Loads the weights of `network`. For bit-for-bit equal results use an equal number of threads.
+    /// Loads the weights of `network`. Results are equal bit for bit for an equal number of threads; if the system gives
+    /// none, the caller's own thread does the work.
     ///
     /// # Errors
-    /// If the weights cannot be read, or the system gives no threads (then it goes on with one).
+    /// If the weights cannot be read.
     pub fn new(network: &Network, source: &dyn WeightSource, threads: NonZeroUsize) -> Result<Self, CheckpointError> {
         let factors = factors(network);
         let weights = network.weights().iter().enumerate().map(|(id, weight)| load(weight, factors[id], source));
@@ -72,7 +76,10 @@ impl CpuExecutor {
             n => ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("waza-model-{i}")).build().ok(),
         };
         let threads = pool.as_ref().map_or(1, ThreadPool::current_num_threads);
-        let device = format!("cpu ({threads} thread{})", if threads == 1 { "" } else { "s" });
+        let device = match threads {
+            1 => "cpu (1 thread)".to_owned(),
+            n => format!("cpu (up to {n} threads)"),
+        };
         Ok(Self { weights, pool, threads, device, arena: Arena::default(), resident: None, prepared: HashMap::new() })
     }
 }
@@ -109,9 +116,11 @@ impl Prepared {
         };
         let offsets = plan.buffers.iter().map(|b| place(b.rows * b.columns)).collect();
         let scratch_len = plan.ops().map(attention_scratch).max().unwrap_or(0);
+        let phases = phases::split(plan, threads);
+        let threads = phases.iter().map(Phase::parts).max().unwrap_or(1);
         let scratch = (0..threads).map(|_| place(scratch_len)).collect();
-        let (phases, ropes) = (phases::split(plan, threads), RopeTables::new(plan));
-        Self { offsets, scratch, scratch_len, numbers: end, phases, ropes }
+        let (ops, ropes) = (plan.ops().cloned().collect(), RopeTables::new(plan));
+        Self { offsets, scratch, scratch_len, numbers: end, ops, phases, threads, ropes }
     }
 }
 
@@ -145,16 +154,15 @@ impl Executor for CpuExecutor {
             }
         }
 
-        let ops: Vec<&Op> = plan.ops().collect();
         let context = Context::new(plan, &self.weights, &prepared.offsets, &prepared.ropes, &mut self.arena);
-        let barrier = Barrier::new(self.threads);
+        let barrier = Barrier::new(prepared.threads);
         let work = |thread: usize| {
             let _guard = barrier.guard();
             let mut clock = [Duration::ZERO; Section::COUNT];
             let mut since = Instant::now();
             for phase in &prepared.phases {
                 if let Some(rows) = phase.part(thread) {
-                    for op in &ops[phase.ops.clone()] {
+                    for op in &prepared.ops[phase.ops.clone()] {
                         let scratch = prepared.scratch[thread]..prepared.scratch[thread] + prepared.scratch_len;
                         // SAFETY: `phases::split` puts ops into one phase only if no thread reads rows that another one
                         // writes in it, the barrier separates phases, and the scratch is this thread's own.
@@ -169,8 +177,11 @@ impl Executor for CpuExecutor {
             clock
         };
         let clock = match &self.pool {
-            Some(pool) => pool.broadcast(|thread| work(thread.index())).swap_remove(0),
-            None => work(0),
+            Some(pool) if prepared.threads > 1 => {
+                let clocks = pool.broadcast(|thread| (thread.index() < prepared.threads).then(|| work(thread.index())));
+                clocks[0].unwrap_or_default()
+            }
+            _ => work(0),
         };
 
         for (view, numbers) in outputs.iter_mut() {

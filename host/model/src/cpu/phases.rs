@@ -7,6 +7,10 @@ use crate::plan::{Op, Operand, Plan, View};
 /// Least rows that a thread is worth; also the width of `gemm`'s register tile, at whose multiples rows are split.
 const LEAST_ROWS: usize = 8;
 
+/// Least multiplications that a thread is worth, some hundred microseconds: below that, waiting for a thread that lost its
+/// core costs more than its help gains, and a small model leaves the other cores to the robot.
+const LEAST_WORK: usize = 4 << 20;
+
 /// The part of a plan that time is accounted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Section {
@@ -26,10 +30,21 @@ pub(super) struct Phase {
     pub ops: Range<usize>,
     pub section: Section,
     rows: usize,
+    /// Multiplications, about.
+    work: usize,
     parts: usize,
 }
 
 impl Phase {
+    fn share(&mut self, threads: usize) {
+        self.parts = (self.rows / LEAST_ROWS).min(self.work / LEAST_WORK).clamp(1, threads);
+    }
+
+    /// Threads that have a part in it.
+    pub fn parts(&self) -> usize {
+        self.parts
+    }
+
     /// The rows of a thread, if it has a part in this phase.
     pub fn part(&self, thread: usize) -> Option<Range<usize>> {
         let bound = |part: usize| {
@@ -71,6 +86,15 @@ fn access(op: &Op) -> Access {
     }
 }
 
+/// Multiplications of an op, as far as they count.
+fn work(op: &Op) -> usize {
+    match op {
+        Op::Gemm { input, output, .. } => input.rows * input.columns * output.columns,
+        Op::Attention { batch, query, key, .. } => 2 * query.rows * query.columns * (key.rows / batch),
+        _ => 0,
+    }
+}
+
 /// They share an element.
 fn overlap(a: &View, b: &View) -> bool {
     let meet = |a: usize, a_len: usize, b: usize, b_len: usize| a < b + b_len && b < a + a_len;
@@ -109,16 +133,17 @@ pub(super) fn split(plan: &Plan, threads: usize) -> Vec<Phase> {
         match phases.last_mut() {
             Some(phase) if phase.section == section && current.iter().all(|other| access.commutes(other)) => {
                 phase.ops.end = index + 1;
+                phase.work += work(op);
             }
             _ => {
                 let rows = access.output.rows;
-                let parts = (rows / LEAST_ROWS).clamp(1, threads);
-                phases.push(Phase { ops: index..index + 1, section, rows, parts });
+                phases.push(Phase { ops: index..index + 1, section, rows, work: work(op), parts: 1 });
                 current.clear();
             }
         }
         current.push(access);
     }
+    phases.iter_mut().for_each(|phase| phase.share(threads));
     phases
 }
 
@@ -169,8 +194,8 @@ mod tests {
     fn parts_cover_all_rows_once() {
         for rows in [1, 7, 16, 50, 257] {
             for threads in 1..6 {
-                let parts = (rows / LEAST_ROWS).clamp(1, threads);
-                let phase = Phase { ops: 0..1, section: Section::Vision, rows, parts };
+                let mut phase = Phase { ops: 0..1, section: Section::Vision, rows, work: usize::MAX, parts: 1 };
+                phase.share(threads);
                 let covered: Vec<usize> = (0..threads).filter_map(|thread| phase.part(thread)).flatten().collect();
                 assert_eq!(covered, (0..rows).collect::<Vec<_>>());
             }

@@ -1,0 +1,153 @@
+//! What a policy does with queries, good and bad, on the CPU; and the broker in front of it.
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{Thread, current, park};
+
+use waza_model::{Broker, Checkpoint, Device, Image, ModelError, Noise, Policy, Query};
+
+fn policy(example: &str) -> Policy {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(example).join("checkpoint");
+    Policy::new(&Checkpoint::open(&folder).unwrap(), Device::Cpu).unwrap()
+}
+
+fn image(seed: u32) -> Image {
+    Image::new(96, 64, (0..96 * 64 * 3).map(|i: u32| (i.wrapping_mul(seed) >> 3) as u8).collect()).unwrap()
+}
+
+fn query() -> Query {
+    Query {
+        instruction: "pick up the red cube".to_owned(),
+        images: vec![("front".to_owned(), image(7))],
+        state: vec![0.5, -0.25, 0.0, 1.0, 0.3, -1.0],
+        noise: Noise::Seed(11),
+    }
+}
+
+/// Blocks this thread on a future.
+fn wait<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => park(),
+        }
+    }
+}
+
+#[test]
+fn equal_queries_give_equal_actions_bit_for_bit_whatever_came_between() {
+    let mut policy = policy("smolvla-a");
+    let first = policy.act(&query()).unwrap();
+    policy.act(&Query { instruction: "put it down again, slowly".to_owned(), ..query() }).unwrap();
+    policy.act(&Query { noise: Noise::Seed(12), ..query() }).unwrap();
+    let again = policy.act(&query()).unwrap();
+    assert_eq!(first.rows, again.rows);
+    assert_eq!((first.rows.len(), first.rows[0].len()), (50, 6));
+}
+
+#[test]
+fn every_input_moves_the_actions() {
+    let mut policy = policy("smolvla-a");
+    let base = policy.act(&query()).unwrap().rows;
+    let mut state = query().state;
+    state[3] += 1.0;
+    let changed = [
+        Query { instruction: "pick up the blue cube".to_owned(), ..query() },
+        Query { images: vec![("front".to_owned(), image(9))], ..query() },
+        Query { state, ..query() },
+        Query { noise: Noise::Seed(12), ..query() },
+    ];
+    for query in changed {
+        let rows = policy.act(&query).unwrap().rows;
+        let most = rows.concat().iter().zip(base.concat()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(most > 1e-2, "{most}");
+    }
+}
+
+#[test]
+fn images_may_come_in_any_order_and_some_may_be_missing() {
+    let mut policy = policy("smolvla-b");
+    assert_eq!(policy.about().cameras, ["front", "wrist", "top"]);
+    let state = vec![0.1; 7];
+    let (front, wrist) = (("front".to_owned(), image(7)), ("wrist".to_owned(), image(9)));
+    let mut act = |images| policy.act(&Query { images, state: state.clone(), ..query() }).unwrap().rows;
+    let both = act(vec![front.clone(), wrist.clone()]);
+    assert_eq!(both, act(vec![wrist, front.clone()]));
+    assert_ne!(both, act(vec![front]));
+}
+
+#[test]
+fn queries_that_do_not_fit_are_refused_with_what_would() {
+    let mut policy = policy("smolvla-a");
+    let front = |name: &str| (name.to_owned(), image(7));
+    let bad = [
+        (Query { state: vec![0.0; 5], ..query() }, "5 numbers, the model takes 6"),
+        (Query { state: vec![f32::NAN; 6], ..query() }, "not finite"),
+        (Query { noise: Noise::Given(vec![0.0; 3]), ..query() }, "the noise has 3 numbers, the model takes 1600"),
+        (Query { noise: Noise::Given(vec![f32::INFINITY; 1600]), ..query() }, "not finite"),
+        (Query { images: vec![], ..query() }, "Give at least one of the cameras front"),
+        (Query { images: vec![front("side")], ..query() }, "camera `side` is unknown"),
+        (Query { images: vec![front("front"), front("front")], ..query() }, "given twice"),
+        (Query { instruction: "  ".to_owned(), ..query() }, "empty"),
+        (Query { instruction: "x".repeat(100_000), ..query() }, "100000 bytes"),
+    ];
+    for (query, says) in bad {
+        let message = policy.act(&query).unwrap_err().to_string();
+        assert!(message.contains(says) && !message.contains('\n'), "{message}");
+    }
+    policy.act(&query()).unwrap();
+}
+
+#[test]
+fn an_instruction_beyond_the_tokenizers_length_is_cut_there() {
+    let mut policy = policy("smolvla-a");
+    let mut act = |instruction: String| policy.act(&Query { instruction, ..query() }).unwrap().rows;
+    assert_eq!(act("a".repeat(48) + "b"), act("a".repeat(48) + "c"));
+    assert_ne!(act("a".repeat(46) + "b"), act("a".repeat(46) + "c"));
+}
+
+#[test]
+fn the_broker_answers_every_handle_as_the_policy_would() {
+    let expected = policy("smolvla-a").act(&query()).unwrap().rows;
+    let handle = Broker::start(policy("smolvla-a")).unwrap();
+    assert_eq!(handle.about().chunk_length, 50);
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let handle = handle.clone();
+            std::thread::spawn(move || wait(handle.act(query())).unwrap().rows)
+        })
+        .collect();
+    for thread in threads {
+        assert_eq!(thread.join().unwrap(), expected);
+    }
+}
+
+#[test]
+fn the_broker_turns_away_what_it_cannot_keep_and_serves_the_rest() {
+    let handle = Broker::start(policy("smolvla-a")).unwrap();
+    let answers: Vec<_> = (0..80).map(|_| handle.act(query())).collect();
+    // All but a few are withdrawn, so that the test need not wait for them.
+    let mut busy = 0;
+    for (index, answer) in answers.into_iter().enumerate() {
+        if index < 2 {
+            wait(answer).unwrap();
+        } else if index > 70
+            && let Err(error) = wait(answer)
+        {
+            assert!(matches!(error, ModelError::Busy { .. }), "{error}");
+            busy += 1;
+        }
+    }
+    assert!(busy > 0);
+    wait(handle.act(query())).unwrap();
+}
