@@ -85,34 +85,41 @@ def build(folder, cameras):
     return policy, tokenizer
 
 
-class Pointing(nn.Module):
-    """Reads off the language layers' output where the named object and the bowl are: a cell (cross-entropy over image
-    tokens), the place within the cell, and, off the state token, the place in the image."""
+class Teacher(nn.Module):
+    """Training aids, read off the hidden states that a language layer's keys and values are made from, which is all that
+    the expert ever sees of them. Pointing: where the named object and the bowl are, as a cell (cross-entropy over image
+    tokens), the place within the cell, and, off the state token, the place in the image. Planning: the chunk itself, off
+    the state token. Flow matching alone learns both far more slowly."""
 
     def __init__(self, cameras):
         super().__init__()
         width = TEXT["hidden_size"]
         self.cells, self.within, self.whole = nn.Linear(width, 2), nn.Linear(width, 4), nn.Linear(width, 4 * cameras)
+        self.plan = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, CHUNK * JOINTS))
 
-    def forward(self, prefix, points):
-        """prefix [B, tokens, d], points [B, cameras, 2 objects, 2] in 0..1 or negative where not in view."""
+    def forward(self, hidden, points, actions):
+        """hidden [B, tokens, d]; points [B, cameras, 2 objects, 2] in 0..1, or negative where not in view; actions
+        [B, chunk, joints], normalised. Returns the loss and, for the log, the share of right cells, the mean distance in
+        the image and the plan's mean error."""
         batch, cameras = points.shape[:2]
         side = int(TOKENS_PER_IMAGE ** 0.5)
         seen = (points >= 0).all(-1)  # [B, cameras, 2]
         cell = (points.clamp(0, 0.9999) * side).long()
         index = cell[..., 1] * side + cell[..., 0]  # [B, cameras, 2]
-        image = prefix[:, : cameras * TOKENS_PER_IMAGE].reshape(batch, cameras, TOKENS_PER_IMAGE, -1)
+        image = hidden[:, : cameras * TOKENS_PER_IMAGE].reshape(batch, cameras, TOKENS_PER_IMAGE, -1)
         logits = self.cells(image).log_softmax(2)  # over the tokens of a camera
         found = logits.gather(2, index[:, :, None, :]).squeeze(2)  # [B, cameras, 2]
         within = self.within(image).reshape(batch, cameras, TOKENS_PER_IMAGE, 2, 2)
         at = index[:, :, None, :, None].expand(-1, -1, 1, -1, 2)
         offset = within.gather(2, at).squeeze(2) - (points * side - cell - 0.5)
-        whole = self.whole(prefix[:, -1]).reshape(points.shape) - (points - 0.5) * 2
+        whole = self.whole(hidden[:, -1]).reshape(points.shape) - (points - 0.5) * 2
+        plan = self.plan(hidden[:, -1]).reshape(batch, CHUNK, JOINTS) - actions[..., :JOINTS]
         weight = seen.float()
         total = weight.sum().clamp(min=1)
         right = ((logits.argmax(2) == index).float() * weight).sum() / total
         loss = (-found * weight).sum() / total
         loss = loss + 2 * (offset.abs().mean(-1) * weight).sum() / total
         loss = loss + 4 * (whole.abs().mean(-1) * weight).sum() / total
+        loss = loss + 5 * plan.abs().mean()
         miss = ((whole.detach() / 2).norm(dim=-1) * weight).sum() / total
-        return loss, right, miss
+        return loss, right, miss, plan.detach().abs().mean()

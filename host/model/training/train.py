@@ -28,6 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 WORDS_BYTES = 48  # INSTRUCTION_BYTES of the demonstrator
 STATE_STD_FLOOR = 0.15  # a joint that hardly moves must not have its noise blown up
 MAX_WORDS = 8
+TAUGHT_LAYERS = (2, 3)
 
 
 class Stream:
@@ -86,16 +87,21 @@ class Learner(torch.nn.Module):
     """One prefix, several draws of noise and time: the vision and language layers are most of the work, and their keys
     and values serve every draw of the expert."""
 
-    def __init__(self, policy, pointing, draws, pad):
+    def __init__(self, policy, cameras, draws, pad):
         super().__init__()
-        self.flow, self.pointing, self.draws, self.pad = policy.model, pointing, draws, pad
+        self.flow, self.draws, self.pad = policy.model, draws, pad
+        self.teachers = torch.nn.ModuleList(bundled.Teacher(cameras) for _ in TAUGHT_LAYERS)
+        self.hidden = {}
+        for index in TAUGHT_LAYERS:
+            norm = policy.model.vlm_with_expert.get_vlm_model().text_model.layers[index].input_layernorm
+            norm.register_forward_hook(lambda _, __, output, index=index: self.hidden.__setitem__(index, output))
 
     def forward(self, images, tokens, state, actions, points, noise, when):
         flow, batch = self.flow, tokens.shape[0]
         mask = tokens != self.pad
         present = [torch.ones(batch, dtype=torch.bool, device=tokens.device)] * len(images)
         embedded, pads, blocks = flow.embed_prefix(images, present, tokens, mask, state=state)
-        (prefix, _), cache = flow.vlm_with_expert.forward(
+        _, cache = flow.vlm_with_expert.forward(
             attention_mask=make_att_2d_masks(pads, blocks), position_ids=torch.cumsum(pads, dim=1) - 1,
             past_key_values=None, inputs_embeds=[embedded, None], use_cache=True, fill_kv_cache=True)
         again = lambda tensor: tensor.repeat_interleave(self.draws, 0)
@@ -105,8 +111,10 @@ class Learner(torch.nn.Module):
         velocity = flow.denoise_step(again(pads), cache, noisy, when)
         # The padded action dimensions stay out of the loss.
         flow_loss = (velocity - (noise - wanted))[..., :JOINTS].square().mean()
-        pointing, right, miss = self.pointing(prefix, points)
-        return flow_loss, pointing, right, miss
+        lessons = [teach(self.hidden.pop(index).float(), points, actions)
+                   for index, teach in zip(TAUGHT_LAYERS, self.teachers, strict=True)]
+        _, right, miss, plan = lessons[-1]
+        return flow_loss, sum(loss for loss, *_ in lessons), right, miss, plan
 
 
 def statistics(stream, samples=8192):
@@ -115,6 +123,15 @@ def statistics(stream, samples=8192):
                         (stream.batch(256, "cpu") for _ in range(samples // 256))])
     mean, std = values.mean(0), values.std(0).clamp(min=STATE_STD_FLOOR)
     return {key: {"mean": mean, "std": std} for key in ("observation.state", "action")}
+
+
+def make_optimizers(learner, rate):
+    """Muon for the layers' matrices, AdamW for everything else (embeddings, norms, biases, projections in and out)."""
+    named = [(name, parameter) for name, parameter in learner.named_parameters() if parameter.requires_grad]
+    matrix = lambda name, parameter: parameter.ndim == 2 and ".layers." in name
+    return [torch.optim.Muon([p for n, p in named if matrix(n, p)], lr=rate, weight_decay=0.01,
+                             adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW([p for n, p in named if not matrix(n, p)], lr=rate, betas=(0.9, 0.95), weight_decay=1e-4)]
 
 
 def pad(tensor, width):
@@ -138,9 +155,10 @@ def main():
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--draws", type=int, default=4, help="draws of noise and time a sample")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
+    options.add_argument("--lessons", type=float, default=0.1, help="weight of the training aids beside flow matching")
     options.add_argument("--bf16-until", type=float, default=0.85, help="share of the run in bf16; the rest is f32")
     options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--touch", type=float, default=0.5, help="share of touch episodes")
+    options.add_argument("--touch", type=float, default=0.6, help="share of touch episodes")
     options.add_argument("--cameras", default="front")
     options.add_argument("--shuffle", type=int, default=16384)
     options.add_argument("--seed", type=int, default=1)
@@ -156,22 +174,23 @@ def main():
 
     cameras = arguments.cameras.split(",")
     policy, tokenizer = bundled.build(out / "checkpoint", cameras)
-    learner = Learner(policy, bundled.Pointing(len(cameras)), arguments.draws, tokenizer.pad_token_id).to(device)
+    learner = Learner(policy, len(cameras), arguments.draws, tokenizer.pad_token_id).to(device)
     trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=arguments.rate, betas=(0.9, 0.95), weight_decay=1e-4)
+    optimizers = make_optimizers(learner, arguments.rate)
     average = copy.deepcopy(policy.model.state_dict())
     done, runs, stats = 0, 0, None
     kept = out / "state.pt"
     if kept.exists():
         state = torch.load(kept, map_location=device, weights_only=False)
         learner.load_state_dict(state["learner"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept_state in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept_state)
         average, stats, done, runs = state["average"], state["stats"], state["done"], state["runs"] + 1
         torch.manual_seed(arguments.seed + 1000 * runs)
         print(f"resuming after {done} samples")
     elif arguments.start:
         state = torch.load(arguments.start / "state.pt", map_location=device, weights_only=False)
-        learner.load_state_dict(state["learner"])
+        learner.load_state_dict({k: v for k, v in state["learner"].items() if k.startswith("flow.")}, strict=False)
         average, stats = state["average"], state["stats"]
 
     # A resumed run sees new episodes, not the first ones again.
@@ -187,7 +206,7 @@ def main():
         while done < arguments.samples:
             progress = done / arguments.samples
             warm = min(1.0, done / (500 * arguments.batch))
-            for group in optimizer.param_groups:
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = arguments.rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
             batch = stream.batch(arguments.batch, device)
             size = arguments.batch * arguments.draws
@@ -195,20 +214,21 @@ def main():
             when = torch.distributions.Beta(1.5, 1.0).sample((size,)).to(device) * 0.999 + 0.001
             # bf16 matrix products with f32 weights and sums: 1.5 times the speed on a CPU that has them.
             with torch.autocast(device, dtype=torch.bfloat16, enabled=progress < arguments.bf16_until):
-                flow, pointing, right, miss = step(
+                flow, taught, right, miss, plan = step(
                     batch["images"], batch["tokens"],
                     pad((batch["state"] - mean) / (std + 1e-8), policy.config.max_state_dim),
                     pad((batch["chunk"] - mean) / (std + 1e-8), wide), batch["points"], noise, when)
-            optimizer.zero_grad(set_to_none=True)
-            (flow + 0.2 * pointing).backward()
+            learner.zero_grad(set_to_none=True)
+            (flow + arguments.lessons * taught).backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             done += arguments.batch
             keep = min(0.999, done / (done + 10 * arguments.batch))
             with torch.no_grad():
                 for name, value in policy.model.state_dict().items():
                     average[name].lerp_(value, 1 - keep) if value.is_floating_point() else average[name].copy_(value)
-            for name, value in dict(flow=flow, pointing=pointing, right=right, miss=miss, batches=torch.tensor(1.0)).items():
+            for name, value in dict(flow=flow, taught=taught, right=right, miss=miss, plan=plan, batches=torch.tensor(1.0)).items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             if time.time() - since > 60 or done >= arguments.samples:
                 count = sums.pop("batches")
@@ -218,8 +238,8 @@ def main():
                 print(line, flush=True)
                 sums, since = {}, time.time()
             if time.time() - last_save > 300 or done >= arguments.samples:
-                state = dict(learner=learner.state_dict(), optimizer=optimizer.state_dict(), average=average, stats=stats,
-                             done=done, runs=runs)
+                state = dict(learner=learner.state_dict(), optimizers=[optimizer.state_dict() for optimizer in optimizers],
+                             average=average, stats=stats, done=done, runs=runs)
                 torch.save(state, kept.with_suffix(".new"))
                 kept.with_suffix(".new").replace(kept)
                 export(out / "checkpoint", policy, stats, average)
