@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use follower::{Bench, REST, chunk, steepest, wait};
+use follower::{Bench, REST, chunk, ends, steepest, wait};
 use waza_robot::{Embodiment, Ended, LinkError, Pace, Robot, RobotError, RobotOptions, Rule};
 
 #[test]
@@ -82,9 +82,8 @@ fn a_stop_that_is_reset_before_the_next_tick_still_ends_what_was_asked_before_it
     bench.robot.reset();
     let asked_after = bench.robot.play(chunk(2, [0.79, 0.78, 0.77, 0.76, 0.75, 0.74]));
     drop(moving);
-    assert_eq!(wait(playing).value.unwrap().ended, Ended::Stopped);
-    assert_eq!(wait(asked_before).value.unwrap().ended, Ended::Stopped);
-    assert_eq!(wait(asked_after).value.unwrap().ended, Ended::Finished);
+    let ended = ends([playing, asked_before, asked_after]);
+    assert_eq!(ended, [Ended::Stopped, Ended::Stopped, Ended::Finished]);
     assert!(bench.joint(1).iter().all(|position| *position == REST[1]));
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use follower::{Bench, REST, chunk, steepest, wait};
+use follower::{Bench, REST, chunk, ends, steepest, wait};
 use waza_robot::{Embodiment, Ended, Pace, Play, PlayError, Response, RobotError, Rule};
 
 #[test]
@@ -47,8 +47,7 @@ fn a_chunk_whose_rows_are_all_late_moves_nothing_and_an_older_one_goes_on() {
     let older = bench.robot.play(chunk(0, [0.05, 0.1, 0.15]));
     let late = bench.robot.play(Play { since_tick: Some(5), ..chunk(0, [-0.5, -0.5]) });
     drop(hold);
-    assert_eq!(wait(late).value.unwrap().ended, Ended::Late);
-    assert_eq!(wait(older).value.unwrap().ended, Ended::Finished);
+    assert_eq!(ends([late, older]), [Ended::Late, Ended::Finished]);
     assert_eq!(bench.robot.commanded()[0], 0.15);
 }
 
@@ -85,8 +84,7 @@ fn a_play_that_takes_one_joint_of_another_ends_it_and_the_rest_of_it_holds() {
     let moving = wait(reaching);
     let newer = bench.robot.play(chunk(1, [-0.4, -0.4]));
     drop(moving);
-    assert_eq!(wait(older).value.unwrap().ended, Ended::Superseded);
-    assert_eq!(wait(newer).value.unwrap().ended, Ended::Finished);
+    assert_eq!(ends([older, newer]), [Ended::Superseded, Ended::Finished]);
     let (first, last) = (bench.joint(0)[40], bench.robot.commanded()[0]);
     assert!(last - first < 0.01 && last < 0.15, "joint 0 went on to {last}");
     assert_eq!(bench.robot.commanded()[1], -0.4);
@@ -103,8 +101,7 @@ fn holding_a_joint_ends_what_drives_it_and_nothing_else() {
     let moving = wait(reaching);
     bench.robot.hold(&[0].into());
     drop(moving);
-    assert_eq!(wait(held).value.unwrap().ended, Ended::Held);
-    assert_eq!(wait(other).value.unwrap().ended, Ended::Finished);
+    assert_eq!(ends([held, other]), [Ended::Held, Ended::Finished]);
     assert!(bench.robot.commanded()[0] < 0.25);
     assert!(steepest(&bench.joint(0)).1 <= 12.01);
 }

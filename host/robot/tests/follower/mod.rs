@@ -9,7 +9,8 @@ use std::time::Duration;
 use cpu_time::ThreadTime;
 use waza_robot::observation::Measurement;
 use waza_robot::{
-    Embodiment, Frame, Image, Link, LinkError, Pace, Play, PlayReport, Proprioception, Robot, RobotError, RobotOptions,
+    Embodiment, Ended, Frame, Image, Link, LinkError, Pace, Play, PlayReport, Playing, Proprioception, Robot,
+    RobotError, RobotOptions,
 };
 
 pub const REST: [f32; 6] = [0.0, -0.6, 0.8, 0.6, 0.0, 0.3];
@@ -118,6 +119,14 @@ impl Bench {
 
 pub fn wait<F: Future>(future: F) -> F::Output {
     futures_executor::block_on(future)
+}
+
+/// How several plays end, in whatever order they do: an answer that is not taken would hold time for the others.
+pub fn ends<const N: usize>(playing: [Playing; N]) -> [Ended; N] {
+    std::thread::scope(|scope| {
+        let threads = playing.map(|playing| scope.spawn(|| wait(playing).value.unwrap().ended));
+        threads.map(|thread| thread.join().unwrap())
+    })
 }
 
 /// Rows at 10 Hz in which one joint goes to some positions and the others rest.
