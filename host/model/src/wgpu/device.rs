@@ -17,6 +17,8 @@ pub enum Adapters {
 }
 
 /// An open device with its queue.
+///
+/// It cannot be cloned: threads that wait on one wgpu device hold each other up, and may take each other's answers.
 pub struct Gpu {
     device: wgpu::Device,
     queue: wgpu::Queue,

@@ -12,7 +12,7 @@ use wgpu::util::DeviceExt;
 
 use super::clock::Clock;
 use super::device::Gpu;
-use super::lower::{Dispatch, Profile, Slot, lower};
+use super::lower::{Dispatch, ENOUGH_WORKGROUPS, Profile, Slot, lower};
 use super::pipelines::Pipelines;
 use crate::checkpoint::CheckpointError;
 use crate::executor::{Executor, ExecutorError, Timing};
@@ -68,7 +68,7 @@ impl WgpuExecutor {
         }
         let max_workgroups = gpu.limits().max_compute_workgroups_per_dimension;
         Ok(Self {
-            profile: Profile { software: gpu.is_software(), max_workgroups },
+            profile: Profile { software: gpu.is_software(), max_workgroups, enough_workgroups: ENOUGH_WORKGROUPS },
             clock: Clock::new(&gpu),
             gpu,
             weights: weights.to_vec(),

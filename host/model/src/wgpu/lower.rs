@@ -41,7 +41,12 @@ pub(super) struct Profile {
     pub(super) software: bool,
     /// Most workgroups in one dimension of a dispatch.
     pub(super) max_workgroups: u32,
+    /// Workgroups in a dispatch below which a tile counts as too large.
+    pub(super) enough_workgroups: u32,
 }
+
+/// For [`Profile::enough_workgroups`]: a GPU has some 20 to 150 cores, and those without a workgroup idle.
+pub(super) const ENOUGH_WORKGROUPS: u32 = 128;
 
 /// Lowers `op` of `plan`.
 pub(super) fn lower(op: &Op, plan: &Plan, weights: &[Weight], profile: Profile) -> Dispatch {
@@ -180,9 +185,6 @@ pub(super) fn lower(op: &Op, plan: &Plan, weights: &[Weight], profile: Profile) 
     }
 }
 
-/// Workgroups below which a tile counts as too large: a GPU has some 20 to 150 cores, and those without one idle.
-const ENOUGH_WORKGROUPS: u32 = 128;
-
 /// The GEMM table.
 ///
 /// | adapter | kernel | because |
@@ -195,7 +197,7 @@ fn gemm(m: u32, n: u32, load: Load, profile: Profile) -> (Kernel, [u32; 3]) {
         return (Kernel::GemmRegisters { load }, workgroups);
     }
     let grid = |micro: u32| [n.div_ceil(16 * micro), m.div_ceil(16 * micro), 1];
-    let enough = |micro: &u32| grid(*micro).iter().product::<u32>() >= ENOUGH_WORKGROUPS;
+    let enough = |micro: &u32| grid(*micro).iter().product::<u32>() >= profile.enough_workgroups;
     let micro = [4, 2].into_iter().find(enough).unwrap_or(1);
     (Kernel::GemmTiled { micro, load }, grid(micro))
 }
