@@ -234,7 +234,7 @@ fn vision(vlm: &VlmConfig, config: &PolicyConfig, c: &Checks, v: &Checks) -> Res
         epsilon: from.layer_norm_eps,
         shuffle_factor: v.within("scale_factor", vlm.scale_factor, 1, 64)?,
     };
-    v.that(vision.width % vision.heads == 0, || {
+    v.that(vision.width.is_multiple_of(vision.heads), || {
         format!("vision hidden_size {} is no multiple of its {} heads", vision.width, vision.heads)
     })?;
     c.within("number of patches in an image", vision.patches(), 1, 1 << 14)?;
@@ -287,13 +287,13 @@ fn expert(text: &Text, config: &PolicyConfig, c: &Checks) -> Result<Expert, Chec
     c.that(width % 2 == 0, || format!("the expert's width {width} is odd, and its time embedding needs halves"))?;
 
     let layers = usize::try_from(config.num_expert_layers).ok().filter(|&n| n > 0).unwrap_or(text.layers);
-    c.that(layers <= text.layers && text.layers % layers == 0, || {
+    c.that(layers <= text.layers && text.layers.is_multiple_of(layers), || {
         format!("`num_expert_layers` {layers} does not divide the {} language layers", text.layers)
     })?;
     let stride = text.layers / layers;
     let crosses = config.attention_mode.contains("cross");
     let every = usize::try_from(config.self_attn_every_n_layers).ok().filter(|&n| n > 0);
-    let joint = |layer: usize| !crosses || every.is_some_and(|n| layer % n == 0);
+    let joint = |layer: usize| !crosses || every.is_some_and(|n| layer.is_multiple_of(n));
     // LeRobot shapes the projections by the expert's own layer numbers and runs them by the language model's; where the
     // two disagree, or a language layer that wants joint attention has no expert layer, its own forward pass fails.
     let consistent =

@@ -194,3 +194,111 @@ impl Executor for CpuExecutor {
         Ok(Timing { total: start.elapsed(), sections: Some(Sections { vision, prefix, denoise }) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::architecture::{Architecture, Expert, ExpertAttention, ExpertLayer, Flow, Text, Vision};
+    use crate::noise::fill_normal;
+
+    /// Random weights, small enough that the network stays in range.
+    struct Random;
+
+    impl WeightSource for Random {
+        fn load(&self, weight: &Weight) -> Result<Vec<f32>, CheckpointError> {
+            let mut numbers = vec![0.0; weight.rows * weight.columns];
+            fill_normal(&mut numbers, weight.tensors.concat().bytes().map(u64::from).sum());
+            let scale = 1.0 / (weight.columns as f32).sqrt();
+            numbers.iter_mut().for_each(|number| *number *= scale);
+            Ok(numbers)
+        }
+    }
+
+    /// Large enough that all three sections are worth several threads.
+    fn network() -> Network {
+        let layer = |text_layer, attention| ExpertLayer { text_layer, attention };
+        Network::new(Architecture {
+            vision: Vision {
+                layers: 1,
+                width: 96,
+                feed_forward: 192,
+                heads: 3,
+                channels: 3,
+                patch_px: 4,
+                image_width_px: 96,
+                image_height_px: 96,
+                positions_per_side: 24,
+                epsilon: 1e-6,
+                shuffle_factor: 2,
+            },
+            text: Text {
+                layers: 2,
+                width: 256,
+                feed_forward: 512,
+                heads: 4,
+                kv_heads: 2,
+                head_dim: 64,
+                vocabulary: 1,
+                epsilon: 1e-5,
+            },
+            expert: Expert {
+                width: 192,
+                feed_forward: 512,
+                layers: vec![layer(0, ExpertAttention::Joint), layer(1, ExpertAttention::Cross)],
+            },
+            flow: Flow { chunk: 130, steps: 2, max_state: 8, max_action: 8, min_period: 4e-3, max_period: 4.0 },
+            image_special_tokens: false,
+        })
+    }
+
+    fn run(executor: &mut CpuExecutor, plan: &Plan) -> Vec<f32> {
+        let content: Vec<(View, Vec<f32>)> =
+            [plan.inputs.patches, plan.inputs.language, plan.inputs.state, plan.inputs.noise]
+                .into_iter()
+                .map(|view| {
+                    let mut numbers = vec![0.0; view.rows * view.columns];
+                    fill_normal(&mut numbers, view.rows as u64);
+                    (view, numbers)
+                })
+                .collect();
+        let inputs: Vec<(View, &[f32])> = content.iter().map(|(view, numbers)| (*view, numbers.as_slice())).collect();
+        let mut velocity = vec![0.0; plan.outputs.velocity.rows * plan.outputs.velocity.columns];
+        executor.run(plan, &inputs, &mut [(plan.outputs.velocity, &mut velocity)]).unwrap();
+        velocity
+    }
+
+    #[test]
+    fn several_threads_compute_what_one_computes_and_the_same_every_time() {
+        let network = network();
+        let plan = network.plan(Shape { cameras: 2, empty_cameras: 0, language_tokens: 5 }).unwrap();
+        let threads = |n| CpuExecutor::new(&network, &Random, NonZeroUsize::new(n).unwrap()).unwrap();
+        let one = run(&mut threads(1), &plan);
+        assert!(one.iter().any(|x| x.abs() > 0.1));
+
+        let mut executor = threads(3);
+        let three = run(&mut executor, &plan);
+        let parts = |section| {
+            let of_section = executor.prepared[&plan.shape].phases.iter().filter(move |phase| phase.section == section);
+            of_section.map(Phase::parts).max()
+        };
+        for section in [Section::Vision, Section::Prefix, Section::Denoise] {
+            assert_eq!(parts(section), Some(3), "{section:?} is too small to show anything");
+        }
+        let worst = one.iter().zip(&three).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-4, "{worst}");
+        for _ in 0..3 {
+            assert_eq!(run(&mut executor, &plan), three);
+        }
+    }
+
+    #[test]
+    fn plans_of_different_shapes_take_turns_in_one_arena() {
+        let network = network();
+        let plan = |tokens| network.plan(Shape { cameras: 1, empty_cameras: 0, language_tokens: tokens }).unwrap();
+        let mut executor = CpuExecutor::new(&network, &Random, NonZeroUsize::MIN).unwrap();
+        let (short, long) = (plan(3), plan(40));
+        let first = run(&mut executor, &short);
+        assert_ne!(run(&mut executor, &long), first);
+        assert_eq!(run(&mut executor, &short), first);
+    }
+}

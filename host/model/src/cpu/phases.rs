@@ -7,9 +7,9 @@ use crate::plan::{Op, Operand, Plan, View};
 /// Least rows that a thread is worth; also the width of `gemm`'s register tile, at whose multiples rows are split.
 const LEAST_ROWS: usize = 8;
 
-/// Least multiplications that a thread is worth, some hundred microseconds: below that, waiting for a thread that lost its
-/// core costs more than its help gains, and a small model leaves the other cores to the robot.
-const LEAST_WORK: usize = 4 << 20;
+/// Least multiplications that a thread is worth, about a third of a millisecond. Below that, waiting for a thread that lost
+/// its core costs more than its help gains, and a small model leaves the other cores to the robot.
+const LEAST_WORK: usize = 32 << 20;
 
 /// The part of a plan that time is accounted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +188,16 @@ mod tests {
     fn rows_that_shift_between_ops_end_a_phase() {
         let (write, read) = (norm(view(0, 0, 16), view(1, 8, 16)), norm(view(1, 0, 16), view(2, 0, 16)));
         assert!(!commute(&write, &read));
+    }
+
+    #[test]
+    fn small_work_stays_on_one_thread() {
+        let phase = |work| {
+            let mut phase = Phase { ops: 0..1, section: Section::Vision, rows: 64, work, parts: 1 };
+            phase.share(4);
+            phase.parts()
+        };
+        assert_eq!((phase(LEAST_WORK), phase(2 * LEAST_WORK), phase(100 * LEAST_WORK)), (1, 2, 4));
     }
 
     #[test]
