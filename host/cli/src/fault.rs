@@ -3,6 +3,9 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use waza_model::ModelError;
+use waza_model::executor::ExecutorError;
+
 /// The user's input is at fault: exit code 2. Everything else exits with 1.
 #[derive(Debug)]
 pub struct BadInput(anyhow::Error);
@@ -20,6 +23,13 @@ pub fn bad_input(cause: impl fmt::Display, place: impl fmt::Display, way_out: im
     anyhow::Error::new(BadInput(anyhow::anyhow!("{cause}: {place}: {way_out}")))
 }
 
+impl BadInput {
+    /// An error that the user's input caused and that describes itself.
+    pub fn new(error: impl Into<anyhow::Error>) -> anyhow::Error {
+        anyhow::Error::new(Self(error.into()))
+    }
+}
+
 /// Marks errors that the user's input caused.
 pub trait OrBadInput<T> {
     /// The error becomes [`BadInput`].
@@ -28,7 +38,24 @@ pub trait OrBadInput<T> {
 
 impl<T, E: Into<anyhow::Error>> OrBadInput<T> for Result<T, E> {
     fn or_bad_input(self) -> anyhow::Result<T> {
-        self.map_err(|error| anyhow::Error::new(BadInput(error.into())))
+        self.map_err(BadInput::new)
+    }
+}
+
+/// A model's error, marked as bad input unless the device or the model itself failed.
+pub fn model_fault(error: ModelError) -> anyhow::Error {
+    match error {
+        ModelError::Checkpoint(_)
+        | ModelError::Instruction(_)
+        | ModelError::Camera { .. }
+        | ModelError::NoImage { .. }
+        | ModelError::Length { .. }
+        | ModelError::Executor(ExecutorError::Unavailable { .. }) => BadInput::new(error),
+        ModelError::Executor(_)
+        | ModelError::Plan(_)
+        | ModelError::NotFinite { .. }
+        | ModelError::Busy { .. }
+        | ModelError::Stopped => error.into(),
     }
 }
 

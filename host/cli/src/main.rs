@@ -1,11 +1,31 @@
 //! `waza`, the one binary: demo, run, model, sim, doctor and bench. Every verb's `--help` has an example.
+//!
+//! This crate owns what people see: words, tables, pictures, exit codes. It refuses to know how a model works, how a robot
+//! moves and how a skill is kept in its sandbox.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`commands`] | a file a verb |
+//! | [`episode`] | one episode: scene, robot, skill, judge |
+//! | [`report`] | what episodes come to |
+//! | [`statistics`] | Wilson's interval, percentiles |
+//! | [`film`] | what the cameras saw, with words under it |
+//! | [`caption`] | words and pictures on a canvas |
+//! | [`video`] | pictures to an mp4 file |
+//! | [`output`] | files that are written whole or not at all |
+//! | [`progress`] | what moves on stderr |
+//! | [`toolchain`] | cargo, which builds skills |
+//! | [`assets`] | where the checkout keeps things |
+//! | [`fault`] | one line on stderr, and the exit code |
 
 mod assets;
 mod caption;
 mod commands;
+mod episode;
 mod fault;
 mod film;
 mod output;
+mod progress;
 mod report;
 mod statistics;
 mod toolchain;

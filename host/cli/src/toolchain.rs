@@ -1,7 +1,7 @@
 //! The Rust toolchain that builds skills.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -25,8 +25,8 @@ pub fn has_target(folder: &Path) -> bool {
     asked.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
 }
 
-/// Builds skill packages of a workspace and returns the folder with their components. `said` is told what cargo says.
-pub fn build_skills(workspace: &Path, packages: &[&str], said: impl Fn(&str)) -> Result<PathBuf> {
+/// Builds skill packages of a workspace into its own target folder. `said` is told what cargo says.
+pub fn build_skills(workspace: &Path, packages: &[&str], said: impl Fn(&str)) -> Result<()> {
     if version("cargo").is_none() {
         return Err(bad_input("cargo is not on the PATH", "building the skills", "install it with https://rustup.rs"));
     }
@@ -34,9 +34,11 @@ pub fn build_skills(workspace: &Path, packages: &[&str], said: impl Fn(&str)) ->
         let way_out = format!("run `rustup target add {TARGET}`");
         return Err(bad_input(format!("rustc cannot build for {TARGET}"), workspace.display(), way_out));
     }
-    let target = workspace.join("target");
     let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--release", "--locked", "--target", TARGET]).arg("--target-dir").arg(&target);
+    cargo
+        .args(["build", "--release", "--locked", "--target", TARGET])
+        .arg("--target-dir")
+        .arg(workspace.join("target"));
     cargo.args(packages.iter().flat_map(|package| ["--package", package]));
     // Flags and wrappers that the host was built with are none of a skill's business.
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_BUILD_TARGET");
@@ -57,5 +59,5 @@ pub fn build_skills(workspace: &Path, packages: &[&str], said: impl Fn(&str)) ->
     if !child.wait().context("waiting for cargo")?.success() {
         bail!("cargo could not build the skills in {}:\n{}", workspace.display(), transcript.join("\n"));
     }
-    Ok(target.join(TARGET).join("release"))
+    Ok(())
 }

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
+use waza_model::wgpu::{Adapters, Gpu};
 
 use crate::assets::Checkout;
 use crate::toolchain::{self, TARGET};
@@ -70,10 +71,19 @@ fn examine() -> Vec<Finding> {
     let cores = std::thread::available_parallelism().map(|cores| format!("{cores} cores, {}", std::env::consts::ARCH));
     vec![
         Finding::needed("processor", cores.ok(), "the operating system did not say what it has"),
+        Finding::optional("graphics adapter", adapter(), "the CPU runs the model; install your GPU's Vulkan driver"),
+        Finding::needed("C compiler", toolchain::version("cc"), "run `apt-get install gcc`"),
         Finding::needed("cargo", toolchain::version("cargo"), "install Rust with https://rustup.rs"),
         Finding::needed("rustc", toolchain::version("rustc"), "install Rust with https://rustup.rs"),
         Finding::needed("skill target", target, format!("run `rustup target add {TARGET}`")),
         Finding::needed("skills", skills, "run waza inside a clone of its repository"),
         Finding::needed("checkpoint", checkpoint, "run waza inside a clone of its repository"),
     ]
+}
+
+/// The adapter that `--device gpu` would take.
+fn adapter() -> Option<String> {
+    let gpu = Gpu::open(Adapters::Hardware).or_else(|_| Gpu::open(Adapters::Any)).ok()?;
+    let kind = if gpu.is_software() { "software: `--device auto` prefers the CPU" } else { "hardware" };
+    Some(format!("{} ({kind})", gpu.name()))
 }

@@ -3,8 +3,13 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
+mod demo;
 mod doctor;
+mod model;
+mod run;
 mod sim;
+mod stage;
 
 /// Robot skills as sandboxed WebAssembly components, against one foundation model that the host owns.
 #[derive(Debug, Parser)]
@@ -16,19 +21,33 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show what skills, model and robot do together: episodes, a table, a video.
+    Demo(demo::Demo),
+    /// Let a skill do one task.
+    Run(run::Run),
+    /// Look at a foundation model's checkpoint.
+    #[command(subcommand)]
+    Model(model::Model),
     /// Look into the simulator.
     #[command(subcommand)]
     Sim(sim::Sim),
     /// Say what is here to work with, and what to do about what is missing.
     Doctor(doctor::Doctor),
+    /// Measure what things cost on this machine.
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 impl Cli {
     /// Does what the command line asks for.
     pub fn run(self) -> Result<()> {
         match self.command {
+            Command::Demo(command) => command.run(),
+            Command::Run(command) => command.run(),
+            Command::Model(command) => command.run(),
             Command::Sim(command) => command.run(),
             Command::Doctor(command) => command.run(),
+            Command::Bench(command) => command.run(),
         }
     }
 }

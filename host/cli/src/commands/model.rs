@@ -1,0 +1,110 @@
+//! `waza model`: what a checkpoint is, and whether it computes what the reference implementation does.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+use waza_model::verify::{VerifyError, verify};
+use waza_model::{Checkpoint, Device, Info};
+
+use crate::fault::{BadInput, OrBadInput, model_fault};
+
+#[derive(Debug, Subcommand)]
+pub enum Model {
+    /// Run the worked example in a folder and compare every tensor with the reference's.
+    #[command(after_help = "Example:\n  waza model verify examples/smolvla-a --device cpu --json")]
+    Verify(Verify),
+    /// Say what a checkpoint is, needs and can do.
+    #[command(after_help = "Example:\n  waza model info host/model/checkpoints/tabletop")]
+    Info(Describe),
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Holds checkpoint/, case.json and case.safetensors.
+    folder: PathBuf,
+    /// What runs the model: auto, cpu or gpu.
+    #[arg(long, default_value_t)]
+    device: Device,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Describe {
+    /// What LeRobot saved.
+    folder: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Model {
+    pub fn run(self) -> Result<()> {
+        match self {
+            Self::Verify(command) => command.run(),
+            Self::Info(command) => command.run(),
+        }
+    }
+}
+
+impl Verify {
+    fn run(self) -> Result<()> {
+        let result = verify(&self.folder, self.device).map_err(|error| match error {
+            VerifyError::Model(error) => model_fault(error),
+            error => BadInput::new(error),
+        })?;
+        if self.json {
+            let errors = result.tensors.iter().map(|it| (it.tensor.clone(), it.max_abs_error.into()));
+            println!(
+                "{}",
+                json!({
+                    "device": result.device,
+                    "passed": result.passed(),
+                    "tolerance": waza_model::verify::TOLERANCE,
+                    "max_abs_error": errors.collect::<Map<String, Value>>(),
+                })
+            );
+        } else {
+            println!("{}", result.device);
+            for tensor in &result.tensors {
+                let verdict = if tensor.passed() { "ok" } else { "FAILED" };
+                println!(
+                    "{:<28} {:>9.2e}  of {:<9.2e} {verdict}",
+                    tensor.tensor, tensor.max_abs_error, tensor.max_abs_reference
+                );
+            }
+        }
+        if !result.passed() {
+            let far: Vec<_> = result.tensors.iter().filter(|it| !it.passed()).map(|it| it.tensor.as_str()).collect();
+            bail!("further than the tolerance from the reference: {}: {}", self.folder.display(), far.join(", "));
+        }
+        Ok(())
+    }
+}
+
+impl Describe {
+    fn run(self) -> Result<()> {
+        let info = Info::new(&Checkpoint::open(&self.folder).or_bad_input()?);
+        let object = serde_json::to_value(&info)?;
+        if self.json {
+            println!("{object}");
+            return Ok(());
+        }
+        for (name, value) in object.as_object().into_iter().flatten() {
+            println!("{:<16} {}", name.replace('_', " "), shown(value));
+        }
+        Ok(())
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "not said".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}

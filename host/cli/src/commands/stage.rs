@@ -1,0 +1,56 @@
+//! What the verbs that run skills share: their options, the built skills, the loaded model.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use waza_model::{Broker, Checkpoint, Device, Policy};
+use waza_robot::{Embodiment, Pace};
+
+use crate::assets::Checkout;
+use crate::episode::Stage;
+use crate::fault::{OrBadInput, model_fault};
+use crate::{progress, toolchain};
+
+#[derive(Debug, Args)]
+pub struct StageOptions {
+    /// What runs the model: auto (a real GPU if there is one, else the CPU), cpu or gpu.
+    #[arg(long, default_value_t)]
+    device: Device,
+    /// A checkpoint folder; the bundled one if left out.
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Let robot time pass as the wall clock does, not as fast as the machine can. Episodes then do not repeat exactly.
+    #[arg(long)]
+    realtime: bool,
+}
+
+impl StageOptions {
+    /// The bundled checkpoint, in real time.
+    pub fn realtime_on_cpu() -> Self {
+        Self { device: Device::Cpu, model: None, realtime: true }
+    }
+
+    /// Loads the model.
+    pub fn open(&self, checkout: &Checkout) -> Result<Stage> {
+        let spinner = progress::spinner("loading the model");
+        let folder = self.model.clone().unwrap_or_else(|| checkout.checkpoint());
+        let checkpoint = Checkpoint::open(&folder).or_bad_input()?;
+        let policy = Policy::new(&checkpoint, self.device).map_err(model_fault)?;
+        let model = Broker::start(policy).context("starting the model's thread")?;
+        spinner.finish_with_message(format!("model on {}", model.about().device));
+        let pace = if self.realtime { Pace::RealTime } else { Pace::Lockstep };
+        Ok(Stage { embodiment: Arc::new(Embodiment::so101()), model, pace })
+    }
+}
+
+/// Builds packages of a workspace of skills where their `skill.toml` expects them.
+pub fn build(workspace: &Path, packages: &[&str]) -> Result<()> {
+    let spinner = progress::spinner("building the skills");
+    toolchain::build_skills(workspace, packages, |said| {
+        spinner.set_message(format!("building the skills: {said}"));
+    })?;
+    spinner.finish_with_message("skills are built");
+    Ok(())
+}
