@@ -1,5 +1,7 @@
 //! Checkpoints that are broken in the ways that they break in practice, and what the error says.
 
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests, too
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! The worked examples of LeRobot's own implementation, on the CPU.
 
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests, too
+
 use std::path::PathBuf;
 
 use waza_model::Device;

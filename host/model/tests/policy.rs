@@ -1,5 +1,7 @@
 //! What a policy does with queries, good and bad, on the CPU; and the broker in front of it.
 
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests, too
+
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
