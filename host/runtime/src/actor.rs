@@ -28,11 +28,15 @@ impl Holds {
         self.lock().push(hold);
     }
 
-    /// Waits for an answer of the robot and keeps the hold that came with it.
+    /// Keeps the hold of an answer.
+    pub fn keep_of<T>(&self, answer: Reply<T>) -> T {
+        self.keep(answer.hold);
+        answer.value
+    }
+
+    /// Waits for an answer of the robot and keeps its hold.
     pub async fn settle<T>(&self, answer: impl Future<Output = Reply<T>>) -> T {
-        let Reply { value, hold } = answer.await;
-        self.keep(hold);
-        value
+        self.keep_of(answer.await)
     }
 
     /// Lets time go on.

@@ -34,6 +34,8 @@ pub struct Controller {
     joints: usize,
     limit: Duration,
     dead: bool,
+    /// Without epochs nothing would end a call that takes too long.
+    _engines: Engines,
 }
 
 struct State {
@@ -62,7 +64,15 @@ impl Controller {
         let limit = Duration::from_secs_f32(1.0 / robot.control_hz) / SHARE;
         arm(&mut store, limit);
         let bindings = Bindings::instantiate(&mut store, component, &linker).map_err(misfit)?;
-        Ok(Self { id: manifest.id, store, bindings, joints: robot.joints.len(), limit, dead: false })
+        Ok(Self {
+            id: manifest.id,
+            store,
+            bindings,
+            joints: robot.joints.len(),
+            limit,
+            dead: false,
+            _engines: engines.clone(),
+        })
     }
 
     /// Prepares for the first tick. `state`: what [`Controller::state`] returned of the instance before.

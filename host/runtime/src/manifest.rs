@@ -148,7 +148,7 @@ impl Manifest {
     /// As [`Manifest::open`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ManifestError> {
         let this: Self = toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             let what = format!("line {line}: {}", error.message().replace('\n', " "));
             ManifestError::Parse { path: path.into(), what }
         })?;

@@ -5,8 +5,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
-use futures_util::future::{Either, select};
-use waza_robot::{Ended, Intervention, Play, PlayReport, Playing, Reply, RobotError};
+use futures_util::future::{Either, join_all, select};
+use waza_robot::{Ended, Intervention, Pending, Play, PlayReport, Playing, RobotError};
 
 use crate::bindings::Refusal;
 use crate::calls::{Chunk, Context, Observed};
@@ -41,9 +41,11 @@ pub(crate) struct Rollout {
 
 type Asked = Pin<Box<dyn Future<Output = Result<Inferred, Refusal>> + Send>>;
 
-/// What a rollout is in the middle of.
+/// What a rollout is in the middle of. All of it is polled together, in [`Rollout::next`]: an answer that lies unread
+/// keeps robot time still, so nothing may be waited for alone.
 #[derive(Default)]
 struct Going {
+    observing: Option<Pending<Observed>>,
     /// The model is asked.
     asked: Option<Asked>,
     /// It has answered, and the answer is not due yet.
@@ -51,14 +53,15 @@ struct Going {
     /// Plays that have not ended; the newest moves the robot.
     playing: Vec<Playing>,
     chunks: u32,
-    /// Observations that the skill was given.
+    /// Observations that were due for the skill.
     observed: u64,
 }
 
 enum Next {
-    Played(Reply<Result<PlayReport, RobotError>>),
+    Played(Result<PlayReport, RobotError>),
+    Seen(Result<Observed, RobotError>),
     Answered(Result<Inferred, Refusal>),
-    Ticked(Reply<Result<u64, RobotError>>),
+    Ticked(Result<u64, RobotError>),
 }
 
 impl Rollout {
@@ -70,15 +73,16 @@ impl Rollout {
             Either::Right((ended, _)) => ended,
         };
         self.motion.end();
-        for playing in going.playing {
-            // What the filter did to the last chunk still counts; how it ended is known.
-            let _ = self.report(self.context.holds.settle(playing).await);
+        let Going { playing, .. } = going;
+        for last in join_all(playing.into_iter().map(|it| self.context.holds.settle(it))).await {
+            // What the filter did to the last chunk still counts; how the rollout ended is known.
+            let _ = self.report(last);
         }
         self.events.push_last(Event::Done(ended));
     }
 
     async fn drive(&self, going: &mut Going) -> Result<(), Refusal> {
-        let (robot, holds) = (&self.context.site.robot, &self.context.holds);
+        let robot = &self.context.site.robot;
         let begin = robot.tick();
         let end = begin + self.ticks;
         let mut replan = begin;
@@ -92,32 +96,29 @@ impl Rollout {
             if tick >= end {
                 return Ok(());
             }
-            let observe = self.observe_ticks.map(|every| begin + (going.observed as f64 * every).round() as u64);
-            let asks = going.asked.is_none() && going.answered.is_none();
-            let (shows, plans) = (observe.is_some_and(|due| due <= tick), asks && replan <= tick);
-            if shows || plans {
-                let seen = holds.settle(robot.observe()).await?;
-                if plans {
-                    going.asked = Some(Box::pin(infer(&self.context, &self.instruction, &seen)?));
-                }
-                if let Some(every) = self.observe_ticks.filter(|_| shows) {
-                    going.observed = ((seen.tick - begin) as f64 / every).floor() as u64 + 1;
-                    let observed = |event: &Event| matches!(event, Event::Observed(_));
-                    self.events.replace(Event::Observed(seen), observed).map_err(unread)?;
-                }
+            let show = self.observe_ticks.map(|every| begin + (going.observed as f64 * every).round() as u64);
+            let plan = (going.asked.is_none() && going.answered.is_none()).then_some(replan);
+            let look = [show, plan].into_iter().flatten().min().filter(|_| going.observing.is_none());
+            if look.is_some_and(|due| due <= tick) {
+                going.observing = Some(robot.observe());
                 continue;
             }
             let answer = going.answered.as_ref().map(|it| it.due_tick);
-            let wake = [Some(end), observe, answer, asks.then_some(replan)].into_iter().flatten().min();
-            match self.next(going, wake.unwrap_or(end)).await {
-                Next::Played(Reply { value, hold }) => {
-                    holds.keep(hold);
-                    self.report(value)?;
-                }
+            let wake = [Some(end), look, answer].into_iter().flatten().min().unwrap_or(end);
+            match self.next(going, wake).await {
+                Next::Played(ended) => self.report(ended)?,
                 Next::Answered(answer) => going.answered = Some(answer?),
-                Next::Ticked(Reply { value, hold }) => {
-                    holds.keep(hold);
-                    value?;
+                Next::Ticked(tick) => drop(tick?),
+                Next::Seen(seen) => {
+                    let seen = seen?;
+                    if plan.is_some_and(|due| due <= seen.tick) {
+                        going.asked = Some(Box::pin(infer(&self.context, &self.instruction, &seen)?));
+                    }
+                    if let Some(every) = self.observe_ticks.filter(|_| show.is_some_and(|due| due <= seen.tick)) {
+                        going.observed = ((seen.tick - begin) as f64 / every).floor() as u64 + 1;
+                        let observed = |event: &Event| matches!(event, Event::Observed(_));
+                        self.events.replace(Event::Observed(seen), observed).map_err(unread)?;
+                    }
                 }
             }
         }
@@ -139,12 +140,19 @@ impl Rollout {
     /// Waits for whatever comes first. What came in the same tick is taken in this order, so that a run repeats.
     async fn next(&self, going: &mut Going, wake: u64) -> Next {
         let mut reach = self.context.site.robot.reach(wake);
+        let holds = &self.context.holds;
         poll_fn(|context| {
             for index in 0..going.playing.len() {
                 if let Poll::Ready(reply) = Pin::new(&mut going.playing[index]).poll(context) {
-                    drop(going.playing.remove(index));
-                    return Poll::Ready(Next::Played(reply));
+                    going.playing.remove(index);
+                    return Poll::Ready(Next::Played(holds.keep_of(reply)));
                 }
+            }
+            if let Some(observing) = &mut going.observing
+                && let Poll::Ready(reply) = Pin::new(observing).poll(context)
+            {
+                going.observing = None;
+                return Poll::Ready(Next::Seen(holds.keep_of(reply)));
             }
             if let Some(asked) = &mut going.asked
                 && let Poll::Ready(answer) = asked.as_mut().poll(context)
@@ -152,7 +160,7 @@ impl Rollout {
                 going.asked = None;
                 return Poll::Ready(Next::Answered(answer));
             }
-            Pin::new(&mut reach).poll(context).map(Next::Ticked)
+            Pin::new(&mut reach).poll(context).map(|reply| Next::Ticked(holds.keep_of(reply)))
         })
         .await
     }

@@ -3,6 +3,7 @@
 //!
 //! The monotonic clock is robot time and random numbers come from the run's seed, so that a run repeats under lockstep.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -198,22 +199,26 @@ struct Lines {
     /// Bytes that may still be written.
     left: u64,
     unfinished: Vec<u8>,
-    last: Option<String>,
+    last: VecDeque<String>,
 }
+
+/// Lines that are kept for the report of a crash: a panic of Rust takes three.
+const KEPT_LINES: usize = 3;
 
 impl Log {
     fn new(context: Arc<Context>) -> Self {
         let left = context.site.options.budgets.log_bytes;
-        Self(Arc::new(Mutex::new(Lines { context, left, unfinished: Vec::new(), last: None })))
+        Self(Arc::new(Mutex::new(Lines { context, left, unfinished: Vec::new(), last: VecDeque::new() })))
     }
 
-    /// The last line that was written, finished or not.
+    /// The last lines that were written, finished or not, as one.
     pub fn last(&self) -> Option<String> {
         let mut lines = self.lock();
         if !lines.unfinished.is_empty() {
             lines.finish();
         }
-        lines.last.clone()
+        let last: Vec<_> = lines.last.iter().map(String::as_str).collect();
+        (!last.is_empty()).then(|| last.join(" | "))
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
@@ -247,7 +252,10 @@ impl Lines {
         let line = String::from_utf8_lossy(&self.unfinished).into_owned();
         self.unfinished.clear();
         tracing::info!(skill = %self.context.skill.manifest.id, "{line}");
-        self.last = Some(line.clone());
+        if self.last.len() == KEPT_LINES {
+            self.last.pop_front();
+        }
+        self.last.push_back(line.clone());
         (self.context.events)(Event::Log { line });
     }
 }

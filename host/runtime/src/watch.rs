@@ -110,8 +110,13 @@ impl Packages {
         }
     }
 
-    /// Compares every package with what is known of it.
     fn look(&mut self, changed: &impl Fn(Change)) {
+        // What appeared in a place before it was followed caused no event.
+        while self.compare(changed) {}
+    }
+
+    /// Compares every package with what is known of it. Says whether new places are followed since.
+    fn compare(&mut self, changed: &impl Fn(Change)) -> bool {
         let mut places = BTreeSet::new();
         let mut present = BTreeSet::new();
         for folder in folders(&self.folder) {
@@ -140,24 +145,26 @@ impl Packages {
             self.host.unload(&id);
             changed(Change::Removed(id));
         }
-        if let Err(error) = self.follow(places) {
-            tracing::warn!("not every change of {} will be seen: {error}", self.folder.display());
-        }
+        self.follow(places).unwrap_or_else(|error| {
+            tracing::warn!("not every change in {} will be seen: {error}", self.folder.display());
+            false
+        })
     }
 
     /// Follows the folder and these places, and no others. A package's build folder is large; only where its component
     /// lies is followed.
-    fn follow(&mut self, mut places: BTreeSet<PathBuf>) -> notify::Result<()> {
+    fn follow(&mut self, mut places: BTreeSet<PathBuf>) -> notify::Result<bool> {
         places.insert(self.folder.clone());
         for gone in self.watched.difference(&places) {
             // What was deleted is not followed any more.
             let _ = self.watcher.unwatch(gone);
         }
-        for new in places.difference(&self.watched) {
-            self.watcher.watch(new, RecursiveMode::NonRecursive)?;
-        }
+        let new: Vec<_> = places.difference(&self.watched).cloned().collect();
         self.watched = places;
-        Ok(())
+        for place in &new {
+            self.watcher.watch(place, RecursiveMode::NonRecursive)?;
+        }
+        Ok(!new.is_empty())
     }
 }
 

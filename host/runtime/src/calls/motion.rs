@@ -242,19 +242,26 @@ async fn grip(context: &Context, motion: &Motion, opening: f32, effort: f32) -> 
     let play = Play::joints_to(embodiment, joints.clone(), &from, &target, GRIP_SPEED).map_err(RobotError::Play)?;
     let mut playing = pin!(context.holds.settle(robot.play(play)));
     let seen = loop {
-        let observing = pin!(context.holds.settle(robot.observe()));
-        match select(playing.as_mut(), observing).await {
-            Either::Left((ended, _)) => {
+        // What is not waited for must be gone before anything else is: an unread answer keeps robot time still.
+        let seen = {
+            let observing = pin!(context.holds.settle(robot.observe()));
+            match select(playing.as_mut(), observing).await {
+                Either::Left((ended, _)) => Err(ended),
+                Either::Right((seen, _)) => Ok(seen?),
+            }
+        };
+        match seen {
+            Err(ended) => {
                 finished(context, motion, ended)?;
                 break context.holds.settle(robot.observe()).await?;
             }
             // Only what resists the motion: a gripper that opens may still feel what it held.
-            Either::Right((Ok(seen), _)) if seen.joints.efforts[index] * direction >= effort => {
+            Ok(seen) if seen.joints.efforts[index] * direction >= effort => {
                 motion.check()?;
                 robot.hold(&joints);
                 break seen;
             }
-            Either::Right((seen, _)) => drop(seen?),
+            Ok(_) => {}
         }
     };
     Ok(((seen.joints.positions[index] - low) / (high - low)).clamp(0.0, 1.0))

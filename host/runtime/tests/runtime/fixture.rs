@@ -1,0 +1,222 @@
+//! A robot whose joints are where they were commanded, a model that turns its shoulder, and skill packages made of guests.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use waza_model::{Ability, About, Actions, ModelError, Query};
+use waza_robot::observation::Measurement;
+use waza_robot::{Embodiment, Frame, Image, Link, LinkError, Pace, Proprioception, Robot, RobotOptions};
+use waza_runtime::model::Answer;
+use waza_runtime::{Event, Host, HostOptions, Model, Outcome, Running, RuntimeError, SkillError, SkillId, TaskRequest};
+
+pub const REST: [f32; 6] = [0.0, -0.6, 0.8, 0.6, 0.0, 0.3];
+
+/// rad that the model turns the shoulder by, a row.
+const TURN: f32 = 0.02;
+
+/// Where the gripper meets something, rad: it closes no further and feels it.
+const OBJECT: f32 = 0.1;
+
+/// Every permission that a guest may want.
+pub const ALL: &[&str] = &["sensing", "model", "motion:body", "operator", "durable", "skills:test/conduct"];
+
+/// The joints follow their commands in the same tick, but for a gripper that holds something.
+pub struct Follower {
+    pub commands: Arc<Mutex<Vec<Vec<f32>>>>,
+}
+
+impl Link for Follower {
+    fn read(&mut self) -> Result<Measurement, LinkError> {
+        let mut positions = self.commands.lock().unwrap().last().cloned().unwrap_or(REST.to_vec());
+        let mut efforts = vec![0.0; 6];
+        let squeezed = (OBJECT - positions[5]).max(0.0);
+        positions[5] += squeezed;
+        efforts[5] = -20.0 * squeezed;
+        let joints = Proprioception { velocities: vec![0.0; 6], efforts, positions };
+        Ok(Measurement { joints, samples: vec![vec![0.0; 6]] })
+    }
+
+    fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {
+        self.commands.lock().unwrap().push(positions.to_vec());
+        Ok(())
+    }
+
+    fn capture(&mut self) -> Result<Vec<Frame>, LinkError> {
+        let grey =
+            |width, height| Frame::lazy(move || Image { width, height, rgb: vec![127; (width * height * 3) as usize] });
+        Ok(vec![grey(4, 3), grey(2, 2)])
+    }
+}
+
+/// Turns the shoulder by a little every row, from where it is; refuses to `fly`.
+pub struct Turner {
+    pub about: About,
+    /// What it was asked, in order.
+    pub asked: Arc<Mutex<Vec<Query>>>,
+    /// How long it thinks.
+    pub thinks: Duration,
+}
+
+impl Turner {
+    fn new(thinks: Duration) -> Self {
+        let about = About {
+            name: "turner".into(),
+            version: "1".into(),
+            digest: String::new(),
+            device: "a thread".into(),
+            embodiment: None,
+            cameras: vec!["front".into()],
+            state_size: 6,
+            action_size: 6,
+            chunk_length: 16,
+            rate_hz: Some(10.0),
+            abilities: vec![Ability::Act],
+        };
+        Self { about, asked: Arc::default(), thinks }
+    }
+}
+
+impl Model for Turner {
+    fn about(&self) -> &About {
+        &self.about
+    }
+
+    fn act(&self, query: Query) -> Answer {
+        let (sender, answer) = futures_channel::oneshot::channel();
+        let thinks = self.thinks;
+        self.asked.lock().unwrap().push(query.clone());
+        std::thread::spawn(move || {
+            std::thread::sleep(thinks);
+            let row = |row: u16| {
+                let mut positions = query.state.clone();
+                positions[0] += TURN * f32::from(row + 1);
+                positions
+            };
+            let rows = (0..16).map(row).collect();
+            let _ = sender.send(if query.instruction == "fly" {
+                Err(ModelError::NoImage { known: vec![] })
+            } else {
+                Ok(Actions { rows, elapsed: thinks, sections: None })
+            });
+        });
+        Box::pin(async move { answer.await.unwrap_or(Err(ModelError::Stopped)) })
+    }
+}
+
+/// A host with everything that a test looks at.
+pub struct Bench {
+    pub host: Host,
+    pub robot: Robot,
+    pub commands: Arc<Mutex<Vec<Vec<f32>>>>,
+    pub asked: Arc<Mutex<Vec<Query>>>,
+    pub packages: TempDir,
+    pub events: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Bench {
+    /// In lockstep, with `conduct` loaded and allowed everything.
+    pub fn new() -> Self {
+        Self::with(Pace::Lockstep, HostOptions::default(), ALL)
+    }
+
+    pub fn with(pace: Pace, options: HostOptions, permissions: &[&str]) -> Self {
+        Self::thinking(pace, options, permissions, Duration::from_millis(1))
+    }
+
+    pub fn thinking(pace: Pace, options: HostOptions, permissions: &[&str], thinks: Duration) -> Self {
+        let commands = Arc::new(Mutex::new(Vec::new()));
+        let link = Box::new(Follower { commands: commands.clone() });
+        let kinematics = Box::new(|_: &[f32]| [0.2, 0.0, 0.2]);
+        let robot = Robot::start(Arc::new(Embodiment::so101()), link, RobotOptions { pace, kinematics }).unwrap();
+        let model = Turner::new(thinks);
+        let asked = model.asked.clone();
+        let host = Host::new(robot.clone(), model, options).unwrap();
+        let packages = tempfile::tempdir().unwrap();
+        let bench = Self { host, robot, commands, asked, packages, events: Arc::default() };
+        bench.load("conduct", permissions).unwrap();
+        bench
+    }
+
+    /// Makes a package of a guest and loads it.
+    pub fn load(&self, guest: &str, permissions: &[&str]) -> Result<SkillId, RuntimeError> {
+        self.host.load(&self.package(guest, permissions))
+    }
+
+    pub fn package(&self, guest: &str, permissions: &[&str]) -> PathBuf {
+        self.package_of(guest, &manifest(guest, permissions), &component(guest))
+    }
+
+    pub fn package_of(&self, name: &str, manifest: &str, component: &[u8]) -> PathBuf {
+        let folder = self.packages.path().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("guest.wasm"), component).unwrap();
+        std::fs::write(folder.join("skill.toml"), manifest).unwrap();
+        folder
+    }
+
+    /// Starts `conduct` and keeps what it reports.
+    pub fn start(&self, instruction: &str) -> Running {
+        self.start_with(TaskRequest { instruction: instruction.into(), seed: 7, ..TaskRequest::default() })
+    }
+
+    pub fn start_with(&self, request: TaskRequest) -> Running {
+        let events = self.events.clone();
+        self.host.run("test/conduct", request, move |event| events.lock().unwrap().push(event))
+    }
+
+    /// Runs `conduct` to its end.
+    pub fn run(&self, instruction: &str) -> Result<Outcome, SkillError> {
+        futures_executor::block_on(self.start(instruction)).value
+    }
+
+    /// What a run found out.
+    pub fn data(&self, instruction: &str) -> String {
+        self.run(instruction).unwrap().data
+    }
+
+    /// Lets robot time go on until a tick.
+    pub fn reach(&self, tick: u64) {
+        futures_executor::block_on(self.robot.reach(tick)).value.unwrap();
+    }
+
+    /// What one joint was commanded to in the newest ticks.
+    pub fn newest(&self, joint: usize, ticks: usize) -> Vec<f32> {
+        let commands = self.commands.lock().unwrap();
+        commands[commands.len().saturating_sub(ticks)..].iter().map(|command| command[joint]).collect()
+    }
+
+    /// Whether the arm comes to a stand within a second and then stays for another; and is where it can be leased.
+    pub fn assert_the_arm_holds(&self) {
+        self.reach(self.robot.tick() + 200);
+        let pans = self.newest(0, 100);
+        assert!(pans.windows(2).all(|pair| pair[0] == pair[1]), "the arm still moves: {pans:?}");
+        assert_eq!(self.run("acquire: arm, gripper").map(|_| ()), Ok(()));
+    }
+}
+
+pub fn manifest(guest: &str, permissions: &[&str]) -> String {
+    format!(
+        "id = \"test/{guest}\"\nversion = \"0.1.0\"\nwit = \"0.1.0\"\ncomponent = \"guest.wasm\"\n\
+         permissions = {permissions:?}\n"
+    )
+}
+
+/// A guest's component. All are built once, with the same cargo.
+pub fn component(guest: &str) -> Vec<u8> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--release", "--locked", "--target", "wasm32-wasip2", "--target-dir"]).arg(&target);
+        // What the host is built with must not leak into the guests.
+        cargo.current_dir(guests).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+        let built = cargo.output().unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        target.join("wasm32-wasip2/release")
+    });
+    std::fs::read(built.join(guest).with_extension("wasm")).unwrap()
+}

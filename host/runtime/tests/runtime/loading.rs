@@ -1,0 +1,133 @@
+//! What is refused when it is loaded: in one line, with the place and a way out.
+
+use waza_runtime::RuntimeError;
+
+use crate::fixture::{ALL, Bench, component, manifest};
+
+/// The message, which must be one line and name the package.
+fn refusal(bench: &Bench, manifest: &str, component: &[u8]) -> (RuntimeError, String) {
+    let error = bench.host.load(&bench.package_of("bad", manifest, component)).unwrap_err();
+    let message = error.to_string();
+    assert_eq!(message.lines().count(), 1, "{message}");
+    assert!(message.contains("bad"), "{message}");
+    (error, message)
+}
+
+#[test]
+fn what_is_no_component_is_refused_with_what_it_is() {
+    let bench = Bench::new();
+    let whole = component("probe");
+    let text = b"(component)".as_slice();
+    let core = [b"\0asm".as_slice(), &[1, 0, 0, 0]].concat();
+    for (bytes, expected) in [
+        (core.as_slice(), "wasm32-wasip2"),
+        (text, "it is text"),
+        (&whole[..whole.len() / 2], "truncated"),
+        (&whole[..5], "truncated"),
+        (&[], "empty"),
+        (&[0xff; 64], "right file"),
+    ] {
+        let (error, message) = refusal(&bench, &manifest("bad", &[]), bytes);
+        assert!(matches!(error, RuntimeError::NotAComponent { .. }), "{message}");
+        assert!(message.contains(expected) && message.contains("guest.wasm"), "{expected} is not in: {message}");
+    }
+    assert_eq!(bench.host.skills().len(), 1, "a refused package must not be half loaded");
+}
+
+#[test]
+fn a_missing_component_is_refused_with_how_to_build_it() {
+    let bench = Bench::new();
+    let folder = bench.package("probe", &[]);
+    std::fs::remove_file(folder.join("guest.wasm")).unwrap();
+    let message = bench.host.load(&folder).unwrap_err().to_string();
+    assert!(message.contains("guest.wasm") && message.contains("cargo build"), "{message}");
+    std::fs::remove_file(folder.join("skill.toml")).unwrap();
+    let message = bench.host.load(&folder).unwrap_err().to_string();
+    assert!(message.contains("skill.toml"), "{message}");
+}
+
+#[test]
+fn a_skill_of_another_version_of_the_contract_is_refused_with_both_versions() {
+    let bench = Bench::new();
+    let told = manifest("bad", &[]).replace("wit = \"0.1.0\"", "wit = \"0.2.0\"");
+    let (_, message) = refusal(&bench, &told, &component("probe"));
+    assert!(message.contains("version 0.2.0") && message.contains("0.1.0"), "{message}");
+    // The manifest says one thing, the component another.
+    let mut bytes = component("probe");
+    let (from, to) = (b"@0.1.0", b"@0.9.0");
+    let places: Vec<_> = (0..bytes.len() - from.len()).filter(|&at| bytes[at..].starts_with(from)).collect();
+    assert!(!places.is_empty());
+    places.into_iter().for_each(|at| bytes[at..at + to.len()].copy_from_slice(to));
+    let (error, message) = refusal(&bench, &manifest("bad", &[]), &bytes);
+    assert!(matches!(error, RuntimeError::WrongWit { .. }) && message.contains("@0.9.0"), "{message}");
+}
+
+#[test]
+fn an_import_that_the_manifest_does_not_ask_for_is_refused_with_the_line_to_add() {
+    let bench = Bench::new();
+    for (missing, expected) in [
+        ("sensing", "\"sensing\""),
+        ("model", "\"model\""),
+        ("motion:body", "\"motion:<part>\""),
+        ("operator", "\"operator\""),
+        ("durable", "\"durable\""),
+        ("skills:test/conduct", "\"skills:<vendor/name>\""),
+    ] {
+        let rest: Vec<_> = ALL.iter().copied().filter(|it| *it != missing).collect();
+        let (error, message) = refusal(&bench, &manifest("bad", &rest), &component("conduct"));
+        assert!(matches!(error, RuntimeError::Undeclared { .. }), "{message}");
+        assert!(message.contains(&format!("add {expected} to `permissions` in skill.toml")), "{message}");
+    }
+}
+
+#[test]
+fn a_skill_that_wants_files_is_refused() {
+    let bench = Bench::new();
+    let (_, message) = refusal(&bench, &manifest("bad", &[]), &component("files"));
+    assert!(message.contains("wasi:filesystem") && message.contains("there are no files"), "{message}");
+}
+
+#[test]
+fn a_component_that_exports_no_world_is_refused_with_what_is_missing() {
+    let bench = Bench::new();
+    // The smallest component there is.
+    let empty = [b"\0asm".as_slice(), &[0x0d, 0, 1, 0]].concat();
+    let (_, message) = refusal(&bench, &manifest("bad", &[]), &empty);
+    assert!(message.contains("exports no waza:skill/task@0.1.0"), "{message}");
+}
+
+#[test]
+fn needs_that_robot_or_model_do_not_meet_are_all_refused_with_both_sides() {
+    let bench = Bench::new();
+    let needs = "[needs]\nparts = [\"arm\", \"leg\"]\ncameras = [\"rear\"]\nsensors = [\"skin\"]\nabilities = [\"act\", \"locate\"]\n";
+    let text = manifest("bad", &["motion:tail", "pixels:sky"]) + needs;
+    let (_, message) = refusal(&bench, &text, &component("probe"));
+    for expected in [
+        "the part `leg`, the robot so101-tabletop has body, arm, gripper",
+        "the part `tail`",
+        "the camera `rear`, the robot so101-tabletop has front, wrist",
+        "the camera `sky`",
+        "the sensor `skin`, the robot so101-tabletop has wrist_wrench",
+        "a model that can locate, turner can act",
+    ] {
+        assert!(message.contains(expected), "{expected} is not in: {message}");
+    }
+    assert!(!message.contains("`arm`"), "{message}");
+}
+
+#[test]
+fn a_manifest_with_a_mistake_is_refused_with_its_line() {
+    let bench = Bench::new();
+    let good = manifest("bad", &["sensing"]);
+    for (from, to, expected) in [
+        ("version", "versoin", "line 2: unknown field `versoin`"),
+        ("\"sensing\"", "\"seeing\"", "no permission `seeing`"),
+        ("test/bad", "bad", "is not vendor/name"),
+        ("test/bad", "test/Bad", "is not vendor/name"),
+        ("version = \"0.1.0\"", "version = \"new\"", "line 2"),
+        ("id = ", "id ", "line 1"),
+    ] {
+        let (_, message) = refusal(&bench, &good.replacen(from, to, 1), &component("probe"));
+        assert!(message.contains(expected) && message.contains("skill.toml"), "{expected} is not in: {message}");
+    }
+}

@@ -1,0 +1,12 @@
+//! The runtime with real parts: guests compiled to components, a control loop over a small link, a small model.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod controller;
+mod fixture;
+mod isolation;
+mod loading;
+mod lockstep;
+mod motion;
+mod services;
+mod watching;
