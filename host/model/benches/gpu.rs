@@ -1,15 +1,15 @@
-//! GEMM throughput of the GPU executor on the shapes of the 450 M model.
+//! GEMM throughput of the GPU executor on shapes of the 450 M model, and the latency of a small whole model.
 //!
-//!     cargo bench -p waza-model --features gpu --bench gpu
+//!     cargo bench -p waza-model --bench gpu
 
 use std::time::Instant;
 
-use waza_model::CheckpointError;
 use waza_model::executor::Executor;
 use waza_model::plan::{
     Activation, Buffer, BufferId, Inputs, Op, Outputs, Plan, Shape, View, Weight, WeightId, WeightSource,
 };
 use waza_model::wgpu::{Adapters, Gpu, WgpuExecutor};
+use waza_model::{Checkpoint, CheckpointError, Device, Policy, bench};
 
 /// Weights of no meaning.
 struct Waves;
@@ -55,17 +55,22 @@ fn gemms(m: usize, n: usize, k: usize, repeats: usize) -> Plan {
 }
 
 fn main() {
+    measure_gemms();
+    measure_actions();
+}
+
+fn measure_gemms() {
     println!("{:>6} {:>6} {:>6}  GFLOP/s", "m", "n", "k");
     for (m, n, k) in [(512, 2560, 960), (1024, 768, 3072), (50, 2048, 720), (50, 320, 720)] {
         let gpu = Gpu::open(Adapters::Any).unwrap_or_else(|error| panic!("{error}"));
         let weight = Weight { rows: n, columns: k, tensors: Vec::new(), take: 0..k, gather: None };
         let mut executor = WgpuExecutor::new(gpu, &[weight], &Waves).unwrap_or_else(|error| panic!("{error}"));
-        let repeats = 4;
+        let repeats = 2;
         let plan = gemms(m, n, k, repeats);
         let input: Vec<f32> = (0..m * k).map(|i| (i as f32).cos()).collect();
         let mut output = vec![0.0; m * n];
         let mut fastest = f64::INFINITY;
-        for _ in 0..5 {
+        for _ in 0..3 {
             let start = Instant::now();
             let outputs = &mut [(plan.outputs.velocity, &mut output[..])];
             executor.run(&plan, &[(plan.inputs.patches, &input)], outputs).unwrap_or_else(|error| panic!("{error}"));
@@ -73,5 +78,15 @@ fn main() {
         }
         let flop = 2.0 * (repeats * m * n * k) as f64;
         println!("{m:>6} {n:>6} {k:>6}  {:>7.1}  {}", flop / fastest / 1e9, executor.device());
+    }
+}
+
+fn measure_actions() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/smolvla-a/checkpoint");
+    let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|error| panic!("{error}"));
+    for device in [Device::Cpu, Device::Gpu] {
+        let mut policy = Policy::new(&checkpoint, device).unwrap_or_else(|error| panic!("{error}"));
+        let report = bench::measure(&mut policy, "pick up the red cube", 20).unwrap_or_else(|error| panic!("{error}"));
+        println!("{report:#?}");
     }
 }

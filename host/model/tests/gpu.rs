@@ -1,5 +1,6 @@
 //! The wgpu executor end to end, on whatever adapter is here; CI has Mesa's software one.
 #![cfg(feature = "gpu")]
+#![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
 
