@@ -90,12 +90,12 @@ impl Report {
         table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header([
             "skill",
             "episodes",
-            "successes (95 %)",
-            "s/episode",
-            "model ms p50",
-            "p99",
-            "interventions",
-            "ticks missed",
+            "successes\n(95 % interval)",
+            "seconds an\nepisode",
+            "model ms\np50",
+            "model ms\np99",
+            "safety\ninterventions",
+            "ticks\nmissed",
         ]);
         let milliseconds = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.1}"));
         for skill in &self.skills {

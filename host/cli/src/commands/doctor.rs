@@ -84,6 +84,6 @@ fn examine() -> Vec<Finding> {
 /// The adapter that `--device gpu` would take.
 fn adapter() -> Option<String> {
     let gpu = Gpu::open(Adapters::Hardware).or_else(|_| Gpu::open(Adapters::Any)).ok()?;
-    let kind = if gpu.is_software() { "software: `--device auto` prefers the CPU" } else { "hardware" };
-    Some(format!("{} ({kind})", gpu.name()))
+    let hint = if gpu.is_software() { "; `--device auto` prefers the CPU to it" } else { "" };
+    Some(format!("{}{hint}", gpu.name()))
 }

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use serde_json::{Map, Value, json};
-use waza_model::verify::{VerifyError, verify};
+use indexmap::IndexMap;
+use serde::Serialize;
+use serde_json::Value;
+use waza_model::verify::{TOLERANCE, VerifyError, verify};
 use waza_model::{Checkpoint, Device, Info};
 
 use crate::fault::{BadInput, OrBadInput, model_fault};
@@ -50,6 +52,17 @@ impl Model {
     }
 }
 
+/// A verification for programs.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    device: &'a str,
+    passed: bool,
+    /// The largest error that still counts as agreement.
+    tolerance: f32,
+    /// By tensor, in the order of the computation.
+    max_abs_error: IndexMap<&'a str, f32>,
+}
+
 impl Verify {
     fn run(self) -> Result<()> {
         let result = verify(&self.folder, self.device).map_err(|error| match error {
@@ -57,16 +70,10 @@ impl Verify {
             error => BadInput::new(error),
         })?;
         if self.json {
-            let errors = result.tensors.iter().map(|it| (it.tensor.clone(), it.max_abs_error.into()));
-            println!(
-                "{}",
-                json!({
-                    "device": result.device,
-                    "passed": result.passed(),
-                    "tolerance": waza_model::verify::TOLERANCE,
-                    "max_abs_error": errors.collect::<Map<String, Value>>(),
-                })
-            );
+            let errors = result.tensors.iter().map(|it| (it.tensor.as_str(), it.max_abs_error)).collect();
+            let passed = result.passed();
+            let shown = Shown { device: &result.device, passed, tolerance: TOLERANCE, max_abs_error: errors };
+            println!("{}", serde_json::to_string(&shown)?);
         } else {
             println!("{}", result.device);
             for tensor in &result.tensors {
@@ -88,13 +95,14 @@ impl Verify {
 impl Describe {
     fn run(self) -> Result<()> {
         let info = Info::new(&Checkpoint::open(&self.folder).or_bad_input()?);
-        let object = serde_json::to_value(&info)?;
+        let object = serde_json::to_string(&info)?;
         if self.json {
             println!("{object}");
             return Ok(());
         }
-        for (name, value) in object.as_object().into_iter().flatten() {
-            println!("{:<16} {}", name.replace('_', " "), shown(value));
+        let fields: IndexMap<String, Value> = serde_json::from_str(&object)?;
+        for (name, value) in fields {
+            println!("{:<16} {}", name.replace('_', " "), shown(&value));
         }
         Ok(())
     }
@@ -104,6 +112,7 @@ fn shown(value: &Value) -> String {
     match value {
         Value::Null => "not said".into(),
         Value::String(text) => text.clone(),
+        Value::Array(items) if items.is_empty() => "any".into(),
         Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
     }
