@@ -85,6 +85,29 @@ def build(folder, cameras):
     return policy, tokenizer
 
 
+def cells(points):
+    """The image token that each point falls on, and its cell's column and row. Points in 0..1, or negative where not in
+    view."""
+    side = int(TOKENS_PER_IMAGE ** 0.5)
+    cell = (points.clamp(0, 0.9999) * side).long()
+    return cell[..., 1] * side + cell[..., 0], cell
+
+
+class Naming(nn.Module):
+    """A training aid on the image embeddings: the token that shows the named object says the word for its colour."""
+
+    def __init__(self):
+        super().__init__()
+        self.word = nn.Linear(TEXT["hidden_size"], TEXT["vocab_size"])
+
+    def forward(self, embeds, point, word):
+        """embeds [B, tokens, d] of one camera, point [B, 2], word [B] token ids."""
+        at, _ = cells(point)
+        shown = embeds[torch.arange(len(at), device=at.device), at]
+        seen = (point >= 0).all(-1)
+        return nn.functional.cross_entropy(self.word(shown), torch.where(seen, word, -100), ignore_index=-100)
+
+
 class Teacher(nn.Module):
     """Training aids, read off the hidden states that a language layer's keys and values are made from, which is all that
     the expert ever sees of them. Pointing: where the named object and the bowl are, as a cell (cross-entropy over image
@@ -104,8 +127,7 @@ class Teacher(nn.Module):
         batch, cameras = points.shape[:2]
         side = int(TOKENS_PER_IMAGE ** 0.5)
         seen = (points >= 0).all(-1)  # [B, cameras, 2]
-        cell = (points.clamp(0, 0.9999) * side).long()
-        index = cell[..., 1] * side + cell[..., 0]  # [B, cameras, 2]
+        index, cell = cells(points)  # [B, cameras, 2], [B, cameras, 2, 2]
         image = hidden[:, : cameras * TOKENS_PER_IMAGE].reshape(batch, cameras, TOKENS_PER_IMAGE, -1)
         logits = self.cells(image).log_softmax(2)  # over the tokens of a camera
         found = logits.gather(2, index[:, :, None, :]).squeeze(2)  # [B, cameras, 2]
@@ -117,7 +139,7 @@ class Teacher(nn.Module):
         weight = seen.float()
         total = weight.sum().clamp(min=1)
         right = ((logits.argmax(2) == index).float() * weight).sum() / total
-        loss = (-found * weight).sum() / total
+        loss = 4 * (-found * weight).sum() / total
         loss = loss + 2 * (offset.abs().mean(-1) * weight).sum() / total
         loss = loss + 4 * (whole.abs().mean(-1) * weight).sum() / total
         loss = loss + 5 * plan.abs().mean()

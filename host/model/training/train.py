@@ -9,7 +9,6 @@ Waza load. Seeds are fixed. Needs `lerobot[smolvla]==0.4.4`.
 import argparse
 import copy
 import json
-import math
 import pathlib
 import queue
 import subprocess
@@ -29,6 +28,7 @@ WORDS_BYTES = 48  # INSTRUCTION_BYTES of the demonstrator
 STATE_STD_FLOOR = 0.15  # a joint that hardly moves must not have its noise blown up
 MAX_WORDS = 8
 TAUGHT_LAYERS = (2, 3)
+COLOUR_WORD = 2  # "touch the red block"
 
 
 class Stream:
@@ -39,7 +39,8 @@ class Stream:
         self.record = len(cameras) * SIDE * SIDE * 3 + (JOINTS + CHUNK * JOINTS + len(cameras) * 4) * 4 + WORDS_BYTES
         program = arguments.demonstrator or build_demonstrator()
         self.process = subprocess.Popen(
-            [program, str(seed), str(SIDE), str(CHUNK), ",".join(cameras), str(arguments.shuffle), str(arguments.touch)],
+            [program, str(seed), str(SIDE), str(CHUNK), ",".join(cameras), str(arguments.shuffle), str(arguments.touch),
+             str(arguments.relabelled)],
             stdout=subprocess.PIPE, bufsize=self.record * 64)
         # A pipe holds less than one batch, so a thread keeps the demonstrator working while the model learns.
         self.ahead = queue.Queue(maxsize=2048)
@@ -91,7 +92,10 @@ class Learner(torch.nn.Module):
         super().__init__()
         self.flow, self.draws, self.pad = policy.model, draws, pad
         self.teachers = torch.nn.ModuleList(bundled.Teacher(cameras) for _ in TAUGHT_LAYERS)
-        self.hidden = {}
+        self.naming = bundled.Naming()
+        self.hidden, self.embeds = {}, []
+        connector = policy.model.vlm_with_expert.get_vlm_model().connector
+        connector.register_forward_hook(lambda _, __, output: self.embeds.append(output))
         for index in TAUGHT_LAYERS:
             norm = policy.model.vlm_with_expert.get_vlm_model().text_model.layers[index].input_layernorm
             norm.register_forward_hook(lambda _, __, output, index=index: self.hidden.__setitem__(index, output))
@@ -114,7 +118,10 @@ class Learner(torch.nn.Module):
         lessons = [teach(self.hidden.pop(index).float(), points, actions)
                    for index, teach in zip(TAUGHT_LAYERS, self.teachers, strict=True)]
         _, right, miss, plan = lessons[-1]
-        return flow_loss, sum(loss for loss, *_ in lessons), right, miss, plan
+        naming = sum(self.naming(embeds.float(), points[:, camera, 0], tokens[:, COLOUR_WORD])
+                     for camera, embeds in enumerate(self.embeds)) / len(self.embeds)
+        self.embeds.clear()
+        return flow_loss, naming + sum(loss for loss, *_ in lessons), naming, right, miss, plan
 
 
 def statistics(stream, samples=8192):
@@ -155,10 +162,11 @@ def main():
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--draws", type=int, default=4, help="draws of noise and time a sample")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
-    options.add_argument("--lessons", type=float, default=0.1, help="weight of the training aids beside flow matching")
+    options.add_argument("--lessons", type=float, default=0.2, help="weight of the training aids beside flow matching")
     options.add_argument("--bf16-until", type=float, default=0.85, help="share of the run in bf16; the rest is f32")
     options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--touch", type=float, default=0.6, help="share of touch episodes")
+    options.add_argument("--touch", type=float, default=0.5, help="share of touch tasks")
+    options.add_argument("--relabelled", type=float, default=0.65, help="share of samples that ask for another task")
     options.add_argument("--cameras", default="front")
     options.add_argument("--shuffle", type=int, default=16384)
     options.add_argument("--seed", type=int, default=1)
@@ -190,7 +198,7 @@ def main():
         print(f"resuming after {done} samples")
     elif arguments.start:
         state = torch.load(arguments.start / "state.pt", map_location=device, weights_only=False)
-        learner.load_state_dict({k: v for k, v in state["learner"].items() if k.startswith("flow.")}, strict=False)
+        learner.load_state_dict(state["learner"], strict=False)
         average, stats = state["average"], state["stats"]
 
     # A resumed run sees new episodes, not the first ones again.
@@ -205,16 +213,16 @@ def main():
     with open(out / "log.jsonl", "a", buffering=1) as log:
         while done < arguments.samples:
             progress = done / arguments.samples
-            warm = min(1.0, done / (500 * arguments.batch))
+            warm = min(1.0, done / (150 * arguments.batch))
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                group["lr"] = arguments.rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
+                group["lr"] = arguments.rate * warm * (1 - progress)
             batch = stream.batch(arguments.batch, device)
             size = arguments.batch * arguments.draws
             noise = torch.randn(size, CHUNK, wide, device=device)
             when = torch.distributions.Beta(1.5, 1.0).sample((size,)).to(device) * 0.999 + 0.001
             # bf16 matrix products with f32 weights and sums: 1.5 times the speed on a CPU that has them.
             with torch.autocast(device, dtype=torch.bfloat16, enabled=progress < arguments.bf16_until):
-                flow, taught, right, miss, plan = step(
+                flow, taught, naming, right, miss, plan = step(
                     batch["images"], batch["tokens"],
                     pad((batch["state"] - mean) / (std + 1e-8), policy.config.max_state_dim),
                     pad((batch["chunk"] - mean) / (std + 1e-8), wide), batch["points"], noise, when)
@@ -228,7 +236,7 @@ def main():
             with torch.no_grad():
                 for name, value in policy.model.state_dict().items():
                     average[name].lerp_(value, 1 - keep) if value.is_floating_point() else average[name].copy_(value)
-            for name, value in dict(flow=flow, taught=taught, right=right, miss=miss, plan=plan, batches=torch.tensor(1.0)).items():
+            for name, value in dict(flow=flow, taught=taught, naming=naming, right=right, miss=miss, plan=plan, batches=torch.tensor(1.0)).items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             if time.time() - since > 60 or done >= arguments.samples:
                 count = sums.pop("batches")

@@ -1,6 +1,7 @@
 //! Writes an endless stream of demonstrations to standard output; `host/model/training/train.py` reads it.
 //!
-//! `demonstrations SEED SIDE CHUNK CAMERAS SHUFFLE TOUCH`, for example `demonstrations 1 96 16 front,wrist 16384 0.4`.
+//! `demonstrations SEED SIDE CHUNK CAMERAS SHUFFLE TOUCH RELABELLED`, for example
+//! `demonstrations 1 96 16 front,wrist 16384 0.5 0.65`.
 
 use std::io::{BufWriter, stdout};
 
@@ -10,8 +11,8 @@ use waza_robot::sim::demonstrations::{Options, stream};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [seed, side, chunk, cameras, shuffle, touch] = &arguments[..] else {
-        return Err("usage: demonstrations SEED SIDE CHUNK CAMERAS SHUFFLE TOUCH".into());
+    let [seed, side, chunk, cameras, shuffle, touch, relabelled] = &arguments[..] else {
+        return Err("usage: demonstrations SEED SIDE CHUNK CAMERAS SHUFFLE TOUCH RELABELLED".into());
     };
     let options = Options {
         seed: seed.parse()?,
@@ -20,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         cameras: cameras.split(',').map(str::to_owned).collect(),
         shuffle: shuffle.parse()?,
         touch: touch.parse()?,
+        relabelled: relabelled.parse()?,
     };
     stream(&Embodiment::so101(), &SceneSpec::tabletop(), &options, &mut BufWriter::new(stdout().lock()))?;
     Ok(())

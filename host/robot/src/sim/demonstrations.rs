@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 
-use rand::{Rng, SeedableRng, seq::IndexedRandom};
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rapier3d::math::Vector;
 
@@ -30,8 +30,11 @@ pub struct Options {
     pub cameras: Vec<String>,
     /// Samples held for shuffling.
     pub shuffle: usize,
-    /// Share of episodes that are [`Task::Touch`], 0 to 1.
+    /// Share of tasks that are [`Task::Touch`], 0 to 1.
     pub touch: f32,
+    /// Share of samples that ask for another task than the episode works on, 0 to 1. Where an arm is tells what its
+    /// episode works on, and a learner that can read the task off the arm never listens to the words.
+    pub relabelled: f32,
 }
 
 /// Bytes of an instruction in a record, padded with zeros.
@@ -60,13 +63,11 @@ pub fn episode(embodiment: &Embodiment, spec: &SceneSpec, options: &Options, ind
     let mut random =
         ChaCha8Rng::seed_from_u64(options.seed ^ index.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ TRAINING_SEEDS);
     let scene = Scene::draw(spec, random.random::<u64>() | TRAINING_SEEDS);
-    let Some(&block) = scene.blocks.choose(&mut random) else { return };
-    let task = if random.random::<f32>() < options.touch {
-        Task::Touch(block.colour)
-    } else {
-        Task::PlaceInBowl(block.colour)
+    let draw_task = |random: &mut ChaCha8Rng| {
+        let colour = scene.blocks[random.random_range(0..scene.blocks.len())].colour;
+        if random.random::<f32>() < options.touch { Task::Touch(colour) } else { Task::PlaceInBowl(colour) }
     };
-    let instruction = task.phrases().collect::<Vec<_>>().choose(&mut random).cloned().unwrap_or_default();
+    let task = draw_task(&mut random);
     let start = if random.random::<f32>() < 0.5 { jittered_home(&mut random) } else { anywhere(spec, &mut random) };
     let mut world = World::new(embodiment, &scene, start);
 
@@ -80,18 +81,26 @@ pub fn episode(embodiment: &Embodiment, spec: &SceneSpec, options: &Options, ind
     for _ in 0..limit {
         let joints: [f32; JOINTS] = std::array::from_fn(|index| world.measure().joints.positions[index]);
         let snapshot = world.snapshot();
-        let Some(state) = State::of(&snapshot, &joints, task) else { return };
         let within = |index: usize, angle: f32| {
             let [low, high] = embodiment.joints[index].position;
             angle.clamp(low, high)
         };
-        let chunk: Vec<[f32; JOINTS]> = expert::plan(task, state, options.chunk, period)
-            .into_iter()
-            .map(|row| std::array::from_fn(|index| within(index, row[index])))
-            .collect();
+        let plan = |task| {
+            let state = State::of(&snapshot, &joints, task)?;
+            let rows = expert::plan(task, state, options.chunk, period).into_iter();
+            let chunk: Vec<[f32; JOINTS]> =
+                rows.map(|row| std::array::from_fn(|index| within(index, row[index]))).collect();
+            Some((state, chunk))
+        };
+        let Some((_, chunk)) = plan(task) else { return };
         let next = chunk[0];
         let resting = chunk.iter().all(|row| row.iter().zip(joints).all(|(row, now)| (row - now).abs() < 0.03));
-        sink(Sample { snapshot, instruction: instruction.clone(), joints, chunk, object: state.block });
+        let asked = if random.random::<f32>() < options.relabelled { draw_task(&mut random) } else { task };
+        if let Some((state, chunk)) = plan(asked) {
+            let phrases: Vec<String> = asked.phrases().collect();
+            let instruction = phrases[random.random_range(0..phrases.len())].clone();
+            sink(Sample { snapshot: snapshot.clone(), instruction, joints, chunk, object: state.block });
+        }
         // The end of a job looks the same for ever; a few samples of it are enough.
         idle += usize::from(resting);
         if idle > 6 {
