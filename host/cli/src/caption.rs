@@ -54,13 +54,14 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_is_drawn_upright_inside_its_cell() {
+    fn a_letter_is_drawn_inside_its_cell_neither_mirrored_nor_upside_down() {
         let mut image = canvas(64, 32, [0; 3]);
         write(&mut image, "L", [16, 8], [255; 3]);
         let lit = lit(&image);
         assert!(!lit.is_empty() && lit.iter().all(|&[x, y]| (16..32).contains(&x) && (8..24).contains(&y)));
-        let width_of_row = |row: u32| lit.iter().filter(|[_, y]| *y == row).count();
-        assert!(width_of_row(20) > width_of_row(10), "an L's foot is wider than its stem");
+        let row = |row: u32| lit.iter().filter(move |[_, y]| *y == row).map(|[x, _]| *x);
+        assert!(row(20).count() > row(10).count(), "an L's foot is wider than its stem");
+        assert!(row(20).max() > row(10).max() && row(20).min() <= row(10).min(), "and reaches to the right");
     }
 
     #[test]

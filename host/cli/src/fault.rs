@@ -25,7 +25,7 @@ pub fn bad_input(cause: impl fmt::Display, place: impl fmt::Display, way_out: im
 
 impl BadInput {
     /// An error that the user's input caused and that describes itself.
-    pub fn new(error: impl Into<anyhow::Error>) -> anyhow::Error {
+    pub fn caused_by(error: impl Into<anyhow::Error>) -> anyhow::Error {
         anyhow::Error::new(Self(error.into()))
     }
 }
@@ -38,7 +38,7 @@ pub trait OrBadInput<T> {
 
 impl<T, E: Into<anyhow::Error>> OrBadInput<T> for Result<T, E> {
     fn or_bad_input(self) -> anyhow::Result<T> {
-        self.map_err(BadInput::new)
+        self.map_err(BadInput::caused_by)
     }
 }
 
@@ -50,7 +50,7 @@ pub fn model_fault(error: ModelError) -> anyhow::Error {
         | ModelError::Camera { .. }
         | ModelError::NoImage { .. }
         | ModelError::Length { .. }
-        | ModelError::Executor(ExecutorError::Unavailable { .. }) => BadInput::new(error),
+        | ModelError::Executor(ExecutorError::Unavailable { .. }) => BadInput::caused_by(error),
         ModelError::Executor(_)
         | ModelError::Plan(_)
         | ModelError::NotFinite { .. }

@@ -23,7 +23,10 @@ pub struct Video {
 impl Video {
     /// An empty video. Sides are multiples of 16, the size of a macroblock.
     pub fn new(width: u32, height: u32, rate_hz: f64) -> Result<Self> {
-        ensure!(width % 16 == 0 && height % 16 == 0, "a video of {width}x{height} pixels: sides are multiples of 16");
+        ensure!(
+            width.is_multiple_of(16) && height.is_multiple_of(16),
+            "a video of {width}x{height} pixels: sides are multiples of 16"
+        );
         let mut config = EncoderConfig::baseline(width as usize, height as usize);
         config.preset = Preset::Balanced;
         config.qp = QP;

@@ -1,5 +1,7 @@
 //! Bad input ends with exit code 2, one line that names a place and a way out, and nothing written.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // in helpers of tests
+
 use std::path::Path;
 use std::process::{Command, Output};
 

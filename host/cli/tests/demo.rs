@@ -1,5 +1,7 @@
 //! The demo, as a user runs it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // in helpers of tests
+
 use std::path::Path;
 use std::process::Command;
 

@@ -1,5 +1,7 @@
 //! What is compiled to WebAssembly has workspaces of its own; one `cargo test` covers them too.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // in helpers of tests
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

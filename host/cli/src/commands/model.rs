@@ -67,7 +67,7 @@ impl Verify {
     fn run(self) -> Result<()> {
         let result = verify(&self.folder, self.device).map_err(|error| match error {
             VerifyError::Model(error) => model_fault(error),
-            error => BadInput::new(error),
+            error => BadInput::caused_by(error),
         })?;
         if self.json {
             let errors = result.tensors.iter().map(|it| (it.tensor.as_str(), it.max_abs_error)).collect();

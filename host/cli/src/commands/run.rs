@@ -64,7 +64,7 @@ impl Run {
         })?;
         spinner.finish_and_clear();
         if let Err(error @ SkillError::Returned { refusal: Refusal::Invalid(_), .. }) = outcome {
-            return Err(BadInput::new(error));
+            return Err(BadInput::caused_by(error));
         }
         if let Some(out) = out {
             let take = format!("{}, seed {}", report.skill, report.seed);
