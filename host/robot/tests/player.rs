@@ -28,6 +28,17 @@ fn every_row_is_reached_when_it_is_due_and_the_last_one_at_rest() {
 }
 
 #[test]
+fn a_joint_that_turns_at_a_row_does_not_swing_past_it() {
+    let bench = Bench::start(Pace::Lockstep);
+    let report = bench.finish(chunk(0, [0.01, 0.03, 0.05, 0.06, 0.02, -0.02, -0.04, -0.04])).unwrap();
+    assert_eq!(report.interventions, []);
+    let commands = bench.joint(0);
+    let highest = commands.iter().copied().fold(f32::MIN, f32::max);
+    let lowest = commands.iter().copied().fold(f32::MAX, f32::min);
+    assert!(highest <= 0.06 + 1e-6 && lowest >= -0.04 - 1e-6, "from {lowest} to {highest}");
+}
+
+#[test]
 fn rows_that_are_late_are_skipped() {
     let bench = Bench::start(Pace::Lockstep);
     bench.reach(25);
