@@ -188,9 +188,9 @@ impl Bench {
         commands[commands.len().saturating_sub(ticks)..].iter().map(|command| command[joint]).collect()
     }
 
-    /// Whether the arm comes to a stand within a second and then stays for another; and is where it can be leased.
+    /// Whether the arm comes to a stand within 0.3 s and stays, and can be leased again.
     pub fn assert_the_arm_holds(&self) {
-        self.reach(self.robot.tick() + 200);
+        self.reach(self.robot.tick() + 130);
         let pans = self.newest(0, 100);
         assert!(pans.windows(2).all(|pair| pair[0] == pair[1]), "the arm still moves: {pans:?}");
         assert_eq!(self.run("acquire: arm, gripper").map(|_| ()), Ok(()));

@@ -167,8 +167,11 @@ impl Guest for Conduct {
             "roll out" => follow(acquire(vec!["arm".into()]).await?, number(with)?).await?,
             "roll out and look away" => {
                 let lease = acquire(vec!["arm".into()]).await?;
-                drop(lease.rollout(&forward(5.0, 10.0))?);
-                clock::wait(clock::now() + 500_000_000).await?;
+                let events = lease.rollout(&forward(5.0, 10.0))?;
+                clock::wait(clock::now() + 300_000_000).await?;
+                drop(events);
+                clock::wait(clock::now() + 700_000_000).await?;
+                drop(lease);
                 String::new()
             }
             "leave the rollout running" => {
