@@ -72,10 +72,15 @@ def build(folder, cameras):
     model.requires_grad_(True)
     model.vlm_with_expert.vlm.lm_head.requires_grad_(False)
     embed = model.vlm_with_expert.get_vlm_model().vision_model.embeddings
-    # The stock forward finds each patch's position in a Python loop over the batch. For whole square images the
-    # positions are simply in order.
+    # The stock forward finds each patch's position in a Python loop over the batch. All images are whole squares, so the
+    # ids that it finds once hold for all: 0, 0, 1, ... n - 2 along each side, not 0 to n - 1.
+    found = []
+    hook = embed.position_embedding.register_forward_hook(lambda _, ids, __: found.append(ids[0]))
+    embed(torch.zeros(1, 3, SIDE, SIDE), torch.ones(1, SIDE // PATCH, SIDE // PATCH, dtype=torch.bool))
+    hook.remove()
     embed.forward = lambda pixel_values, patch_attention_mask=None: (
-        embed.patch_embedding(pixel_values).flatten(2).transpose(1, 2) + embed.position_embedding.weight)
+        embed.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+        + embed.position_embedding(found[0].to(pixel_values.device)))
     # Embeddings are scaled by sqrt(d) on their way in, so they start small.
     scale = TEXT["hidden_size"] ** -0.5
     nn.init.normal_(model.vlm_with_expert.get_vlm_model().text_model.embed_tokens.weight, std=scale)
