@@ -201,11 +201,7 @@ impl Host {
     /// [`RuntimeError`] says what is wrong with the package, or what it needs and this robot or model lacks.
     pub fn load(&self, folder: &Path) -> Result<SkillId, RuntimeError> {
         let site = &self.0;
-        let manifest = Manifest::open(folder)?;
-        let lacking = manifest.mismatches(site.robot.embodiment(), site.model.about());
-        if !lacking.is_empty() {
-            return Err(RuntimeError::Mismatch { id: manifest.id, what: lacking.join("; ") });
-        }
+        let manifest = self.fitting(folder)?;
         let path = folder.join(&manifest.component);
         let Loaded::Skill(component) = Loaded::open(&site.engines, folder, &manifest)? else {
             let what = "it is of the world `controller`, which runs in the control loop".into();
@@ -224,6 +220,17 @@ impl Host {
         Ok(id)
     }
 
+    /// The manifest of a package whose needs this robot and this model meet.
+    fn fitting(&self, folder: &Path) -> Result<Manifest, RuntimeError> {
+        let manifest = Manifest::open(folder)?;
+        let lacking = manifest.mismatches(self.0.robot.embodiment(), self.0.model.about());
+        if lacking.is_empty() {
+            Ok(manifest)
+        } else {
+            Err(RuntimeError::Mismatch { id: manifest.id, what: lacking.join("; ") })
+        }
+    }
+
     /// Forgets a skill. Runs in flight go on. False: none of that id was loaded.
     pub fn unload(&self, skill: &SkillId) -> bool {
         self.0.skills().remove(skill).is_some()
@@ -235,11 +242,7 @@ impl Host {
     /// As [`Host::load`].
     pub fn controller(&self, folder: &Path) -> Result<Controller, RuntimeError> {
         let site = &self.0;
-        let manifest = Manifest::open(folder)?;
-        let lacking = manifest.mismatches(site.robot.embodiment(), site.model.about());
-        if !lacking.is_empty() {
-            return Err(RuntimeError::Mismatch { id: manifest.id, what: lacking.join("; ") });
-        }
+        let manifest = self.fitting(folder)?;
         let path = folder.join(&manifest.component);
         match Loaded::open(&site.engines, folder, &manifest)? {
             Loaded::Controller(component) => {
