@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use waza_model::executor::Executor;
 use waza_model::plan::{
-    Activation, Buffer, BufferId, Inputs, Op, Outputs, Plan, Shape, View, Weight, WeightId, WeightSource,
+    Activation, Buffer, BufferId, Inputs, Numbers, Op, Outputs, Pick, Plan, Shape, View, Weight, WeightId, WeightSource,
 };
 use waza_model::wgpu::{Adapters, Gpu, WgpuExecutor};
 use waza_model::{Checkpoint, CheckpointError, Device, Policy, bench};
@@ -15,8 +15,8 @@ use waza_model::{Checkpoint, CheckpointError, Device, Policy, bench};
 struct Waves;
 
 impl WeightSource for Waves {
-    fn load(&self, weight: &Weight) -> Result<Vec<f32>, CheckpointError> {
-        Ok((0..weight.rows * weight.columns).map(|i| (i as f32).sin()).collect())
+    fn load(&self, weight: &Weight) -> Result<Numbers, CheckpointError> {
+        Ok(Numbers::F32((0..weight.rows * weight.columns).map(|i| (i as f32).sin()).collect()))
     }
 }
 
@@ -63,7 +63,7 @@ fn measure_gemms() {
     println!("{:>6} {:>6} {:>6}  GFLOP/s", "m", "n", "k");
     for (m, n, k) in [(512, 2560, 960), (1024, 768, 3072), (50, 2048, 720), (50, 320, 720)] {
         let gpu = Gpu::open(Adapters::Any).unwrap_or_else(|error| panic!("{error}"));
-        let weight = Weight { rows: n, columns: k, tensors: Vec::new(), take: 0..k, gather: None };
+        let weight = Weight { rows: n, columns: k, tensors: Vec::new(), take: 0..k, pick: Pick::All };
         let mut executor = WgpuExecutor::new(gpu, &[weight], &Waves).unwrap_or_else(|error| panic!("{error}"));
         let repeats = 2;
         let plan = gemms(m, n, k, repeats);

@@ -20,7 +20,7 @@ pub(crate) use processors::{Normalization, Processors};
 pub(crate) use tokenizer::Tokenizer;
 
 use crate::architecture::Architecture;
-use crate::plan::{Weight, WeightSource};
+use crate::plan::{Numbers, Weight, WeightSource};
 use crate::tensors::EMBED_TOKENS;
 use weights::WeightFile;
 
@@ -155,7 +155,7 @@ impl Checkpoint {
 }
 
 impl WeightSource for Checkpoint {
-    fn load(&self, weight: &Weight) -> Result<Vec<f32>, CheckpointError> {
+    fn load(&self, weight: &Weight) -> Result<Numbers, CheckpointError> {
         self.weights.load(weight)
     }
 }

@@ -10,7 +10,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::error::{CheckpointError, Misshapen, TensorMismatch};
 use crate::architecture::Architecture;
-use crate::plan::{Weight, WeightSource};
+use crate::plan::{Numbers, Pick, Weight, WeightSource};
 use crate::tensors::{is_cut_off, tensors};
 
 const RESAVE: &str = "Save or download the checkpoint again";
@@ -113,7 +113,7 @@ fn parse(bytes: &[u8], path: &Path) -> Result<(usize, HashMap<String, TensorInfo
 }
 
 impl WeightSource for WeightFile {
-    fn load(&self, weight: &Weight) -> Result<Vec<f32>, CheckpointError> {
+    fn load(&self, weight: &Weight) -> Result<Numbers, CheckpointError> {
         let mut numbers = Vec::with_capacity(weight.rows * weight.columns);
         for name in &weight.tensors {
             let tensor = self.tensor(name)?;
@@ -121,12 +121,13 @@ impl WeightSource for WeightFile {
             let shape = &self.tensors[name].shape;
             let columns = if shape.len() < 2 { tensor.len() } else { shape[1..].iter().product() };
             let row = |index: usize| &tensor[index * columns..][weight.take.clone()];
-            match &weight.gather {
-                Some(rows) => rows.iter().for_each(|&r| numbers.extend_from_slice(row(r as usize))),
-                None => (0..tensor.len() / columns).for_each(|r| numbers.extend_from_slice(row(r))),
+            match &weight.pick {
+                Pick::Gather(rows) => rows.iter().for_each(|&r| numbers.extend_from_slice(row(r as usize))),
+                Pick::Range(rows) => rows.clone().for_each(|r| numbers.extend_from_slice(row(r))),
+                Pick::All => (0..tensor.len() / columns).for_each(|r| numbers.extend_from_slice(row(r))),
             }
         }
         debug_assert_eq!(numbers.len(), weight.rows * weight.columns);
-        Ok(numbers)
+        Ok(Numbers::F32(numbers))
     }
 }

@@ -99,7 +99,7 @@ fn factors(network: &Network) -> Vec<bool> {
 }
 
 fn load(weight: &Weight, factor: bool, source: &dyn WeightSource) -> Result<CpuWeight, CheckpointError> {
-    let numbers = source.load(weight)?;
+    let numbers = source.load(weight)?.into_f32();
     Ok(match factor {
         true => CpuWeight::factor(&numbers, weight.rows, weight.columns),
         false => CpuWeight::table(&numbers, weight.rows, weight.columns),
@@ -200,17 +200,18 @@ mod tests {
     use super::*;
     use crate::architecture::{Architecture, Expert, ExpertAttention, ExpertLayer, Flow, Text, Vision};
     use crate::noise::fill_normal;
+    use crate::plan::Numbers;
 
     /// Random weights, small enough that the network stays in range.
     struct Random;
 
     impl WeightSource for Random {
-        fn load(&self, weight: &Weight) -> Result<Vec<f32>, CheckpointError> {
+        fn load(&self, weight: &Weight) -> Result<Numbers, CheckpointError> {
             let mut numbers = vec![0.0; weight.rows * weight.columns];
             fill_normal(&mut numbers, weight.tensors.concat().bytes().map(u64::from).sum());
             let scale = 1.0 / (weight.columns as f32).sqrt();
             numbers.iter_mut().for_each(|number| *number *= scale);
-            Ok(numbers)
+            Ok(Numbers::F32(numbers))
         }
     }
 

@@ -235,7 +235,7 @@ pub enum Op {
 }
 
 /// A weight as executors see it: a dense `rows` x `columns` matrix, put together from a checkpoint's tensors. Its numbers
-/// are those of the tensors one after the other, cut to `take`, then gathered.
+/// are those of the tensors one after the other, cut to `take`, of which `pick` says which rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Weight {
     /// Rows; 1 for a vector.
@@ -246,8 +246,42 @@ pub struct Weight {
     pub tensors: Vec<String>,
     /// The columns that are taken of each tensor.
     pub take: Range<usize>,
-    /// The rows that are taken of the first tensor, in this order; all rows of all tensors if `None`.
-    pub gather: Option<Vec<u32>>,
+    /// The rows that are taken of each tensor.
+    pub pick: Pick,
+}
+
+/// Rows of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// All of them.
+    All,
+    /// A run of them: a slice of a matrix that is too large for one binding.
+    Range(Range<usize>),
+    /// These, in this order.
+    Gather(Vec<u32>),
+}
+
+/// Numbers as a file has them: no executor needs more room for a weight than the file.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Numbers {
+    /// IEEE single precision.
+    F32(Vec<f32>),
+    /// The upper half of an `f32`, bits.
+    Bf16(Vec<u16>),
+    /// IEEE half precision, bits.
+    F16(Vec<u16>),
+}
+
+impl Numbers {
+    /// All of them in single precision, which holds every one exactly.
+    #[must_use]
+    pub fn into_f32(self) -> Vec<f32> {
+        match self {
+            Self::F32(numbers) => numbers,
+            Self::Bf16(bits) => bits.into_iter().map(|bits| half::bf16::from_bits(bits).to_f32()).collect(),
+            Self::F16(bits) => bits.into_iter().map(|bits| half::f16::from_bits(bits).to_f32()).collect(),
+        }
+    }
 }
 
 /// Where an executor gets the content of a weight: a checkpoint, or random numbers for tests and benchmarks.
@@ -256,7 +290,7 @@ pub trait WeightSource {
     ///
     /// # Errors
     /// If the checkpoint cannot be read.
-    fn load(&self, weight: &Weight) -> Result<Vec<f32>, crate::CheckpointError>;
+    fn load(&self, weight: &Weight) -> Result<Numbers, crate::CheckpointError>;
 }
 
 /// What a forward pass does, for one [`Shape`].

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::{
-    Activation, Buffer, BufferId, Inputs, Mask, Op, Operand, Outputs, Plan, PlanError, Shape, SpecialToken, View,
+    Activation, Buffer, BufferId, Inputs, Mask, Op, Operand, Outputs, Pick, Plan, PlanError, Shape, SpecialToken, View,
     Weight, WeightId,
 };
 use crate::architecture::{Architecture, ExpertAttention};
@@ -100,7 +100,7 @@ impl Network {
         let last = a.last_text_layer();
         let action_time = |c: &mut Collector, take: std::ops::Range<usize>| {
             let tensors = vec![format!("{}.weight", names::ACTION_TIME_IN)];
-            c.add(Weight { rows: expert.width, columns: expert.width, tensors, take, gather: None })
+            c.add(Weight { rows: expert.width, columns: expert.width, tensors, take, pick: Pick::All })
         };
         let ids = Ids {
             patch: c.linear(names::PATCH_EMBEDDING, vision.width, vision.patch_numbers()),
@@ -109,7 +109,7 @@ impl Network {
                 columns: vision.width,
                 tensors: vec![format!("{}.weight", names::POSITION_EMBEDDING)],
                 take: 0..vision.width,
-                gather: Some(vision.position_ids()),
+                pick: Pick::Gather(vision.position_ids()),
             }),
             vision: (0..vision.layers).map(|i| c.vision_layer(i, a)).collect(),
             post_norm: c.norm(names::POST_LAYERNORM, vision.width),
@@ -180,7 +180,7 @@ impl Collector {
 
     /// Matrices of equal width, one under the other.
     fn stack(&mut self, tensors: Vec<String>, rows: usize, columns: usize) -> WeightId {
-        self.add(Weight { rows, columns, tensors, take: 0..columns, gather: None })
+        self.add(Weight { rows, columns, tensors, take: 0..columns, pick: Pick::All })
     }
 
     fn matrix(&mut self, tensor: String, rows: usize, columns: usize) -> WeightId {
@@ -213,7 +213,7 @@ impl Collector {
             qkv: Linear {
                 weight: self.stack(qkv("weight"), 3 * d, d),
                 // Three vectors side by side: one row of three times the width.
-                bias: self.add(Weight { rows: 1, columns: 3 * d, tensors: qkv("bias"), take: 0..d, gather: None }),
+                bias: self.add(Weight { rows: 1, columns: 3 * d, tensors: qkv("bias"), take: 0..d, pick: Pick::All }),
             },
             out: self.linear(&format!("{module}.self_attn.out_proj"), d, d),
             norm2: self.norm(&format!("{module}.layer_norm2"), d),

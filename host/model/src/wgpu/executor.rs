@@ -63,7 +63,7 @@ impl WgpuExecutor {
         let mut weight_buffers = Vec::with_capacity(weights.len());
         for weight in weights {
             gpu.require_buffer(weight.rows * weight.columns)?;
-            weight_buffers.push(constant(&gpu, "weight", &source.load(weight)?));
+            weight_buffers.push(constant(&gpu, "weight", &source.load(weight)?.into_f32()));
             gpu.check()?;
         }
         let max_workgroups = gpu.limits().max_compute_workgroups_per_dimension;

@@ -4,7 +4,8 @@ use super::{Adapters, Gpu, WgpuExecutor};
 use crate::CheckpointError;
 use crate::executor::Executor;
 use crate::plan::{
-    Activation, Buffer, BufferId, Inputs, Mask, Op, Operand, Outputs, Plan, Shape, View, Weight, WeightId, WeightSource,
+    Activation, Buffer, BufferId, Inputs, Mask, Numbers, Op, Operand, Outputs, Pick, Plan, Shape, View, Weight,
+    WeightId, WeightSource,
 };
 
 /// Rounds of each test; every round draws new shapes.
@@ -66,9 +67,9 @@ struct Bench {
 }
 
 impl WeightSource for Bench {
-    fn load(&self, weight: &Weight) -> Result<Vec<f32>, CheckpointError> {
+    fn load(&self, weight: &Weight) -> Result<Numbers, CheckpointError> {
         let index: usize = weight.tensors[0].parse().unwrap();
-        Ok(self.weight_contents[index].clone())
+        Ok(Numbers::F32(self.weight_contents[index].clone()))
     }
 }
 
@@ -99,7 +100,7 @@ impl Bench {
         let index = self.weights.len();
         self.weight_contents.push(self.random.numbers(rows * columns));
         let (tensors, take) = (vec![index.to_string()], 0..columns);
-        self.weights.push(Weight { rows, columns, tensors, take, gather: None });
+        self.weights.push(Weight { rows, columns, tensors, take, pick: Pick::All });
         WeightId(index)
     }
 
@@ -407,7 +408,7 @@ fn a_plan_beyond_the_adapters_limits_is_refused_with_both_sizes() {
         columns: 2,
         tensors: vec!["0".into()],
         take: 0..2,
-        gather: None,
+        pick: Pick::All,
     });
     let error = WgpuExecutor::new(gpu, &bench.weights, &bench).err().unwrap().to_string();
     assert!(error.contains(&(2 * (offered / 4) * 4).to_string()), "{error}");
