@@ -84,6 +84,7 @@ fn query(instruction: &str) -> Query {
         instruction: instruction.to_owned(),
         images: vec![("front".to_owned(), image)],
         state: vec![0.1; 6],
+        sensors: Vec::new(),
         noise: Noise::Seed(3),
     }
 }
@@ -157,7 +158,7 @@ fn weights_of_a_compiled_model_load_under_their_plain_names() {
 
 #[test]
 fn half_precision_weights_give_nearly_the_same_actions() {
-    let act = |copy: &Copy| Policy::new(&copy.open().unwrap(), Device::Cpu).unwrap().act(&query("touch it")).unwrap();
+    let act = |copy: &Copy| Policy::new(copy.open().unwrap(), Device::Cpu).unwrap().act(&query("touch it")).unwrap();
     let exact = act(&Copy::new());
     for (dtype, tolerance) in [(Dtype::F16, 0.01), (Dtype::BF16, 0.1)] {
         let copy = Copy::new();
@@ -196,7 +197,7 @@ fn weights_that_are_not_finite_are_refused_with_the_tensors_name() {
         }
         Some((name.to_owned(), tensor))
     });
-    let error = Policy::new(&copy.open().unwrap(), Device::Cpu).err().unwrap().to_string();
+    let error = Policy::new(copy.open().unwrap(), Device::Cpu).err().unwrap().to_string();
     assert!(error.contains("model.state_proj.bias") && error.contains("NaN"), "{error}");
 }
 
@@ -308,7 +309,7 @@ fn a_card_names_the_model_its_embodiment_and_its_rate() {
     let copy = Copy::new();
     let card = r#"{"name": "tabletop", "version": "1.2.0", "embodiment": "so101", "action_rate_hz": 10}"#;
     fs::write(copy.checkpoint().join("waza.json"), card).unwrap();
-    let about = Policy::new(&copy.open().unwrap(), Device::Cpu).unwrap().about().clone();
+    let about = Policy::new(copy.open().unwrap(), Device::Cpu).unwrap().about().clone();
     assert_eq!((about.name.as_str(), about.version.as_str()), ("tabletop", "1.2.0"));
     assert_eq!((about.embodiment.as_deref(), about.rate_hz), (Some("so101"), Some(10.0)));
     fs::write(copy.checkpoint().join("waza.json"), card.replace("10}", "1e9}")).unwrap();
@@ -325,7 +326,7 @@ fn words_outside_a_closed_vocabulary_are_named_with_those_that_are_known() {
     fs::write(copy.root.path().join("vlm/tokenizer.json"), tokenizer).unwrap();
     let checkpoint = copy.open().unwrap();
     assert_eq!(checkpoint.words(), ["block", "red", "the", "touch"]);
-    let mut policy = Policy::new(&checkpoint, Device::Cpu).unwrap();
+    let mut policy = Policy::new(checkpoint, Device::Cpu).unwrap();
     policy.act(&query("Touch the RED block")).unwrap();
     let error = policy.act(&query("touch the mauve cube")).unwrap_err();
     let ModelError::Instruction(InstructionError::UnknownWords { unknown, known }) = &error else { panic!("{error}") };

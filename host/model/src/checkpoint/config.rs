@@ -206,6 +206,8 @@ pub(crate) fn architecture(
         text,
         flow: flow(config, &c)?,
         image_special_tokens: config.add_image_special_tokens,
+        video: None,
+        sensors: None,
     })
 }
 

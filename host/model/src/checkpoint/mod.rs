@@ -21,7 +21,6 @@ pub(crate) use tokenizer::Tokenizer;
 
 use crate::architecture::Architecture;
 use crate::plan::{Numbers, Weight, WeightSource};
-use crate::tensors::EMBED_TOKENS;
 use weights::WeightFile;
 
 /// Largest configuration, processor or tokenizer file that is read, bytes.
@@ -148,9 +147,11 @@ impl Checkpoint {
         })
     }
 
-    /// The language model's embedding table, `vocabulary * width` numbers.
-    pub(crate) fn embeddings(&self) -> Result<Vec<f32>, CheckpointError> {
-        self.weights.tensor(&format!("{EMBED_TOKENS}.weight"))
+    /// Rows of the language model's embedding table, one for each token.
+    pub(crate) fn embeddings(&self, tokens: &[u32]) -> Result<Vec<f32>, CheckpointError> {
+        let table = self.weights.tensor(&format!("{}.weight", crate::tensors::Backbone::SMOLVLA.embed_tokens()))?;
+        let width = self.architecture.text.width;
+        Ok(tokens.iter().flat_map(|&t| table[t as usize * width..][..width].to_vec()).collect())
     }
 }
 

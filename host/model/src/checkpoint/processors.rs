@@ -32,6 +32,7 @@ impl Normalization {
         }
     }
 
+    pub fn normalize_samples(&self, _values: &mut [f32]) {}
     /// The network's units to raw ones.
     pub fn denormalize(&self, values: &mut [f32]) {
         if let Self::MeanStd { mean, std, .. } = self {
@@ -47,6 +48,7 @@ impl Normalization {
 pub(crate) struct Processors {
     pub state: Normalization,
     pub action: Normalization,
+    pub sensors: Option<Normalization>,
     /// New names of observations: from what the robot calls them to what the policy calls them.
     pub renames: HashMap<String, String>,
     pub tokenization: Tokenization,
@@ -155,7 +157,7 @@ pub(crate) fn read_processors(folder: &Path, features: &Features) -> Result<Proc
     let action = action.ok_or_else(|| CheckpointError::invalid(&path, "no step `unnormalizer_processor`", RESAVE))?;
     let tokenization =
         Tokenization { tokenizer_name: tokenizer.tokenizer_name, max_length: tokenizer.max_length, newline };
-    Ok(Processors { state, action, renames, tokenization, files })
+    Ok(Processors { state, action, sensors: None, renames, tokenization, files })
 }
 
 const SERVE_ELSEWHERE: &str = "Serve this checkpoint with LeRobot, or save it with the standard SmolVLA processors";
