@@ -1,4 +1,6 @@
-//! The dimensions of a SmolVLA network, all that the plan and the list of tensors are derived from.
+//! The dimensions of a network, all that its plans and its list of tensors are derived from.
+
+pub use crate::tensors::Backbone;
 
 /// What one checkpoint's network looks like. Made by [`crate::Checkpoint::open`] from `config.json` and the VLM's
 /// configuration, which bound every number in it.
@@ -14,12 +16,60 @@ pub struct Architecture {
     pub flow: Flow,
     /// Each image stands between special tokens.
     pub image_special_tokens: bool,
+    /// It was trained on several frames of each camera. No stock checkpoint is.
+    pub video: Option<Video>,
+    /// It was trained on sensors besides cameras and joints. No stock checkpoint is.
+    pub sensors: Option<Sensors>,
 }
 
 impl Architecture {
     /// The last layer of the language model that an expert layer attends to; what comes after it reaches no action.
     pub fn last_text_layer(&self) -> usize {
         self.expert.layers.iter().map(|l| l.text_layer).max().unwrap_or(0)
+    }
+}
+
+/// The dimensions of a SmolVLM that answers in words. Made by [`crate::VlmCheckpoint::open`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct VlmArchitecture {
+    /// The image encoder.
+    pub vision: Vision,
+    /// The language model, all layers of it.
+    pub text: Text,
+    /// Base of the rotary positions' wavelengths.
+    pub rope_theta: f32,
+    /// The embedding table is the language model's head as well, and [`Backbone::lm_head`] has no tensor.
+    pub tied: bool,
+    /// Tokens that question and answer may take together.
+    pub context: usize,
+    /// What its tensors are called.
+    pub backbone: Backbone,
+}
+
+/// How several frames of a camera are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Video {
+    /// Frames of each camera, at least 1.
+    pub frames: usize,
+    /// Of every so many layers of the image encoder, the last looks back at earlier frames.
+    pub every_n_layers: usize,
+}
+
+/// Sensors besides cameras and joints, such as force and touch, sampled more often than actions are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sensors {
+    /// Numbers in a sample.
+    pub channels: usize,
+    /// Samples that are looked at, the newest last.
+    pub samples: usize,
+    /// Tokens that they become; divides `samples`.
+    pub tokens: usize,
+}
+
+impl Sensors {
+    /// Numbers that become one token: `samples / tokens` samples, one after the other.
+    pub fn token_numbers(&self) -> usize {
+        self.samples / self.tokens * self.channels
     }
 }
 
@@ -107,10 +157,10 @@ impl Vision {
     }
 }
 
-/// The language model (Llama's layers), as far as actions need it.
+/// The language model (Llama's layers).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Text {
-    /// Layers that the checkpoint keeps of the language model.
+    /// Layers; of a SmolVLA, those that it keeps of the language model.
     pub layers: usize,
     /// Width of the residual stream.
     pub width: usize,

@@ -62,7 +62,10 @@ pub mod verify;
 pub mod wgpu;
 
 pub use broker::{Broker, ModelHandle};
-pub use checkpoint::{Card, Checkpoint, CheckpointError, InstructionError, Misshapen, TensorMismatch};
+pub use checkpoint::{
+    Card, Checkpoint, CheckpointError, InstructionError, Misshapen, TensorMismatch, TextStream, TokenEmbeddings,
+    VlmCheckpoint, VlmTokenizer,
+};
 pub use device::{Device, UnknownDevice};
 pub use image::{Image, ImageError};
 pub use info::Info;

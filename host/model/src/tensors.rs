@@ -1,23 +1,13 @@
-//! The tensors of a SmolVLA checkpoint: their names and shapes, derived from the [`Architecture`].
+//! The tensors of a checkpoint: their names and shapes, derived from its architecture.
 
-use crate::architecture::{Architecture, ExpertAttention};
+use crate::architecture::{Architecture, ExpertAttention, Text, Vision, VlmArchitecture};
 
-const VISION: &str = "model.vlm_with_expert.vlm.model.vision_model";
-const TEXT: &str = "model.vlm_with_expert.vlm.model.text_model";
 const EXPERT: &str = "model.vlm_with_expert.lm_expert";
 
-/// The convolution that embeds patches.
-pub const PATCH_EMBEDDING: &str = "model.vlm_with_expert.vlm.model.vision_model.embeddings.patch_embedding";
-/// The learned positions of patches.
-pub const POSITION_EMBEDDING: &str = "model.vlm_with_expert.vlm.model.vision_model.embeddings.position_embedding";
-/// The norm after the vision tower.
-pub const POST_LAYERNORM: &str = "model.vlm_with_expert.vlm.model.vision_model.post_layernorm";
-/// The projection from joined patches to the language model's width.
-pub const CONNECTOR: &str = "model.vlm_with_expert.vlm.model.connector.modality_projection.proj";
-/// The language model's embedding table.
-pub const EMBED_TOKENS: &str = "model.vlm_with_expert.vlm.model.text_model.embed_tokens";
 /// The projection of the state to a token.
 pub const STATE: &str = "model.state_proj";
+/// The projection of joined sensor samples to a token.
+pub const SENSORS: &str = "model.sensor_proj";
 /// The norm after the expert.
 pub const EXPERT_NORM: &str = "model.vlm_with_expert.lm_expert.norm";
 /// The projection of noisy actions to tokens.
@@ -29,22 +19,76 @@ pub const ACTION_TIME_IN: &str = "model.action_time_mlp_in";
 /// Second layer of it.
 pub const ACTION_TIME_OUT: &str = "model.action_time_mlp_out";
 
-const TEXT_NORM: &str = "model.vlm_with_expert.vlm.model.text_model.norm";
-const LM_HEAD: &str = "model.vlm_with_expert.vlm.lm_head";
-
-/// Module of a vision layer.
-pub fn vision_layer(index: usize) -> String {
-    format!("{VISION}.encoder.layers.{index}")
-}
-
-/// Module of a language layer.
-pub fn text_layer(index: usize) -> String {
-    format!("{TEXT}.layers.{index}")
-}
-
 /// Module of an expert layer.
 pub fn expert_layer(index: usize) -> String {
     format!("{EXPERT}.layers.{index}")
+}
+
+/// Names of the modules of a SmolVLM: the same in every file, but for what stands before them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backbone {
+    prefix: &'static str,
+}
+
+impl Backbone {
+    /// As part of a SmolVLA, as LeRobot saves it.
+    pub const SMOLVLA: Self = Self { prefix: "model.vlm_with_expert.vlm." };
+    /// On its own, as transformers saves `SmolVLMForConditionalGeneration`.
+    pub const SMOLVLM: Self = Self { prefix: "" };
+
+    /// The convolution that embeds patches.
+    pub fn patch_embedding(&self) -> String {
+        self.vision("embeddings.patch_embedding")
+    }
+
+    /// The learned positions of patches.
+    pub fn position_embedding(&self) -> String {
+        self.vision("embeddings.position_embedding")
+    }
+
+    /// A layer of the vision tower.
+    pub fn vision_layer(&self, index: usize) -> String {
+        self.vision(&format!("encoder.layers.{index}"))
+    }
+
+    /// The norm after the vision tower.
+    pub fn post_layernorm(&self) -> String {
+        self.vision("post_layernorm")
+    }
+
+    /// The projection from joined patches to the language model's width.
+    pub fn connector(&self) -> String {
+        format!("{}model.connector.modality_projection.proj", self.prefix)
+    }
+
+    /// The language model's embedding table.
+    pub fn embed_tokens(&self) -> String {
+        self.text("embed_tokens")
+    }
+
+    /// A layer of the language model.
+    pub fn text_layer(&self, index: usize) -> String {
+        self.text(&format!("layers.{index}"))
+    }
+
+    /// The norm after the language model.
+    pub fn text_norm(&self) -> String {
+        self.text("norm")
+    }
+
+    /// The projection from the language model's width to the vocabulary. A tied one has no tensor: see
+    /// [`VlmArchitecture::tied`].
+    pub fn lm_head(&self) -> String {
+        format!("{}lm_head", self.prefix)
+    }
+
+    fn vision(&self, part: &str) -> String {
+        format!("{}model.vision_model.{part}", self.prefix)
+    }
+
+    fn text(&self, part: &str) -> String {
+        format!("{}model.text_model.{part}", self.prefix)
+    }
 }
 
 /// A tensor that a checkpoint has.
@@ -54,52 +98,38 @@ pub struct Tensor {
     pub name: String,
     /// Its shape, outermost dimension first.
     pub shape: Vec<usize>,
-    /// Actions depend on it. What they do not depend on may be absent, but not of another shape.
+    /// What the network is asked for depends on it. What does not matter may be absent, but not of another shape.
     pub used: bool,
 }
 
-/// All tensors of a network, in the order of the network.
+/// All tensors of a SmolVLA, in the order of the network.
 pub fn tensors(a: &Architecture) -> Vec<Tensor> {
     let mut table = Table(Vec::new());
-    let (vision, text, expert, flow) = (&a.vision, &a.text, &a.expert, &a.flow);
-    let (d, patch) = (vision.width, vision.patch_px);
+    let names = Backbone::SMOLVLA;
+    let (text, expert, flow) = (&a.text, &a.expert, &a.flow);
+    table.vision(&names, &a.vision, text.width);
 
-    table.add(format!("{PATCH_EMBEDDING}.weight"), &[d, vision.channels, patch, patch]);
-    table.add(format!("{PATCH_EMBEDDING}.bias"), &[d]);
-    table.add(format!("{POSITION_EMBEDDING}.weight"), &[vision.positions_per_side.pow(2), d]);
-    for index in 0..vision.layers {
-        let module = vision_layer(index);
-        table.norm(&format!("{module}.layer_norm1"), d);
-        for projection in ["q_proj", "k_proj", "v_proj", "out_proj"] {
-            table.linear(&format!("{module}.self_attn.{projection}"), d, d);
-        }
-        table.norm(&format!("{module}.layer_norm2"), d);
-        table.linear(&format!("{module}.mlp.fc1"), vision.feed_forward, d);
-        table.linear(&format!("{module}.mlp.fc2"), d, vision.feed_forward);
-    }
-    table.norm(POST_LAYERNORM, d);
-    table.add(format!("{CONNECTOR}.weight"), &[text.width, d * vision.shuffle_factor.pow(2)]);
-
-    table.add(format!("{EMBED_TOKENS}.weight"), &[text.vocabulary, text.width]);
+    table.add(format!("{}.weight", names.embed_tokens()), &[text.vocabulary, text.width]);
     let last = a.last_text_layer();
     for index in 0..text.layers {
-        let (from, kv) = (text.width, text.kv_width());
         let used = |part| index < last || (index == last && matches!(part, Part::KeyValue));
-        table.decoder_layer(&text_layer(index), a, (text.width, text.feed_forward), (from, kv), used);
+        table.decoder_layer(&names.text_layer(index), text, (text.width, text.feed_forward), text.width, used);
     }
-    table.unused(format!("{TEXT_NORM}.weight"), &[text.width]);
-    table.unused(format!("{LM_HEAD}.weight"), &[text.vocabulary, text.width]);
+    table.unused(format!("{}.weight", names.text_norm()), &[text.width]);
+    table.unused(format!("{}.weight", names.lm_head()), &[text.vocabulary, text.width]);
 
     for (index, layer) in expert.layers.iter().enumerate() {
         let from = match layer.attention {
             ExpertAttention::Joint => expert.width,
             ExpertAttention::Cross => text.kv_width(),
         };
-        let dims = (expert.width, expert.feed_forward);
-        table.decoder_layer(&expert_layer(index), a, dims, (from, text.kv_width()), |_| true);
+        table.decoder_layer(&expert_layer(index), text, (expert.width, expert.feed_forward), from, |_| true);
     }
     table.add(format!("{EXPERT_NORM}.weight"), &[expert.width]);
     table.linear(STATE, text.width, flow.max_state);
+    if let Some(sensors) = &a.sensors {
+        table.linear(SENSORS, text.width, sensors.token_numbers());
+    }
     table.linear(ACTION_IN, expert.width, flow.max_action);
     table.linear(ACTION_TIME_IN, expert.width, 2 * expert.width);
     table.linear(ACTION_TIME_OUT, expert.width, expert.width);
@@ -107,11 +137,27 @@ pub fn tensors(a: &Architecture) -> Vec<Tensor> {
     table.0
 }
 
+/// All tensors of a SmolVLM, in the order of the network.
+pub fn vlm_tensors(a: &VlmArchitecture) -> Vec<Tensor> {
+    let mut table = Table(Vec::new());
+    let (names, text) = (&a.backbone, &a.text);
+    table.vision(names, &a.vision, text.width);
+    table.add(format!("{}.weight", names.embed_tokens()), &[text.vocabulary, text.width]);
+    for index in 0..text.layers {
+        table.decoder_layer(&names.text_layer(index), text, (text.width, text.feed_forward), text.width, |_| true);
+    }
+    table.add(format!("{}.weight", names.text_norm()), &[text.width]);
+    if !a.tied {
+        table.add(format!("{}.weight", names.lm_head()), &[text.vocabulary, text.width]);
+    }
+    table.0
+}
+
 /// A tensor that the full language model has, and this network leaves out because its layer is cut off.
 pub fn is_cut_off(name: &str, a: &Architecture) -> bool {
-    let layer = name.strip_prefix(TEXT).and_then(|rest| rest.strip_prefix(".layers."));
-    let index = layer.and_then(|rest| rest.split('.').next()).and_then(|index| index.parse::<usize>().ok());
-    index.is_some_and(|index| index >= a.text.layers)
+    let layers = Backbone::SMOLVLA.text("layers.");
+    let index = name.strip_prefix(&layers).and_then(|rest| rest.split('.').next());
+    index.and_then(|index| index.parse::<usize>().ok()).is_some_and(|index| index >= a.text.layers)
 }
 
 /// The halves of a decoder layer: what makes keys and values, and what comes after.
@@ -142,15 +188,35 @@ impl Table {
         self.add(format!("{module}.bias"), &[width]);
     }
 
+    fn vision(&mut self, names: &Backbone, vision: &Vision, text_width: usize) {
+        let (d, patch) = (vision.width, vision.patch_px);
+        self.add(format!("{}.weight", names.patch_embedding()), &[d, vision.channels, patch, patch]);
+        self.add(format!("{}.bias", names.patch_embedding()), &[d]);
+        self.add(format!("{}.weight", names.position_embedding()), &[vision.positions_per_side.pow(2), d]);
+        for index in 0..vision.layers {
+            let module = names.vision_layer(index);
+            self.norm(&format!("{module}.layer_norm1"), d);
+            for projection in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+                self.linear(&format!("{module}.self_attn.{projection}"), d, d);
+            }
+            self.norm(&format!("{module}.layer_norm2"), d);
+            self.linear(&format!("{module}.mlp.fc1"), vision.feed_forward, d);
+            self.linear(&format!("{module}.mlp.fc2"), d, vision.feed_forward);
+        }
+        self.norm(&names.post_layernorm(), d);
+        self.add(format!("{}.weight", names.connector()), &[text_width, d * vision.shuffle_factor.pow(2)]);
+    }
+
+    /// A layer of the language model's head geometry, and of a width of its own.
     fn decoder_layer(
         &mut self,
         module: &str,
-        a: &Architecture,
+        text: &Text,
         (width, feed_forward): (usize, usize),
-        (kv_from, kv_width): (usize, usize),
+        kv_from: usize,
         used: impl Fn(Part) -> bool,
     ) {
-        let query = a.text.query_width();
+        let (query, kv_width) = (text.query_width(), text.kv_width());
         let parts: [(&str, Part, &[usize]); 9] = [
             ("input_layernorm", Part::KeyValue, &[width]),
             ("self_attn.k_proj", Part::KeyValue, &[kv_width, kv_from]),

@@ -249,6 +249,8 @@ mod tests {
             },
             flow: Flow { chunk: 130, steps: 2, max_state: 8, max_action: 8, min_period: 4e-3, max_period: 4.0 },
             image_special_tokens: false,
+            video: None,
+            sensors: None,
         })
     }
 

@@ -11,7 +11,9 @@ use super::{
     Weight, WeightId,
 };
 use crate::architecture::{Architecture, ExpertAttention};
-use crate::tensors as names;
+use crate::tensors::{self as names, Backbone};
+
+const BACKBONE: Backbone = Backbone::SMOLVLA;
 
 /// RoPE's base in the action path, whatever the VLM's configuration says (`apply_rope` in `smolvlm_with_expert.py`).
 const ROPE_THETA: f32 = 10_000.0;
@@ -103,18 +105,18 @@ impl Network {
             c.add(Weight { rows: expert.width, columns: expert.width, tensors, take, pick: Pick::All })
         };
         let ids = Ids {
-            patch: c.linear(names::PATCH_EMBEDDING, vision.width, vision.patch_numbers()),
+            patch: c.linear(&BACKBONE.patch_embedding(), vision.width, vision.patch_numbers()),
             positions: c.add(Weight {
                 rows: vision.patches(),
                 columns: vision.width,
-                tensors: vec![format!("{}.weight", names::POSITION_EMBEDDING)],
+                tensors: vec![format!("{}.weight", BACKBONE.position_embedding())],
                 take: 0..vision.width,
                 pick: Pick::Gather(vision.position_ids()),
             }),
             vision: (0..vision.layers).map(|i| c.vision_layer(i, a)).collect(),
-            post_norm: c.norm(names::POST_LAYERNORM, vision.width),
+            post_norm: c.norm(&BACKBONE.post_layernorm(), vision.width),
             connector: c.matrix(
-                format!("{}.weight", names::CONNECTOR),
+                format!("{}.weight", BACKBONE.connector()),
                 text.width,
                 vision.width * vision.shuffle_factor * vision.shuffle_factor,
             ),
@@ -123,7 +125,7 @@ impl Network {
                 .map(|i| {
                     let attention = ExpertAttention::Joint;
                     let dims = Decoder { width: text.width, feed_forward: text.feed_forward, attention };
-                    c.decoder_layer(&names::text_layer(i), a, dims, i < last)
+                    c.decoder_layer(&BACKBONE.text_layer(i), a, dims, i < last)
                 })
                 .collect(),
             expert: expert
@@ -206,7 +208,7 @@ impl Collector {
     }
 
     fn vision_layer(&mut self, index: usize, a: &Architecture) -> VisionLayer {
-        let (module, d, f) = (names::vision_layer(index), a.vision.width, a.vision.feed_forward);
+        let (module, d, f) = (BACKBONE.vision_layer(index), a.vision.width, a.vision.feed_forward);
         let qkv = |what: &str| ["q", "k", "v"].map(|p| format!("{module}.self_attn.{p}_proj.{what}")).to_vec();
         VisionLayer {
             norm1: self.norm(&format!("{module}.layer_norm1"), d),
