@@ -67,8 +67,7 @@ impl VlmTokenizer {
         }
         let added: HashMap<u32, AddedToken> =
             inner.get_added_tokens_decoder().iter().map(|(id, token)| (*id, token.clone())).collect();
-        let mut marked = Vec::new();
-        let mut mark = |name: &str| {
+        let mark = |name: &str| {
             let token = inner.token_to_id(name).and_then(|id| added.get(&id).map(|token| (id, token)));
             let Some((id, token)) = token else {
                 return Err(invalid(format!("`{name}` is not among its `added_tokens`")));
@@ -78,7 +77,6 @@ impl VlmTokenizer {
                 let what = format!("`{name}` with `lstrip`, `rstrip` or `single_word`");
                 return Err(CheckpointError::unsupported(path, what, RESAVE));
             }
-            marked.push(AddedToken { special: true, ..token.clone() });
             Ok(id)
         };
         let marks = Marks {
@@ -92,6 +90,14 @@ impl VlmTokenizer {
             let problem = format!("`{IMAGE}` has number {}, and config.json has `image_token_id` {image}", marks.image);
             return Err(invalid(problem));
         }
+        let is_mark = |id: u32, token: &AddedToken| {
+            token.special
+                || with.end_tokens.contains(&id)
+                || token.content.starts_with('<') && token.content.ends_with('>')
+        };
+        // Tokenizers forget to call some of their marks special, and then find them in every text.
+        let marked = added.iter().filter(|(id, token)| is_mark(**id, token));
+        let marked: Vec<AddedToken> = marked.map(|(_, token)| AddedToken { special: true, ..token.clone() }).collect();
         inner.add_special_tokens(marked).map_err(|cause| invalid(cause.to_string()))?;
         // From here on special tokens in a text are spelled like any other word.
         inner.set_encode_special_tokens(true);

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::Value;
 use tokenizers::models::ModelWrapper;
 use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 
@@ -231,6 +232,8 @@ pub(super) fn read_tokenizer(
     path: &Path,
 ) -> Result<tokenizers::Tokenizer, CheckpointError> {
     let invalid = |problem: String| CheckpointError::invalid(path, problem, RESAVE);
+    // The crate panics where it meets broken JSON in the middle (0.23, `DecoderWrapper::deserialize`).
+    serde_json::from_slice::<Value>(bytes).map_err(|cause| invalid(format!("no tokenizer: {cause}")))?;
     let mut inner =
         tokenizers::Tokenizer::from_bytes(bytes).map_err(|cause| invalid(format!("no tokenizer: {cause}")))?;
     let largest = inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
