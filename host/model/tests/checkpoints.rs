@@ -330,7 +330,7 @@ fn no_change_of_the_files_makes_opening_panic() {
         (bytes[8..8 + length].to_vec(), (bytes.len() - 8 - length) as u64)
     };
     let mut readable = 0;
-    for _ in 0..1500 {
+    for _ in 0..400 {
         let mut bytes = header.0.clone();
         mutate(&mut bytes, &mut random);
         write_header(&copy.weights(), &String::from_utf8_lossy(&bytes), header.1);
@@ -340,7 +340,7 @@ fn no_change_of_the_files_makes_opening_panic() {
             Err(_) => {}
         }
     }
-    assert!(readable > 100, "only {readable} headers could still be read: the changes are too rough to reach far");
+    assert!(readable > 20, "only {readable} headers could still be read: the changes are too rough to reach far");
     let copy = Copy::new();
     let files = [
         "checkpoint/config.json",
@@ -351,7 +351,7 @@ fn no_change_of_the_files_makes_opening_panic() {
     ];
     for file in files {
         let whole = fs::read(copy.path(file)).unwrap();
-        for _ in 0..600 {
+        for _ in 0..100 {
             let mut bytes = whole.clone();
             mutate(&mut bytes, &mut random);
             fs::write(copy.path(file), bytes).unwrap();
