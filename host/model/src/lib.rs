@@ -12,7 +12,7 @@
 //! use waza_model::{Checkpoint, Device, Image, Noise, Policy, Query};
 //!
 //! let checkpoint = Checkpoint::open("checkpoints/tabletop".as_ref())?;
-//! let mut policy = Policy::new(checkpoint, Device::Auto)?;
+//! let mut policy = Policy::new(&checkpoint, Device::Auto)?;
 //! let chunk = policy.act(&Query {
 //!     instruction: "touch the red block".to_owned(),
 //!     images: vec![("front".to_owned(), Image::new(96, 96, vec![0; 96 * 96 * 3])?)],
@@ -67,7 +67,10 @@ pub mod wgpu;
 
 pub use about::{Ability, About};
 pub use broker::{Broker, ModelHandle};
-pub use checkpoint::{Card, Checkpoint, CheckpointError, InstructionError, Misshapen, TensorMismatch};
+pub use checkpoint::{
+    Card, Checkpoint, CheckpointError, InstructionError, Misshapen, TensorMismatch, TextStream, TokenEmbeddings,
+    VlmCheckpoint, VlmTokenizer,
+};
 pub use device::{Device, UnknownDevice};
 pub use error::ModelError;
 pub use image::{Image, ImageError};

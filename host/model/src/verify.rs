@@ -85,7 +85,7 @@ struct Case {
 /// If the example is not whole or cannot be run, or if its instruction becomes other tokens than the reference's. Numbers
 /// that are too far apart are no error but the result.
 pub fn verify(folder: &Path, device: Device) -> Result<Verification, VerifyError> {
-    let mut policy = Policy::new(Checkpoint::open(&folder.join("checkpoint"))?, device)?;
+    let mut policy = Policy::new(&Checkpoint::open(&folder.join("checkpoint"))?, device)?;
     verify_policy(folder, &mut policy)
 }
 

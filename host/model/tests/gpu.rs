@@ -12,7 +12,7 @@ fn example(name: &str) -> PathBuf {
 }
 
 fn open(name: &str, device: Device) -> Result<Policy, ModelError> {
-    Policy::new(Checkpoint::open(&example(name).join("checkpoint")).unwrap(), device)
+    Policy::new(&Checkpoint::open(&example(name).join("checkpoint")).unwrap(), device)
 }
 
 /// Whether there is an adapter to test on. With `WAZA_REQUIRE_GPU=1` there has to be one.

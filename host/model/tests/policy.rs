@@ -12,7 +12,7 @@ use waza_model::{Broker, Checkpoint, Device, Image, ModelError, Noise, Policy, Q
 
 fn policy(example: &str) -> Policy {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(example).join("checkpoint");
-    Policy::new(Checkpoint::open(&folder).unwrap(), Device::Cpu).unwrap()
+    Policy::new(&Checkpoint::open(&folder).unwrap(), Device::Cpu).unwrap()
 }
 
 fn image(seed: u32) -> Image {

@@ -107,7 +107,7 @@ impl Model {
             None => Checkout::find()?.checkpoint(),
         };
         let checkpoint = Checkpoint::open(&folder).or_bad_input()?;
-        let mut policy = Policy::new(checkpoint, self.device).map_err(model_fault)?;
+        let mut policy = Policy::new(&checkpoint, self.device).map_err(model_fault)?;
         let own = waza_model::bench::measure(&mut policy, &self.task, self.runs as usize).map_err(model_fault)?;
         let mut measured = vec![("waza", flat(&own)?)];
         if let Some(Rival::Lerobot) = self.against {

@@ -37,7 +37,7 @@ impl StageOptions {
         let spinner = progress::spinner("loading the model");
         let folder = self.model.clone().unwrap_or_else(|| checkout.checkpoint());
         let checkpoint = Checkpoint::open(&folder).or_bad_input()?;
-        let policy = Policy::new(checkpoint, self.device).map_err(model_fault)?;
+        let policy = Policy::new(&checkpoint, self.device).map_err(model_fault)?;
         let model = Broker::start(policy).context("starting the model's thread")?;
         spinner.finish_with_message(format!("model on {}", model.about().device));
         let pace = if self.realtime { Pace::RealTime } else { Pace::Lockstep };

@@ -1,4 +1,5 @@
-//! `config.json` and the VLM's `config.json`, and the [`Architecture`] that they describe together.
+//! `config.json` and the VLM's `config.json`, and the [`Architecture`] that they describe together; or the
+//! [`VlmArchitecture`] that the latter describes on its own.
 
 use std::path::Path;
 
@@ -6,9 +7,12 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 
 use super::CheckpointError;
-use crate::architecture::{Architecture, Expert, ExpertAttention, ExpertLayer, Flow, Text, Vision};
+use crate::architecture::{
+    Architecture, Backbone, Expert, ExpertAttention, ExpertLayer, Flow, Sensors, Text, Video, Vision, VlmArchitecture,
+};
 
-/// LeRobot's `SmolVLAConfig`, as far as serving needs it; what a file leaves out has LeRobot's default.
+/// LeRobot's `SmolVLAConfig`, as far as serving needs it; what a file leaves out has LeRobot's default. `video` and
+/// `sensors` are not LeRobot's.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub(crate) struct PolicyConfig {
@@ -34,6 +38,8 @@ pub(crate) struct PolicyConfig {
     expert_width_multiplier: f64,
     min_period: f64,
     max_period: f64,
+    video: Option<VideoConfig>,
+    sensors: Option<SensorsConfig>,
 }
 
 impl Default for PolicyConfig {
@@ -60,8 +66,23 @@ impl Default for PolicyConfig {
             expert_width_multiplier: 0.75,
             min_period: 4e-3,
             max_period: 4.0,
+            video: None,
+            sensors: None,
         }
     }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct VideoConfig {
+    frames: usize,
+    every_n_layers: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct SensorsConfig {
+    channels: usize,
+    samples: usize,
+    tokens: usize,
 }
 
 /// One input or output of the policy.
@@ -80,6 +101,9 @@ pub(crate) struct VlmConfig {
     scale_factor: usize,
     text_config: TextConfig,
     vision_config: VisionConfig,
+    tie_word_embeddings: Option<bool>,
+    pub image_token_id: Option<u32>,
+    quantization_config: Option<serde_json::Value>,
 }
 
 impl Default for VlmConfig {
@@ -89,6 +113,9 @@ impl Default for VlmConfig {
             scale_factor: 2,
             text_config: TextConfig::default(),
             vision_config: VisionConfig::default(),
+            tie_word_embeddings: None,
+            image_token_id: None,
+            quantization_config: None,
         }
     }
 }
@@ -108,6 +135,20 @@ struct TextConfig {
     hidden_act: String,
     attention_bias: bool,
     mlp_bias: bool,
+    tie_word_embeddings: Option<bool>,
+    max_position_embeddings: Option<usize>,
+    rope_theta: Option<f32>,
+    rope_scaling: Option<Rope>,
+    /// What transformers 5 writes for the two above.
+    rope_parameters: Option<Rope>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Rope {
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+    rope_theta: Option<f32>,
 }
 
 impl Default for TextConfig {
@@ -125,6 +166,11 @@ impl Default for TextConfig {
             hidden_act: "silu".to_owned(),
             attention_bias: false,
             mlp_bias: false,
+            tie_word_embeddings: None,
+            max_position_embeddings: None,
+            rope_theta: None,
+            rope_scaling: None,
+            rope_parameters: None,
         }
     }
 }
@@ -198,29 +244,70 @@ pub(crate) fn architecture(
     c.supported(!config.adapt_to_pi_aloha, || "`adapt_to_pi_aloha`".to_owned(), NOT_YET)?;
     c.supported(!config.use_delta_joint_actions_aloha, || "`use_delta_joint_actions_aloha`".to_owned(), NOT_YET)?;
     c.supported(config.use_cache, || "`use_cache` = false".to_owned(), "LeRobot cannot run it either; set it to true")?;
-    let text = text(&vlm.text_config, config, &c, &Checks(vlm_path))?;
+    let v = Checks(vlm_path);
+    let mut text = text(&vlm.text_config, &v)?;
+    // As in Python's `layers[:n]`: n beyond the end keeps all, and so does n <= 0 by LeRobot's own rule.
+    let kept = usize::try_from(config.num_vlm_layers).ok().filter(|&n| n > 0);
+    text.layers = kept.map_or(text.layers, |n| n.min(text.layers));
     let expert = expert(&text, config, &c)?;
+    let Some(image_size) = config.resize_imgs_with_padding else {
+        let what = "`resize_imgs_with_padding` = null";
+        return Err(CheckpointError::unsupported(c.0, what, "Set it to the size that images were trained at"));
+    };
+    let vision = vision(vlm, ("resize_imgs_with_padding", image_size), &c, &v)?;
     Ok(Architecture {
-        vision: vision(vlm, config, &c, &Checks(vlm_path))?,
+        video: config.video.as_ref().map(|from| video(from, vision.layers, &c)).transpose()?,
+        sensors: config.sensors.as_ref().map(|from| sensors(from, &config.input_features, &c)).transpose()?,
+        vision,
         expert,
         text,
         flow: flow(config, &c)?,
         image_special_tokens: config.add_image_special_tokens,
-        video: None,
-        sensors: None,
     })
 }
 
-fn vision(vlm: &VlmConfig, config: &PolicyConfig, c: &Checks, v: &Checks) -> Result<Vision, CheckpointError> {
+/// What a SmolVLM's own configuration describes. `has_head` says whether the file of weights holds an `lm_head`: there
+/// are folders whose two `tie_word_embeddings` contradict each other, and then it is the file that was trained.
+pub(crate) fn vlm_architecture(
+    vlm: &VlmConfig,
+    path: &Path,
+    has_head: bool,
+) -> Result<VlmArchitecture, CheckpointError> {
+    let v = Checks(path);
+    let from = &vlm.text_config;
+    let plain = "Save the model again without quantisation";
+    v.supported(vlm.quantization_config.is_none(), || "`quantization_config`".to_owned(), plain)?;
+    for rope in from.rope_scaling.iter().chain(&from.rope_parameters) {
+        let kind = rope.rope_type.as_deref().unwrap_or("default");
+        v.supported(kind == "default", || format!("rope type `{kind}`"), "Use a SmolVLM2 backbone")?;
+    }
+    let in_parameters = from.rope_parameters.as_ref().and_then(|rope| rope.rope_theta);
+    let rope_theta = in_parameters.or(from.rope_theta).unwrap_or(10_000.0);
+    v.that((1.0..=1e9).contains(&rope_theta), || format!("`rope_theta` is {rope_theta}, must be 1 to 1e9"))?;
+    let image_px = vlm.vision_config.image_size;
+    let says_tied = vlm.tie_word_embeddings == Some(true) || from.tie_word_embeddings == Some(true);
+    Ok(VlmArchitecture {
+        vision: vision(vlm, ("image_size", (image_px, image_px)), &v, &v)?,
+        text: text(from, &v)?,
+        rope_theta,
+        tied: says_tied && !has_head,
+        context: v.within("max_position_embeddings", from.max_position_embeddings.unwrap_or(2048), 1, 1 << 20)?,
+        backbone: Backbone::SMOLVLM,
+    })
+}
+
+/// `width` and `height` are those that images come in, and `setting` says so, which is in the file of `c`.
+fn vision(
+    vlm: &VlmConfig,
+    (setting, (width, height)): (&str, (usize, usize)),
+    c: &Checks,
+    v: &Checks,
+) -> Result<Vision, CheckpointError> {
     let from = &vlm.vision_config;
     v.supported(vlm.model_type == "smolvlm", || format!("model type `{}`", vlm.model_type), "Use a SmolVLM2 backbone")?;
     let act = &from.hidden_act;
     v.supported(act == "gelu_pytorch_tanh", || format!("vision `hidden_act` `{act}`"), "Use a SmolVLM2 backbone")?;
     v.that(from.layer_norm_eps >= 0.0, || "`layer_norm_eps` is negative".to_owned())?;
-    let Some((width, height)) = config.resize_imgs_with_padding else {
-        let what = "`resize_imgs_with_padding` = null";
-        return Err(CheckpointError::unsupported(c.0, what, "Set it to the size that images were trained at"));
-    };
     let patch_px = v.within("patch_size", from.patch_size, 1, 256)?;
     let image_px = v.within("image_size", from.image_size, patch_px, 4096)?;
     let vision = Vision {
@@ -230,8 +317,8 @@ fn vision(vlm: &VlmConfig, config: &PolicyConfig, c: &Checks, v: &Checks) -> Res
         heads: v.within("vision num_attention_heads", from.num_attention_heads, 1, 256)?,
         channels: v.within("num_channels", from.num_channels, 3, 3)?,
         patch_px,
-        image_width_px: c.within("resize_imgs_with_padding", width, patch_px, 4096)?,
-        image_height_px: c.within("resize_imgs_with_padding", height, patch_px, 4096)?,
+        image_width_px: c.within(setting, width, patch_px, 4096)?,
+        image_height_px: c.within(setting, height, patch_px, 4096)?,
         positions_per_side: image_px / patch_px,
         epsilon: from.layer_norm_eps,
         shuffle_factor: v.within("scale_factor", vlm.scale_factor, 1, 64)?,
@@ -248,7 +335,8 @@ fn vision(vlm: &VlmConfig, config: &PolicyConfig, c: &Checks, v: &Checks) -> Res
     Ok(vision)
 }
 
-fn text(from: &TextConfig, config: &PolicyConfig, c: &Checks, v: &Checks) -> Result<Text, CheckpointError> {
+/// The language model with all its layers.
+fn text(from: &TextConfig, v: &Checks) -> Result<Text, CheckpointError> {
     v.supported(from.model_type == "llama", || format!("text model `{}`", from.model_type), "Use a SmolVLM2 backbone")?;
     v.supported(
         from.hidden_act == "silu",
@@ -261,9 +349,6 @@ fn text(from: &TextConfig, config: &PolicyConfig, c: &Checks, v: &Checks) -> Res
         "Use a SmolVLM2 backbone",
     )?;
     v.that(from.rms_norm_eps >= 0.0, || "`rms_norm_eps` is negative".to_owned())?;
-    let all = v.within("num_hidden_layers", from.num_hidden_layers, 1, 256)?;
-    // As in Python's `layers[:n]`: n beyond the end keeps all, and so does n <= 0 by LeRobot's own rule.
-    let kept = usize::try_from(config.num_vlm_layers).ok().filter(|&n| n > 0).map_or(all, |n| n.min(all));
     let width = v.within("hidden_size", from.hidden_size, 1, WIDEST)?;
     let heads = v.within("num_attention_heads", from.num_attention_heads, 1, 256)?;
     let kv_heads = v.within("num_key_value_heads", from.num_key_value_heads.unwrap_or(heads), 1, heads)?;
@@ -271,7 +356,7 @@ fn text(from: &TextConfig, config: &PolicyConfig, c: &Checks, v: &Checks) -> Res
     let head_dim = v.within("head_dim", from.head_dim.unwrap_or(width / heads), 2, 1024)?;
     v.that(head_dim % 2 == 0, || format!("`head_dim` {head_dim} is odd"))?;
     Ok(Text {
-        layers: c.within("num_vlm_layers", kept, 1, 256)?,
+        layers: v.within("num_hidden_layers", from.num_hidden_layers, 1, 256)?,
         width,
         feed_forward: v.within("intermediate_size", from.intermediate_size, 1, WIDEST)?,
         heads,
@@ -338,6 +423,28 @@ fn flow(config: &PolicyConfig, c: &Checks) -> Result<Flow, CheckpointError> {
     })
 }
 
+fn video(from: &VideoConfig, layers: usize, c: &Checks) -> Result<Video, CheckpointError> {
+    Ok(Video {
+        frames: c.within("video frames", from.frames, 1, 16)?,
+        every_n_layers: c.within("video every_n_layers", from.every_n_layers, 1, layers)?,
+    })
+}
+
+fn sensors(from: &SensorsConfig, inputs: &IndexMap<String, Feature>, c: &Checks) -> Result<Sensors, CheckpointError> {
+    let sensors = Sensors {
+        channels: c.within("sensors channels", from.channels, 1, 256)?,
+        samples: c.within("sensors samples", from.samples, 1, 4096)?,
+        tokens: c.within("sensors tokens", from.tokens, 1, 16)?,
+    };
+    let Sensors { channels, samples, tokens } = sensors;
+    c.that(samples.is_multiple_of(tokens), || format!("{samples} sensor samples cannot make {tokens} tokens"))?;
+    let shape = inputs.get(SENSORS_KEY).map(|feature| feature.shape.as_slice());
+    c.that(shape == Some(&[samples, channels]), || {
+        format!("`{SENSORS_KEY}` must be a feature of shape [{samples}, {channels}], is {shape:?}")
+    })?;
+    Ok(sensors)
+}
+
 /// What the robot must supply and what it gets, from the features in `config.json`.
 #[derive(Clone, Debug)]
 pub(crate) struct Features {
@@ -356,6 +463,8 @@ pub(crate) struct Features {
 
 /// Key of the state in LeRobot's observations.
 pub(crate) const STATE_KEY: &str = "observation.state";
+/// Key of the sensors besides cameras and joints.
+pub(crate) const SENSORS_KEY: &str = "observation.sensors";
 /// Key of the action.
 pub(crate) const ACTION_KEY: &str = "action";
 

@@ -1,19 +1,27 @@
-//! A checkpoint folder as LeRobot saves SmolVLA: read, checked as a whole, and pinned by one digest.
+//! A checkpoint folder, as LeRobot saves SmolVLA or as transformers saves SmolVLM: read, checked as a whole, and pinned by
+//! one digest.
 
 mod config;
 mod error;
+mod header;
 mod locate;
 mod processors;
+mod prompt;
 mod tokenizer;
+mod vlm;
 mod weights;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 pub use error::{CheckpointError, Misshapen, TensorMismatch};
+pub use prompt::{TextStream, VlmTokenizer};
 pub use tokenizer::InstructionError;
+pub use vlm::VlmCheckpoint;
+pub use weights::TokenEmbeddings;
 
 pub(crate) use config::Features;
 pub(crate) use processors::{Normalization, Processors};
@@ -21,6 +29,7 @@ pub(crate) use tokenizer::Tokenizer;
 
 use crate::architecture::Architecture;
 use crate::plan::{Numbers, Weight, WeightSource};
+use crate::tensors::{Backbone, is_cut_off, tensors};
 use weights::WeightFile;
 
 /// Largest configuration, processor or tokenizer file that is read, bytes.
@@ -34,9 +43,9 @@ pub struct Checkpoint {
     features: Features,
     processors: Processors,
     tokenizer: Tokenizer,
-    weights: WeightFile,
+    pinned: Pinned,
     card: Option<Card>,
-    digest: String,
+    vlm_folder: PathBuf,
 }
 
 /// The machine-readable part of a model card, `waza.json`. A stock checkpoint has none.
@@ -52,13 +61,18 @@ pub struct Card {
     /// Actions of a chunk per second.
     #[serde(default)]
     pub action_rate_hz: Option<f32>,
+    /// What it was trained for besides what its files show: some of `act`, `answer`, `locate`, `embed`, `video` and
+    /// `sensors`.
+    #[serde(default)]
+    pub abilities: Vec<String>,
 }
 
 impl Checkpoint {
     /// Opens the checkpoint in `folder`.
     ///
     /// Reads `config.json`, `model.safetensors`, both processors with their statistics, and the configuration and tokenizer
-    /// of the VLM that they name (see the crate's documentation for where it is looked for).
+    /// of the VLM that they name (see the crate's documentation for where it is looked for). Of the weights only the list is
+    /// read.
     ///
     /// # Errors
     /// If anything is missing, broken, out of bounds, contradictory or not supported.
@@ -74,22 +88,21 @@ impl Checkpoint {
         let vlm: config::VlmConfig = parse(&vlm_bytes, &vlm_path)?;
         let architecture = config::architecture(&config, &config_path, &vlm, &vlm_path)?;
 
-        let processors = processors::read_processors(folder, &features)?;
+        let mut processors = processors::read_processors(folder, &features, architecture.sensors.as_ref())?;
         let tokenization = &processors.tokenization;
         let preprocessor_path = folder.join("policy_preprocessor.json");
         let tokenizer_folder = locate::find_folder(folder, &tokenization.tokenizer_name, &preprocessor_path)?;
         let (tokenizer, tokenizer_bytes) =
             Tokenizer::open(&tokenizer_folder, tokenization, architecture.text.vocabulary)?;
 
-        let weights = WeightFile::open(&folder.join("model.safetensors"), &architecture)?;
-        let side_files = processors.files.iter().map(Vec::as_slice);
-        let parts = [weights.bytes(), config_bytes.as_slice()]
-            .into_iter()
-            .chain(side_files)
-            .chain([tokenizer_bytes.as_slice(), vlm_bytes.as_slice()]);
-        let digest = digest(parts);
-        let card = read_card(folder)?;
-        Ok(Self { folder: folder.to_owned(), architecture, features, processors, tokenizer, weights, card, digest })
+        let weights = WeightFile::open(folder, "Save the checkpoint with LeRobot")?;
+        weights.check(&tensors(&architecture), |name| is_cut_off(name, &architecture))?;
+        let mut files = vec![config_bytes];
+        files.append(&mut processors.files);
+        files.extend([tokenizer_bytes, vlm_bytes]);
+        let pinned = Pinned::new(weights, files);
+        let (card, folder) = (read_card(folder)?, folder.to_owned());
+        Ok(Self { folder, architecture, features, processors, tokenizer, pinned, card, vlm_folder })
     }
 
     /// Where it was opened.
@@ -104,8 +117,16 @@ impl Checkpoint {
 
     /// SHA-256, in hexadecimal, of weights, configuration, processors with their statistics, tokenizer and VLM
     /// configuration, each preceded by its length: equal digests mean equal behaviour.
+    ///
+    /// The first call reads the whole file of weights, which takes the better part of a second for 1 GB.
     pub fn digest(&self) -> &str {
-        &self.digest
+        self.pinned.digest()
+    }
+
+    /// The folder that `vlm_model_name` means, if it holds the VLM's own weights and not only its configuration: a
+    /// [`VlmCheckpoint`] that can answer in words.
+    pub fn vlm_folder(&self) -> Option<&Path> {
+        Some(self.vlm_folder.as_path()).filter(|folder| weights::has_weights(folder))
     }
 
     /// Its `waza.json`, if it has one.
@@ -115,7 +136,14 @@ impl Checkpoint {
 
     /// Size of `model.safetensors`, bytes.
     pub fn weight_bytes(&self) -> usize {
-        self.weights.bytes().len()
+        self.pinned.weights.len()
+    }
+
+    /// The language model's embedding table.
+    pub fn token_embeddings(&self) -> TokenEmbeddings {
+        let text = &self.architecture.text;
+        let module = Backbone::SMOLVLA.embed_tokens();
+        TokenEmbeddings::new(&self.pinned.weights, &module, (text.vocabulary, text.width))
     }
 
     /// The words of a closed vocabulary, sorted; empty if instructions may use any words.
@@ -146,18 +174,11 @@ impl Checkpoint {
             )
         })
     }
-
-    /// Rows of the language model's embedding table, one for each token.
-    pub(crate) fn embeddings(&self, tokens: &[u32]) -> Result<Vec<f32>, CheckpointError> {
-        let table = self.weights.tensor(&format!("{}.weight", crate::tensors::Backbone::SMOLVLA.embed_tokens()))?;
-        let width = self.architecture.text.width;
-        Ok(tokens.iter().flat_map(|&t| table[t as usize * width..][..width].to_vec()).collect())
-    }
 }
 
 impl WeightSource for Checkpoint {
     fn load(&self, weight: &Weight) -> Result<Numbers, CheckpointError> {
-        self.weights.load(weight)
+        self.pinned.weights.load(weight)
     }
 }
 
@@ -188,14 +209,38 @@ fn read_card(folder: &Path) -> Result<Option<Card>, CheckpointError> {
         let problem = format!("`action_rate_hz` is {rate}, must be 0.1 to 1000");
         return Err(CheckpointError::invalid(&path, problem, HINT));
     }
+    const ABILITIES: [&str; 6] = ["act", "answer", "locate", "embed", "video", "sensors"];
+    if let Some(ability) = card.abilities.iter().find(|ability| !ABILITIES.contains(&ability.as_str())) {
+        let ability: String = ability.chars().take(200).collect();
+        let problem = format!("`{ability}` is no ability, they are {}", ABILITIES.join(", "));
+        return Err(CheckpointError::invalid(&path, problem, HINT));
+    }
     Ok(Some(card))
 }
 
-fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update((part.len() as u64).to_le_bytes());
-        hasher.update(part);
+/// Everything that the digest covers.
+#[derive(Debug)]
+struct Pinned {
+    weights: Arc<WeightFile>,
+    /// Content of all other files, in the order of the digest.
+    files: Vec<Vec<u8>>,
+    digest: OnceLock<String>,
+}
+
+impl Pinned {
+    fn new(weights: WeightFile, files: Vec<Vec<u8>>) -> Self {
+        Self { weights: Arc::new(weights), files, digest: OnceLock::new() }
     }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+
+    fn digest(&self) -> &str {
+        self.digest.get_or_init(|| {
+            let mut hasher = Sha256::new();
+            self.weights.digest(&mut hasher);
+            for file in &self.files {
+                hasher.update((file.len() as u64).to_le_bytes());
+                hasher.update(file);
+            }
+            hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        })
+    }
 }

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 use serde::Deserialize;
 
-use super::config::{ACTION_KEY, Features, STATE_KEY};
+use super::config::{ACTION_KEY, Features, SENSORS_KEY, STATE_KEY};
+use super::header::Header;
 use super::{CheckpointError, read};
+use crate::architecture::Sensors;
 
 const PREPROCESSOR: &str = "policy_preprocessor.json";
 const POSTPROCESSOR: &str = "policy_postprocessor.json";
@@ -32,7 +34,6 @@ impl Normalization {
         }
     }
 
-    pub fn normalize_samples(&self, _values: &mut [f32]) {}
     /// The network's units to raw ones.
     pub fn denormalize(&self, values: &mut [f32]) {
         if let Self::MeanStd { mean, std, .. } = self {
@@ -48,6 +49,8 @@ impl Normalization {
 pub(crate) struct Processors {
     pub state: Normalization,
     pub action: Normalization,
+    /// Of each sample, if the network takes sensors.
+    #[allow(dead_code)] // until the policy takes sensors
     pub sensors: Option<Normalization>,
     /// New names of observations: from what the robot calls them to what the policy calls them.
     pub renames: HashMap<String, String>,
@@ -113,10 +116,14 @@ struct NormalizerConfig {
 }
 
 /// Reads both processors of `folder`.
-pub(crate) fn read_processors(folder: &Path, features: &Features) -> Result<Processors, CheckpointError> {
+pub(crate) fn read_processors(
+    folder: &Path,
+    features: &Features,
+    sensors: Option<&Sensors>,
+) -> Result<Processors, CheckpointError> {
     let (path, mut files) = (folder.join(PREPROCESSOR), Vec::new());
     let (mut renames, mut newline) = (HashMap::new(), false);
-    let (mut tokenizer, mut state) = (None, None);
+    let (mut tokenizer, mut state, mut sensed) = (None, None, None);
     for step in read_pipeline(&path, &mut files)?.steps {
         match step.name() {
             "rename_observations_processor" => renames = step.config::<RenameConfig>(&path)?.rename_map,
@@ -124,6 +131,9 @@ pub(crate) fn read_processors(folder: &Path, features: &Features) -> Result<Proc
             "tokenizer_processor" => tokenizer = Some(step.config::<TokenizerConfig>(&path)?),
             "normalizer_processor" => {
                 state = Some(normalization(&step, &path, STATE_KEY, "STATE", features.state_size, &mut files)?);
+                if let Some(Sensors { channels, .. }) = sensors {
+                    sensed = Some(normalization(&step, &path, SENSORS_KEY, "ENV", *channels, &mut files)?);
+                }
             }
             "to_batch_processor" | "device_processor" => {}
             other => return Err(CheckpointError::unsupported(&path, format!("step `{other}`"), SERVE_ELSEWHERE)),
@@ -157,7 +167,7 @@ pub(crate) fn read_processors(folder: &Path, features: &Features) -> Result<Proc
     let action = action.ok_or_else(|| CheckpointError::invalid(&path, "no step `unnormalizer_processor`", RESAVE))?;
     let tokenization =
         Tokenization { tokenizer_name: tokenizer.tokenizer_name, max_length: tokenizer.max_length, newline };
-    Ok(Processors { state, action, sensors: None, renames, tokenization, files })
+    Ok(Processors { state, action, sensors: sensed, renames, tokenization, files })
 }
 
 const SERVE_ELSEWHERE: &str = "Serve this checkpoint with LeRobot, or save it with the standard SmolVLA processors";
@@ -211,18 +221,18 @@ fn parse_statistics(
     size: usize,
     epsilon: f32,
 ) -> Result<Normalization, CheckpointError> {
-    let tensors = SafeTensors::deserialize(bytes)
-        .map_err(|cause| CheckpointError::invalid(path, format!("not a whole safetensors file: {cause}"), RESAVE))?;
+    let header = Header::parse(bytes).map_err(|problem| CheckpointError::invalid(path, problem, RESAVE))?;
     let vector = |what: &str| -> Result<Vec<f32>, CheckpointError> {
         let name = format!("{key}.{what}");
         let invalid = |problem: String| CheckpointError::invalid(path, problem, RESAVE);
-        let tensor = tensors.tensor(&name).map_err(|_| invalid(format!("no statistics `{name}`")))?;
-        if tensor.shape() != [size] {
-            return Err(invalid(format!("`{name}` is {:?} wide, the checkpoint's {key} is {size}", tensor.shape())));
+        let tensor = header.tensors.get(&name).ok_or_else(|| invalid(format!("no statistics `{name}`")))?;
+        if tensor.shape != [size] {
+            return Err(invalid(format!("`{name}` is {:?} wide, the checkpoint's {key} is {size}", tensor.shape)));
         }
-        let values: Vec<f32> = match tensor.dtype() {
-            Dtype::F32 => tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::F64 => tensor.data().as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
+        let data = &bytes[tensor.bytes.clone()];
+        let values: Vec<f32> = match tensor.dtype {
+            Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
             other => return Err(invalid(format!("`{name}` is of type {other:?}, must be F32 or F64"))),
         };
         if let Some(value) = values.iter().find(|v| !v.is_finite()) {

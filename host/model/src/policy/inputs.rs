@@ -22,8 +22,9 @@ pub(super) struct Host {
     pub cameras: Vec<String>,
     pub state_size: usize,
     pub action_size: usize,
-    /// Numbers of a sensor window.
+    /// Numbers of a sensor window, and of each sample in it.
     pub window_size: usize,
+    pub channels: usize,
     pub frames: usize,
     specials: HashMap<&'static str, Vec<f32>>,
 }
@@ -53,6 +54,7 @@ impl Host {
             state_size: features.state_size,
             action_size: features.action_size,
             window_size: a.sensors.map_or(0, |sensors| sensors.samples * sensors.channels),
+            channels: a.sensors.map_or(1, |sensors| sensors.channels),
             frames: a.video.map_or(1, |video| video.frames),
             specials: special_embeddings(checkpoint)?,
         })
@@ -104,7 +106,7 @@ impl Host {
         check.finite(window)?;
         let mut normalized = window.to_vec();
         if let Some(normalization) = &self.sensors {
-            normalization.normalize_samples(&mut normalized);
+            normalized.chunks_mut(self.channels).for_each(|sample| normalization.normalize(sample));
         }
         let check =
             Check { what: "normalised sensor window", hint: "Check the checkpoint's statistics for a zero deviation" };
@@ -173,7 +175,7 @@ fn special_embeddings(checkpoint: &Checkpoint) -> Result<HashMap<&'static str, V
     let mut specials = HashMap::new();
     if checkpoint.architecture().image_special_tokens {
         for name in [FAKE_IMAGE, GLOBAL_IMAGE] {
-            specials.insert(name, checkpoint.embeddings(&[checkpoint.special_token(name)?])?);
+            specials.insert(name, checkpoint.token_embeddings().rows(&[checkpoint.special_token(name)?])?);
         }
     }
     Ok(specials)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::about::About;
 use crate::architecture::Architecture;
-use crate::checkpoint::{Checkpoint, Normalization};
+use crate::checkpoint::{Checkpoint, Normalization, TokenEmbeddings};
 use crate::device::{self, Device};
 use crate::error::ModelError;
 use crate::executor::{Executor, ExecutorError, Resident, Source, Target};
@@ -95,7 +95,8 @@ pub struct Policy {
     about: About,
     /// Width and height of the frames that the checkpoint was trained on, in the cameras' order.
     pub(crate) camera_sizes_px: Vec<[u32; 2]>,
-    checkpoint: Checkpoint,
+    embeddings: TokenEmbeddings,
+    empty_cameras: usize,
     network: Network,
     executor: Box<dyn Executor>,
     host: Host,
@@ -137,15 +138,16 @@ impl Policy {
     ///
     /// # Errors
     /// If the weights cannot be read or the device cannot be had.
-    pub fn new(checkpoint: Checkpoint, device: Device) -> Result<Self, ModelError> {
+    pub fn new(checkpoint: &Checkpoint, device: Device) -> Result<Self, ModelError> {
         let network = Network::new(checkpoint.architecture().clone());
-        let executor = device::open(device, network.weights(), &checkpoint)?;
+        let executor = device::open(device, network.weights(), checkpoint)?;
         let about = checkpoint.about(executor.device());
         Ok(Self {
             camera_sizes_px: checkpoint.features().camera_sizes_px.clone(),
-            host: Host::new(&checkpoint, about.cameras.clone())?,
+            host: Host::new(checkpoint, about.cameras.clone())?,
             about,
-            checkpoint,
+            embeddings: checkpoint.token_embeddings(),
+            empty_cameras: checkpoint.features().empty_cameras,
             network,
             executor,
             encoders: Recent::new(PLANS_KEPT),
@@ -270,12 +272,11 @@ impl Policy {
 
     /// What the plans depend on of a request by itself.
     fn shape(&self, request: &Prepared) -> Shape {
-        let empty_cameras = self.checkpoint.features().empty_cameras;
-        let missing = self.host.cameras.len() + empty_cameras - request.seen.len();
+        let missing = self.host.cameras.len() + self.empty_cameras - request.seen.len();
         Shape {
             requests: 1,
             cameras: request.seen.len(),
-            empty_cameras: missing.min(empty_cameras),
+            empty_cameras: missing.min(self.empty_cameras),
             language_tokens: request.tokens.len(),
         }
     }
@@ -385,7 +386,7 @@ impl Policy {
         let scale = (a.text.width as f32).sqrt();
         let mut language = Vec::with_capacity(fresh.len());
         for key in &fresh {
-            let mut rows = self.checkpoint.embeddings(&key.tokens)?;
+            let mut rows = self.embeddings.rows(&key.tokens)?;
             rows.iter_mut().for_each(|number| *number *= scale);
             language.push(rows);
         }
