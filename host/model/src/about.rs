@@ -1,8 +1,10 @@
 //! What a model says about itself.
 
+use std::path::Path;
+
 use serde::Serialize;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, VlmCheckpoint};
 
 /// What a model can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -10,6 +12,16 @@ use crate::checkpoint::Checkpoint;
 pub enum Ability {
     /// Chunks of actions from images, a state and an instruction.
     Act,
+    /// Answers in words.
+    Answer,
+    /// Boxes around what is named.
+    Locate,
+    /// Vectors for comparing.
+    Embed,
+    /// Several frames of a camera at once, for actions.
+    Video,
+    /// Windows of sensor samples, for actions.
+    Sensors,
 }
 
 /// What a model is, needs and can do.
@@ -39,15 +51,41 @@ pub struct About {
     pub abilities: Vec<Ability>,
 }
 
+impl VlmCheckpoint {
+    /// What the model on `device` says about itself: it acts on no robot.
+    pub(crate) fn about(&self, device: &str) -> About {
+        let card = self.card();
+        let digest = self.digest().to_owned();
+        let locates = card.is_some_and(|card| card.abilities.iter().any(|ability| ability == "locate"));
+        let abilities = [Some(Ability::Answer), locates.then_some(Ability::Locate), Some(Ability::Embed)];
+        About {
+            name: card.map_or_else(|| folder_name(self.folder()), |card| card.name.clone()),
+            version: card.map_or_else(|| digest[..12].to_owned(), |card| card.version.clone()),
+            digest,
+            device: device.to_owned(),
+            embodiment: None,
+            cameras: Vec::new(),
+            state_size: 0,
+            action_size: 0,
+            chunk_length: 0,
+            rate_hz: None,
+            abilities: abilities.into_iter().flatten().collect(),
+        }
+    }
+}
+
+fn folder_name(folder: &Path) -> String {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    folder.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into())
+}
+
 impl Checkpoint {
     /// What its policy on `device` says about itself.
     pub(crate) fn about(&self, device: &str) -> About {
         let (card, features) = (self.card(), self.features());
-        let folder = self.folder().canonicalize().unwrap_or_else(|_| self.folder().to_owned());
-        let folder_name = folder.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into());
         let digest = self.digest().to_owned();
         About {
-            name: card.map_or(folder_name, |card| card.name.clone()),
+            name: card.map_or_else(|| folder_name(self.folder()), |card| card.name.clone()),
             version: card.map_or_else(|| digest[..12].to_owned(), |card| card.version.clone()),
             digest,
             device: device.to_owned(),
@@ -57,7 +95,14 @@ impl Checkpoint {
             action_size: features.action_size,
             chunk_length: self.architecture().flow.chunk,
             rate_hz: card.and_then(|card| card.action_rate_hz),
-            abilities: vec![Ability::Act],
+            abilities: [
+                Some(Ability::Act),
+                self.architecture().video.map(|_| Ability::Video),
+                self.architecture().sensors.map(|_| Ability::Sensors),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
         }
     }
 }

@@ -94,14 +94,31 @@ pub enum ModelError {
     },
     /// A prompt with all its images, and room for an answer, is longer than the model's context.
     #[error(
-        "the prompt takes {tokens} tokens, the model reads {most} with its answer. Ask a shorter question about fewer images"
+        "the prompt takes {tokens} tokens and the answer up to {answer}, the model reads {most} together. Ask a shorter \
+         question about fewer images, or allow a shorter answer"
     )]
     Prompt {
         /// Tokens of the prompt.
         tokens: usize,
-        /// Tokens that it may have.
+        /// Tokens that the answer may have.
+        answer: usize,
+        /// Tokens that both may have together.
         most: usize,
     },
+    /// A question about too many images.
+    #[error("the question is about {found} images, at most {most} are looked at. Ask about fewer")]
+    Images {
+        /// Images given.
+        found: usize,
+        /// Images that are looked at.
+        most: usize,
+    },
+    /// An answer that another one took the place of.
+    #[error("another answer was begun, and the model makes one at a time. Ask again")]
+    Superseded,
+    /// A way of choosing words that makes no sense.
+    #[error("an answer needs at least one token, a temperature above 0 and a `top_p` in (0, 1]")]
+    Decoding,
     /// The broker's thread has ended.
     #[error("the model has stopped. Restart the host; its log says why")]
     Stopped,

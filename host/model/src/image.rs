@@ -88,32 +88,39 @@ fn taps(from: usize, to: usize) -> Vec<Tap> {
 }
 
 /// Resizes `image` into the encoder's frame and cuts it into patches: `patches * channels * patch^2` numbers in -1..=1,
-/// patch by patch, channel by channel, row by row, as [`crate::plan::Inputs::patches`] wants them.
+/// patch by patch, channel by channel, row by row, as [`crate::plan::EncodePlan::patches`] wants them.
 ///
 /// LeRobot's `resize_with_pad` and `prepare_images`: the ratio of the sides is kept, the frame is filled from the bottom
 /// right, and what is left on the top and on the left is black, -1.
 pub(crate) fn patches_from_image(image: &Image, vision: &Vision, patches: &mut [f32]) {
     let (frame_width, frame_height) = (vision.image_width_px, vision.image_height_px);
-    let (width, height) = (image.width as usize, image.height as usize);
-    let ratio = f64::max(width as f64 / frame_width as f64, height as f64 / frame_height as f64);
+    let (width, height) = (f64::from(image.width), f64::from(image.height));
+    let ratio = f64::max(width / frame_width as f64, height / frame_height as f64);
     // Rounded down as Python's int() does; a line thinner than a pixel would be an error there.
-    let resized_width = ((width as f64 / ratio) as usize).clamp(1, frame_width);
-    let resized_height = ((height as f64 / ratio) as usize).clamp(1, frame_height);
-    let (left, top) = (frame_width - resized_width, frame_height - resized_height);
-    let (columns, rows) = (taps(width, resized_width), taps(height, resized_height));
+    let resized_width = ((width / ratio) as usize).clamp(1, frame_width);
+    let resized_height = ((height / ratio) as usize).clamp(1, frame_height);
+    resized_patches(image, vision, resized_width, resized_height, patches);
+}
 
-    let side = vision.patch_px;
-    let (area, grid_columns) = (side * side, vision.grid_columns());
-    let patch_numbers = vision.patch_numbers();
+/// As [`patches_from_image`], but the image is stretched over the whole frame, as SmolVLM's processor does it with the view
+/// of a whole image. (That one resamples with a wider filter, so the numbers are close, not equal.)
+pub(crate) fn stretched_patches(image: &Image, vision: &Vision, patches: &mut [f32]) {
+    resized_patches(image, vision, vision.image_width_px, vision.image_height_px, patches);
+}
+
+fn resized_patches(image: &Image, vision: &Vision, resized_width: usize, resized_height: usize, patches: &mut [f32]) {
+    let (width, height) = (image.width as usize, image.height as usize);
+    let (left, top) = (vision.image_width_px - resized_width, vision.image_height_px - resized_height);
+    let (columns, rows) = (taps(width, resized_width), taps(height, resized_height));
+    let (side, area) = (vision.patch_px, vision.patch_px * vision.patch_px);
     patches.fill(-1.0);
     // Pixels beyond the last whole patch are not looked at.
-    let (seen_width, seen_height) = (grid_columns * side, vision.grid_rows() * side);
+    let (seen_width, seen_height) = (vision.grid_columns() * side, vision.grid_rows() * side);
     for (y, row) in (top..).zip(&rows).take_while(|(y, _)| *y < seen_height) {
         let low = &image.rgb[row.low * width * 3..][..width * 3];
         let high = &image.rgb[row.high * width * 3..][..width * 3];
         for (x, column) in (left..).zip(&columns).take_while(|(x, _)| *x < seen_width) {
-            let patch = (y / side) * grid_columns + x / side;
-            let start = patch * patch_numbers + (y % side) * side + x % side;
+            let start = place_of_pixel(vision, x, y);
             for channel in 0..3 {
                 let blend = |line: &[u8]| {
                     let (a, b) =
@@ -125,6 +132,26 @@ pub(crate) fn patches_from_image(image: &Image, vision: &Vision, patches: &mut [
             }
         }
     }
+}
+
+/// Patches of a frame that is resized and scaled already: `channels * height * width` numbers in -1..=1.
+pub(crate) fn patches_from_pixels(pixels: &[f32], vision: &Vision, patches: &mut [f32]) {
+    let (width, height, area) = (vision.image_width_px, vision.image_height_px, vision.patch_px * vision.patch_px);
+    for y in 0..vision.grid_rows() * vision.patch_px {
+        for x in 0..vision.grid_columns() * vision.patch_px {
+            let start = place_of_pixel(vision, x, y);
+            for channel in 0..vision.channels {
+                patches[start + channel * area] = pixels[(channel * height + y) * width + x];
+            }
+        }
+    }
+}
+
+/// Where the first channel of the frame's pixel `x`, `y` lies among patches.
+fn place_of_pixel(vision: &Vision, x: usize, y: usize) -> usize {
+    let side = vision.patch_px;
+    let patch = (y / side) * vision.grid_columns() + x / side;
+    patch * vision.patch_numbers() + (y % side) * side + x % side
 }
 
 #[cfg(test)]

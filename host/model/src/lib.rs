@@ -62,6 +62,7 @@ mod policy;
 mod recent;
 mod tensors;
 pub mod verify;
+mod vlm;
 #[cfg(feature = "gpu")]
 pub mod wgpu;
 
@@ -76,3 +77,4 @@ pub use error::ModelError;
 pub use image::{Image, ImageError};
 pub use info::Info;
 pub use policy::{Actions, LARGEST_BATCH, Noise, Policy, Query, Sections, Work};
+pub use vlm::{Answer, Decoding, Detection, Generation, MOST_IMAGES, Question, Sampling, Step, Vlm, boxes, locating};

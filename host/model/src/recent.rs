@@ -34,6 +34,11 @@ impl<K: PartialEq, V> Recent<K, V> {
         evicted
     }
 
+    /// Keeps at least `most` entries from now on.
+    pub fn make_room(&mut self, most: usize) {
+        self.most = self.most.max(most);
+    }
+
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.entries.iter().map(|(_, value)| value)
     }

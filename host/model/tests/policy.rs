@@ -158,7 +158,7 @@ fn queries_that_do_not_fit_are_refused_with_what_would() {
         (Query { images: vec![front("front"), front("front")], ..query() }, "given 2 times, the model looks at 1"),
         (Query { sensors: vec![0.0; 3], ..query() }, "the sensor window has 3 numbers, the model takes 0"),
         (Query { instruction: "  ".to_owned(), ..query() }, "empty"),
-        (Query { instruction: "x".repeat(100_000), ..query() }, "100000 bytes"),
+        (Query { instruction: "x".repeat(100_000), ..query() }, "at most 16384 are read"),
     ];
     for (query, says) in bad {
         let message = policy.act(&query).unwrap_err().to_string();

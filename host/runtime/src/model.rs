@@ -67,6 +67,11 @@ impl Ability {
     pub(crate) fn of(model: &About) -> impl Iterator<Item = Self> + '_ {
         model.abilities.iter().map(|ability| match ability {
             waza_model::Ability::Act => Self::Act,
+            waza_model::Ability::Answer => Self::Answer,
+            waza_model::Ability::Locate => Self::Locate,
+            waza_model::Ability::Embed => Self::Embed,
+            waza_model::Ability::Video => Self::Video,
+            waza_model::Ability::Sensors => Self::Sensors,
         })
     }
 
