@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::executor::Sections;
+use crate::error::ModelError;
 use crate::image::Image;
 use crate::noise::fill_normal;
-use crate::policy::{ModelError, Noise, Policy, Query};
+use crate::policy::{Noise, Policy, Query, Sections};
 
 /// Runs whose time does not count: the first prepares the device, the next ones fill caches.
 const WARM_UP: usize = 3;
@@ -97,6 +97,7 @@ fn random_query(policy: &Policy, instruction: &str) -> Query {
         instruction: instruction.to_owned(),
         images: images.collect(),
         state: random(about.state_size, 99),
+        sensors: Vec::new(),
         noise: Noise::Seed(0),
     }
 }

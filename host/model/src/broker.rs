@@ -7,7 +7,9 @@ use std::thread;
 
 use futures_channel::oneshot;
 
-use crate::policy::{About, Actions, ModelError, Policy, Query};
+use crate::about::About;
+use crate::error::ModelError;
+use crate::policy::{Actions, Policy, Query};
 
 /// Requests that may wait; a skill beyond them is told that the model is busy, and never hangs.
 const MOST_WAITING: usize = 64;

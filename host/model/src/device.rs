@@ -4,9 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::cpu::CpuExecutor;
+use crate::error::ModelError;
 use crate::executor::Executor;
-use crate::plan::{Network, WeightSource};
-use crate::policy::ModelError;
+use crate::plan::{Weight, WeightSource};
 
 /// A choice of device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,36 +48,36 @@ impl fmt::Display for Device {
     }
 }
 
-/// Opens `device` and loads the network's weights onto it.
+/// Opens `device` and loads weights onto it.
 pub(crate) fn open(
     device: Device,
-    network: &Network,
-    source: &dyn WeightSource,
+    weights: &[Weight],
+    source: &(dyn WeightSource + Sync),
 ) -> Result<Box<dyn Executor>, ModelError> {
     match device {
-        Device::Cpu => cpu(network, source),
-        Device::Gpu => gpu(network, source, false),
-        Device::Auto => match gpu(network, source, true) {
-            Err(ModelError::Executor(_)) => cpu(network, source),
+        Device::Cpu => cpu(weights, source),
+        Device::Gpu => gpu(weights, source, false),
+        Device::Auto => match gpu(weights, source, true) {
+            Err(ModelError::Executor(_)) => cpu(weights, source),
             opened => opened,
         },
     }
 }
 
-fn cpu(network: &Network, source: &dyn WeightSource) -> Result<Box<dyn Executor>, ModelError> {
-    Ok(Box::new(CpuExecutor::new(network, source, crate::cpu::default_threads())?))
+fn cpu(weights: &[Weight], source: &(dyn WeightSource + Sync)) -> Result<Box<dyn Executor>, ModelError> {
+    Ok(Box::new(CpuExecutor::new(weights, source, crate::cpu::default_threads())?))
 }
 
 #[cfg(feature = "gpu")]
-fn gpu(network: &Network, source: &dyn WeightSource, real: bool) -> Result<Box<dyn Executor>, ModelError> {
+fn gpu(weights: &[Weight], source: &(dyn WeightSource + Sync), real: bool) -> Result<Box<dyn Executor>, ModelError> {
     use crate::wgpu::{Adapters, Gpu, WgpuExecutor};
 
     let gpu = Gpu::open(if real { Adapters::Hardware } else { Adapters::Any })?;
-    Ok(Box::new(WgpuExecutor::new(gpu, network.weights(), source)?))
+    Ok(Box::new(WgpuExecutor::new(gpu, weights, source)?))
 }
 
 #[cfg(not(feature = "gpu"))]
-fn gpu(_: &Network, _: &dyn WeightSource, _: bool) -> Result<Box<dyn Executor>, ModelError> {
+fn gpu(_: &[Weight], _: &(dyn WeightSource + Sync), _: bool) -> Result<Box<dyn Executor>, ModelError> {
     let cause = "this build has no GPU support (feature `gpu`)".to_owned();
     Err(crate::executor::ExecutorError::Unavailable { device: "gpu", cause }.into())
 }

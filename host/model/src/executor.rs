@@ -1,8 +1,6 @@
 //! What runs a plan.
 
-use std::time::Duration;
-
-use crate::plan::{Plan, View};
+use crate::plan::{Layout, Plan, View};
 
 /// Runs plans of one network, whose weights it owns. Implemented by [`crate::cpu::CpuExecutor`] and, with the feature
 /// `gpu`, by the wgpu executor.
@@ -10,39 +8,78 @@ pub trait Executor: Send {
     /// What it runs on, for people: `cpu (2 threads)`, or the name of the adapter.
     fn device(&self) -> &str;
 
-    /// Writes `inputs`, runs all sections of `plan` in order, reads `outputs`.
+    /// Writes `inputs`, runs the ops of `plan` in order, reads `outputs`.
     ///
     /// The numbers of a view are dense, row by row (`rows * columns`). What an executor prepares for a plan it keeps by
-    /// [`Plan::shape`], because all plans it is given belong to its own network.
+    /// [`Plan::layout`], until [`Executor::forget`]. A device may still be at work when this returns, unless there is an
+    /// output to the host.
     ///
     /// # Errors
     /// If the device fails or is lost.
     fn run(
         &mut self,
         plan: &Plan,
-        inputs: &[(View, &[f32])],
-        outputs: &mut [(View, &mut [f32])],
-    ) -> Result<Timing, ExecutorError>;
+        inputs: &[(View, Source<'_>)],
+        outputs: &mut [(View, Target<'_>)],
+    ) -> Result<(), ExecutorError>;
+
+    /// Returns once all that was run so far is done.
+    ///
+    /// # Errors
+    /// As [`Executor::run`].
+    fn wait(&mut self) -> Result<(), ExecutorError>;
+
+    /// Frees what it keeps for the plans of a layout.
+    fn forget(&mut self, layout: Layout);
+
+    /// Bytes of weights and buffers that it holds; residents are not counted.
+    fn bytes(&self) -> u64;
+
+    /// Dispatches to the device that one run of `plan` takes, where there is such a thing.
+    fn dispatches(&self, plan: &Plan) -> Option<usize> {
+        let _ = plan;
+        None
+    }
 }
 
-/// How long the parts of one run took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Timing {
-    /// From before the inputs are written until the outputs are read.
-    pub total: Duration,
-    /// Each section, where the executor can tell them apart.
-    pub sections: Option<Sections>,
+/// Where the numbers of an input come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// From the host.
+    Host(&'a [f32]),
+    /// From an output of the same executor.
+    Resident(&'a Resident),
 }
 
-/// How long each section of a plan took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sections {
-    /// [`Plan::vision`].
-    pub vision: Duration,
-    /// [`Plan::prefix`] and [`Plan::invariant`].
-    pub prefix: Duration,
-    /// [`Plan::steps`].
-    pub denoise: Duration,
+/// Where the numbers of an output go.
+#[derive(Debug)]
+pub enum Target<'a> {
+    /// To the host; this waits for the device.
+    Host(&'a mut [f32]),
+    /// To memory of the device; what is there already is overwritten.
+    Resident(&'a mut Option<Resident>),
+}
+
+/// Numbers that an executor left on its device, for later runs of any of its plans. Dropping them frees the memory.
+#[derive(Debug)]
+pub struct Resident {
+    pub(crate) numbers: usize,
+    pub(crate) memory: Memory,
+}
+
+#[derive(Debug)]
+pub(crate) enum Memory {
+    Host(Vec<f32>),
+    #[cfg(feature = "gpu")]
+    Device(wgpu::Buffer),
+}
+
+impl Resident {
+    /// Bytes of the device's memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        4 * self.numbers
+    }
 }
 
 /// A device that could not be opened or did not do its work.
@@ -62,6 +99,22 @@ pub enum ExecutorError {
         /// The adapter.
         device: String,
         /// What it reported.
+        cause: String,
+    },
+    /// The device is gone, with all that was on it: the driver was reset, say.
+    #[error("{device} was lost: {cause}. It can be opened again")]
+    Lost {
+        /// The adapter.
+        device: String,
+        /// What it reported.
+        cause: String,
+    },
+    /// The device has too little memory.
+    #[error("{device} has too little memory: {cause}")]
+    Memory {
+        /// The adapter.
+        device: String,
+        /// How much is needed, how much is there, and what would fit.
         cause: String,
     },
 }

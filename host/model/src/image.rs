@@ -1,16 +1,27 @@
 //! Camera images, and how they become the network's patches.
 
+use std::sync::Arc;
+
 use crate::architecture::Vision;
 
 /// Longest side of a camera image, px.
 const LONGEST_SIDE_PX: u32 = 16_384;
 
 /// A colour image, eight bits a channel, rows from the top.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// A clone shares the pixels, and equality looks at them only where they are not shared.
+#[derive(Clone, Debug, Eq)]
 pub struct Image {
     width: u32,
     height: u32,
-    rgb: Vec<u8>,
+    rgb: Arc<Vec<u8>>,
+}
+
+impl PartialEq for Image {
+    fn eq(&self, other: &Self) -> bool {
+        (self.width, self.height) == (other.width, other.height)
+            && (Arc::ptr_eq(&self.rgb, &other.rgb) || self.rgb == other.rgb)
+    }
 }
 
 /// Bytes that are no image.
@@ -33,7 +44,11 @@ impl Image {
         let sides = 1..=LONGEST_SIDE_PX;
         let fits =
             sides.contains(&width) && sides.contains(&height) && rgb.len() == width as usize * height as usize * 3;
-        if fits { Ok(Self { width, height, rgb }) } else { Err(ImageError { width, height, bytes: rgb.len() }) }
+        if fits {
+            Ok(Self { width, height, rgb: Arc::new(rgb) })
+        } else {
+            Err(ImageError { width, height, bytes: rgb.len() })
+        }
     }
 
     /// px.

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
+use crate::about::Ability;
 use crate::checkpoint::Checkpoint;
-use crate::policy::Ability;
 
 /// What `waza model info` prints.
 #[derive(Clone, Debug, PartialEq, Serialize)]

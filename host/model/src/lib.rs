@@ -17,6 +17,7 @@
 //!     instruction: "touch the red block".to_owned(),
 //!     images: vec![("front".to_owned(), Image::new(96, 96, vec![0; 96 * 96 * 3])?)],
 //!     state: vec![0.0; policy.about().state_size],
+//!     sensors: Vec::new(),
 //!     noise: Noise::Seed(7),
 //! })?;
 //! assert_eq!(chunk.rows.len(), policy.about().chunk_length);
@@ -44,29 +45,34 @@
 //! | `policy`, `image`, `noise`, [`broker`] | everything around the network, and the thread that owns it |
 //! | [`verify`], [`bench`], `info` | how right, how fast, and what it is |
 
+mod about;
 pub mod architecture;
 pub mod bench;
 pub mod broker;
 mod checkpoint;
 pub mod cpu;
 mod device;
+mod error;
 pub mod executor;
 mod image;
 mod info;
 mod noise;
 pub mod plan;
 mod policy;
+mod recent;
 mod tensors;
 pub mod verify;
 #[cfg(feature = "gpu")]
 pub mod wgpu;
 
+pub use about::{Ability, About};
 pub use broker::{Broker, ModelHandle};
 pub use checkpoint::{
     Card, Checkpoint, CheckpointError, InstructionError, Misshapen, TensorMismatch, TextStream, TokenEmbeddings,
     VlmCheckpoint, VlmTokenizer,
 };
 pub use device::{Device, UnknownDevice};
+pub use error::ModelError;
 pub use image::{Image, ImageError};
 pub use info::Info;
-pub use policy::{Ability, About, Actions, ModelError, Noise, Policy, Query};
+pub use policy::{Actions, LARGEST_BATCH, Noise, Policy, Query, Sections, Work};

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::device::Device;
+use crate::error::ModelError;
 use crate::image::Image;
-use crate::policy::{ModelError, Noise, Policy, Query};
+use crate::policy::{Noise, Policy, Query};
 
 /// Largest absolute error of any tensor that still counts as agreement.
 pub const TOLERANCE: f32 = 1e-3;
@@ -173,8 +174,13 @@ impl Example {
             tensors.insert(name, tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect());
         }
         let mut input = |name: &str| tensors.remove(name).ok_or_else(|| broken(format!("no f32 tensor `{name}`")));
-        let query =
-            Query { instruction: case.task, images, state: input("state")?, noise: Noise::Given(input("noise")?) };
+        let query = Query {
+            instruction: case.task,
+            images,
+            state: input("state")?,
+            sensors: Vec::new(),
+            noise: Noise::Given(input("noise")?),
+        };
         Ok((query, Expected { tokens: tokens(&file), tensors }))
     }
 }

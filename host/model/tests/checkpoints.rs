@@ -63,6 +63,7 @@ fn query(instruction: &str) -> Query {
         instruction: instruction.to_owned(),
         images: vec![("front".to_owned(), image)],
         state: vec![0.1; 6],
+        sensors: Vec::new(),
         noise: Noise::Seed(3),
     }
 }

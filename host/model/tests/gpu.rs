@@ -67,7 +67,13 @@ fn one_policy_agrees_with_the_cpu_while_cameras_and_words_change() {
         [("put", both.clone()), ("lift the cup", both.clone()), ("put", one), ("put", both)].into_iter().enumerate()
     {
         let state = (0..state_size).map(|i| 0.1 * i as f32).collect();
-        let query = Query { instruction: instruction.to_owned(), images, state, noise: Noise::Seed(seed as u64) };
+        let query = Query {
+            instruction: instruction.to_owned(),
+            images,
+            state,
+            sensors: Vec::new(),
+            noise: Noise::Seed(seed as u64),
+        };
         let (on_gpu, on_cpu) = (gpu.act(&query).unwrap(), cpu.act(&query).unwrap());
         for (a, b) in on_gpu.rows.iter().flatten().zip(on_cpu.rows.iter().flatten()) {
             assert!((a - b).abs() <= TOLERANCE, "{instruction}: {a} on the GPU, {b} on the CPU");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{Thread, current, park};
 
-use waza_model::{Broker, Checkpoint, Device, Image, ModelError, Noise, Policy, Query};
+use waza_model::{Broker, Checkpoint, Device, Image, ModelError, Noise, Policy, Query, Work};
 
 fn policy(example: &str) -> Policy {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(example).join("checkpoint");
@@ -24,6 +24,7 @@ fn query() -> Query {
         instruction: "pick up the red cube".to_owned(),
         images: vec![("front".to_owned(), image(7))],
         state: vec![0.5, -0.25, 0.0, 1.0, 0.3, -1.0],
+        sensors: Vec::new(),
         noise: Noise::Seed(11),
     }
 }
@@ -89,6 +90,61 @@ fn images_may_come_in_any_order_and_some_may_be_missing() {
 }
 
 #[test]
+fn a_frame_that_several_queries_look_at_is_encoded_once() {
+    let mut policy = policy("smolvla-a");
+    let alone = policy.act(&query()).unwrap().rows;
+    assert_eq!(policy.work(), Work { frames: 1, prefixes: 1, chunks: 1, runs: 1 });
+    // The same pixels, in other memory.
+    let other = Query { instruction: "pick up the blue cube".to_owned(), ..query() };
+    policy.act(&other).unwrap();
+    assert_eq!(policy.work(), Work { frames: 1, prefixes: 2, chunks: 2, runs: 2 });
+    policy.act(&Query { images: vec![("front".to_owned(), image(9))], ..query() }).unwrap();
+    assert_eq!(policy.work().frames, 2);
+    assert_eq!(policy.act(&query()).unwrap().rows, alone);
+}
+
+#[test]
+fn an_observation_and_instruction_that_have_not_changed_are_not_read_again() {
+    let mut policy = policy("smolvla-a");
+    let fresh = policy.act(&Query { noise: Noise::Seed(12), ..query() }).unwrap().rows;
+    policy.forget();
+    policy.act(&query()).unwrap();
+    assert_eq!(policy.act(&Query { noise: Noise::Seed(12), ..query() }).unwrap().rows, fresh);
+    assert_eq!(policy.work(), Work { frames: 2, prefixes: 2, chunks: 3, runs: 3 });
+    let state = vec![0.5, -0.25, 0.0, 1.0, 0.3, -0.9];
+    policy.act(&Query { state, ..query() }).unwrap();
+    assert_eq!((policy.work().frames, policy.work().prefixes), (2, 3));
+}
+
+#[test]
+fn queries_of_one_shape_run_together_and_agree_with_what_each_gets_alone() {
+    let queries: Vec<Query> = (0..5)
+        .map(|i| Query {
+            // Two are of another length.
+            instruction: ["pick up the red cube", "lift"][usize::from(i > 2)].to_owned(),
+            images: vec![("front".to_owned(), image(5 + i))],
+            noise: Noise::Seed(i.into()),
+            ..query()
+        })
+        .collect();
+    let mut policy = policy("smolvla-a");
+    let alone: Vec<_> = queries.iter().map(|query| policy.act(query).unwrap().rows).collect();
+    policy.forget();
+    let before = policy.work();
+    let bad = Query { state: vec![f32::NAN; 6], ..query() };
+    let mut all: Vec<&Query> = queries.iter().collect();
+    all.insert(2, &bad);
+    let mut together = policy.act_together(&all);
+    assert!(matches!(together.remove(2), Err(ModelError::NotFinite { .. })));
+    assert_eq!(policy.work().runs, before.runs + 2);
+    for (alone, together) in alone.iter().zip(together) {
+        for (a, b) in alone.iter().flatten().zip(together.unwrap().rows.iter().flatten()) {
+            assert!((a - b).abs() < 1e-4, "{a} alone, {b} together");
+        }
+    }
+}
+
+#[test]
 fn queries_that_do_not_fit_are_refused_with_what_would() {
     let mut policy = policy("smolvla-a");
     let front = |name: &str| (name.to_owned(), image(7));
@@ -99,7 +155,8 @@ fn queries_that_do_not_fit_are_refused_with_what_would() {
         (Query { noise: Noise::Given(vec![f32::INFINITY; 1600]), ..query() }, "not finite"),
         (Query { images: vec![], ..query() }, "Give at least one of the cameras front"),
         (Query { images: vec![front("side")], ..query() }, "camera `side` is unknown"),
-        (Query { images: vec![front("front"), front("front")], ..query() }, "given twice"),
+        (Query { images: vec![front("front"), front("front")], ..query() }, "given 2 times, the model looks at 1"),
+        (Query { sensors: vec![0.0; 3], ..query() }, "the sensor window has 3 numbers, the model takes 0"),
         (Query { instruction: "  ".to_owned(), ..query() }, "empty"),
         (Query { instruction: "x".repeat(100_000), ..query() }, "100000 bytes"),
     ];

@@ -34,20 +34,21 @@ VISION = dict(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_a
 TOKENS_PER_IMAGE = (SIDE // PATCH // SHUFFLE) ** 2
 
 
-def save_vlm(folder):
+def save_vlm(folder, text=TEXT, vision=VISION, shuffle=SHUFFLE, words=WORDS):
     """The VLM config and the tokenizer that the checkpoint names by reference."""
-    vocabulary = {word: index for index, word in enumerate(SPECIAL + WORDS)}
-    words = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.add_special_tokens(SPECIAL)
+    vocabulary = {word: index for index, word in enumerate(SPECIAL + words)}
+    tokens = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token="<unk>"))
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokens.add_special_tokens(SPECIAL)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, bos_token="<bos>", eos_token="<end_of_utterance>", pad_token="<pad>", unk_token="<unk>",
+        tokenizer_object=tokens, bos_token="<bos>", eos_token="<end_of_utterance>", pad_token="<pad>", unk_token="<unk>",
         extra_special_tokens={"fake_image_token": "<fake_token_around_image>", "image_token": "<image>",
                               "global_image_token": "<global-img>", "end_of_utterance_token": "<end_of_utterance>"})
-    SmolVLMConfig(text_config=TEXT, vision_config=VISION, scale_factor=SHUFFLE,
+    SmolVLMConfig(text_config=text, vision_config=vision, scale_factor=shuffle,
                   image_token_id=vocabulary["<image>"], pad_token_id=vocabulary["<pad>"]).save_pretrained(folder)
+    tokens_per_image = (vision["image_size"] // vision["patch_size"] // shuffle) ** 2
     SmolVLMProcessor(SmolVLMImageProcessor(), tokenizer, SmolVLMVideoProcessor(),
-                     image_seq_len=TOKENS_PER_IMAGE).save_pretrained(folder)
+                     image_seq_len=tokens_per_image).save_pretrained(folder)
     return tokenizer
 
 

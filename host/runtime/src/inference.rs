@@ -29,6 +29,7 @@ pub(crate) fn infer(
         instruction: instruction.into(),
         images,
         state: seen.joints.positions.clone(),
+        sensors: Vec::new(),
         noise: Noise::Seed(mix(context.seed, context.next_request())),
     };
     let rate_hz = about.rate_hz.unwrap_or(site.robot.embodiment().action.rate_hz);

@@ -174,15 +174,6 @@ impl Checkpoint {
             )
         })
     }
-
-    /// The language model's embedding table, `vocabulary * width` numbers.
-    pub(crate) fn embeddings(&self) -> Result<Vec<f32>, CheckpointError> {
-        let table = self.token_embeddings();
-        let mut numbers = vec![0.0; table.vocabulary() * table.width()];
-        let rows = numbers.chunks_exact_mut(table.width());
-        (0..).zip(rows).try_for_each(|(token, row)| table.row(token, row))?;
-        Ok(numbers)
-    }
 }
 
 impl WeightSource for Checkpoint {

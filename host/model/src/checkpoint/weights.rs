@@ -388,6 +388,16 @@ impl TokenEmbeddings {
         self.width
     }
 
+    /// The rows of some tokens, one after the other.
+    ///
+    /// # Errors
+    /// If there is no such token, or a row is not finite.
+    pub fn rows(&self, tokens: &[u32]) -> Result<Vec<f32>, CheckpointError> {
+        let mut numbers = vec![0.0; tokens.len() * self.width];
+        tokens.iter().zip(numbers.chunks_exact_mut(self.width)).try_for_each(|(token, into)| self.row(*token, into))?;
+        Ok(numbers)
+    }
+
     /// Writes the row of `token` to the first [`TokenEmbeddings::width`] numbers of `into`, as the file has it.
     ///
     /// # Errors

@@ -122,6 +122,40 @@ pub(super) fn rotate(arch: Arch, head: &mut [f32], cosines: &[f32], sines: &[f32
     });
 }
 
+/// The sum of products.
+pub(super) fn dot(arch: Arch, a: &[f32], b: &[f32]) -> f32 {
+    arch.dispatch(|| {
+        let mut lanes = [0.0; LANES];
+        for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+            for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+                *lane += a * b;
+            }
+        }
+        lanes.iter().sum()
+    })
+}
+
+/// Numbers of which `bits` are the upper halves.
+pub(super) fn unpack_bf16(arch: Arch, bits: &[u16], numbers: &mut [f32]) {
+    arch.dispatch(|| {
+        for (number, &bits) in numbers.iter_mut().zip(bits) {
+            *number = f32::from_bits(u32::from(bits) << 16);
+        }
+    });
+}
+
+/// Numbers in IEEE half precision.
+pub(super) fn unpack_f16(arch: Arch, bits: &[u16], numbers: &mut [f32]) {
+    /// `2^112`, which makes up for the difference of the two exponents' biases; subnormals come out right, too.
+    const REBIAS: f32 = f32::from_bits((112 + 127) << 23);
+    arch.dispatch(|| {
+        for (number, &bits) in numbers.iter_mut().zip(bits) {
+            let magnitude = f32::from_bits(u32::from(bits & 0x7fff) << 13) * REBIAS;
+            *number = f32::from_bits(magnitude.to_bits() | u32::from(bits & 0x8000) << 16);
+        }
+    });
+}
+
 /// `output += scale * input`.
 pub(super) fn axpy(arch: Arch, scale: f32, input: &[f32], output: &mut [f32]) {
     arch.dispatch(|| output.iter_mut().zip(input).for_each(|(out, &x)| *out += scale * x));
@@ -172,6 +206,21 @@ mod tests {
             if length > 1 {
                 assert!((scores[1] / scores[0] - std::f32::consts::E).abs() < 1e-4);
             }
+        }
+    }
+
+    #[test]
+    fn half_precision_of_both_kinds_unpacks_exactly() {
+        // No infinities and not-a-numbers: no checkpoint that is served holds them.
+        let bits: Vec<u16> = (0..=u16::MAX).collect();
+        let mut numbers = vec![0.0; bits.len()];
+        unpack_bf16(Arch::new(), &bits, &mut numbers);
+        for (&bits, number) in bits.iter().zip(&numbers).filter(|(bits, _)| half::bf16::from_bits(**bits).is_finite()) {
+            assert_eq!(half::bf16::from_bits(bits).to_f32().to_bits(), number.to_bits());
+        }
+        unpack_f16(Arch::new(), &bits, &mut numbers);
+        for (&bits, number) in bits.iter().zip(&numbers).filter(|(bits, _)| half::f16::from_bits(**bits).is_finite()) {
+            assert_eq!(half::f16::from_bits(bits).to_f32().to_bits(), number.to_bits());
         }
     }
 

@@ -14,17 +14,17 @@ mod phases;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
-use std::time::{Duration, Instant};
 
+use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::CheckpointError;
-use crate::executor::{Executor, ExecutorError, Sections, Timing};
-use crate::plan::{Network, Op, Plan, Shape, View, Weight, WeightSource};
+use crate::executor::{Executor, ExecutorError, Memory, Resident, Source, Target};
+use crate::plan::{Layout, Plan, View, Weight, WeightSource};
 use barrier::Barrier;
 use memory::{Arena, CpuWeight};
-use ops::{Context, RopeTables, attention_scratch};
-use phases::{Phase, Section};
+use ops::{Context, RopeTables};
+use phases::Phase;
 
 /// More threads than this wait for each other longer than they compute, on chunks of common length.
 const MOST_THREADS: usize = 16;
@@ -36,23 +36,38 @@ pub struct CpuExecutor {
     threads: usize,
     device: String,
     arena: Arena,
-    /// The plan whose constants the arena holds.
-    resident: Option<Shape>,
-    prepared: HashMap<Shape, Prepared>,
+    scratch: Vec<Arena>,
+    /// The plans whose constants the arena holds.
+    resident: Option<Layout>,
+    prepared: HashMap<Layout, Prepared>,
 }
 
-/// What is worked out once for each shape.
+/// What is worked out once for each layout.
 struct Prepared {
-    /// Where each buffer begins in the arena, and behind them each thread's scratch.
-    offsets: Vec<usize>,
-    scratch: Vec<usize>,
-    scratch_len: usize,
+    places: Vec<Place>,
+    /// Numbers of the arena that it takes.
     numbers: usize,
-    ops: Vec<Op>,
+    kept: Arena,
+    ropes: RopeTables,
+    schedule: Schedule,
+}
+
+/// What differs between plans of one layout.
+struct Schedule {
+    variant: usize,
     phases: Vec<Phase>,
     /// Threads that have any part in it.
     threads: usize,
-    ropes: RopeTables,
+    scratch: usize,
+}
+
+/// Where a buffer begins.
+#[derive(Clone, Copy)]
+enum Place {
+    /// In the arena that all plans share.
+    Arena(usize),
+    /// In memory of the layout's own.
+    Kept(usize),
 }
 
 /// As many threads as the machine (or the container) has, up to a sensible most.
@@ -62,65 +77,78 @@ pub fn default_threads() -> NonZeroUsize {
 }
 
 impl CpuExecutor {
-    /// Loads the weights of `network`. Results are equal bit for bit for an equal number of threads; if the system gives
-    /// none, the caller's own thread does the work.
+    /// Loads weights. Results are equal bit for bit for an equal number of threads; if the system gives none, the caller's
+    /// own thread does the work.
     ///
     /// # Errors
     /// If the weights cannot be read.
-    pub fn new(network: &Network, source: &dyn WeightSource, threads: NonZeroUsize) -> Result<Self, CheckpointError> {
-        let factors = factors(network);
-        let weights = network.weights().iter().enumerate().map(|(id, weight)| load(weight, factors[id], source));
-        let weights = weights.collect::<Result<_, _>>()?;
+    pub fn new(
+        weights: &[Weight],
+        source: &(dyn WeightSource + Sync),
+        threads: NonZeroUsize,
+    ) -> Result<Self, CheckpointError> {
         let pool = match threads.get() {
             1 => None,
             n => ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("waza-model-{i}")).build().ok(),
         };
+        let load = |weight: &Weight| source.load(weight).map(|numbers| CpuWeight::new(weight, numbers));
+        let weights = match &pool {
+            Some(pool) => pool.install(|| weights.par_iter().map(load).collect::<Result<_, _>>()),
+            None => weights.iter().map(load).collect(),
+        }?;
         let threads = pool.as_ref().map_or(1, ThreadPool::current_num_threads);
         let device = match threads {
             1 => "cpu (1 thread)".to_owned(),
             n => format!("cpu (up to {n} threads)"),
         };
-        Ok(Self { weights, pool, threads, device, arena: Arena::default(), resident: None, prepared: HashMap::new() })
+        Ok(Self {
+            weights,
+            pool,
+            threads,
+            device,
+            arena: Arena::default(),
+            scratch: (0..threads).map(|_| Arena::default()).collect(),
+            resident: None,
+            prepared: HashMap::new(),
+        })
     }
-}
-
-/// Which weights are the right-hand side of a product; the rest are added or multiplied row by row.
-fn factors(network: &Network) -> Vec<bool> {
-    let mut factors = vec![false; network.weights().len()];
-    let smallest = Shape { cameras: 1, empty_cameras: 0, language_tokens: 1 };
-    if let Ok(plan) = network.plan(smallest) {
-        for op in plan.ops() {
-            if let Op::Gemm { weight, .. } = op {
-                factors[weight.0] = true;
-            }
-        }
-    }
-    factors
-}
-
-fn load(weight: &Weight, factor: bool, source: &dyn WeightSource) -> Result<CpuWeight, CheckpointError> {
-    let numbers = source.load(weight)?.into_f32();
-    Ok(match factor {
-        true => CpuWeight::factor(&numbers, weight.rows, weight.columns),
-        false => CpuWeight::table(&numbers, weight.rows, weight.columns),
-    })
 }
 
 impl Prepared {
-    fn new(plan: &Plan, threads: usize) -> Self {
-        let mut end = 0;
-        let mut place = |numbers: usize| {
-            let offset = end;
-            end += Arena::padded(numbers);
-            offset
+    fn new(plan: &Plan, weights: &[CpuWeight], threads: usize) -> Self {
+        let (mut in_arena, mut in_kept) = (0, 0);
+        let place = |buffer: &crate::plan::Buffer| {
+            let numbers = Arena::padded(buffer.rows * buffer.columns);
+            let end = if buffer.kept { &mut in_kept } else { &mut in_arena };
+            *end += numbers;
+            if buffer.kept { Place::Kept(*end - numbers) } else { Place::Arena(*end - numbers) }
         };
-        let offsets = plan.buffers.iter().map(|b| place(b.rows * b.columns)).collect();
-        let scratch_len = plan.ops().map(attention_scratch).max().unwrap_or(0);
+        let places = plan.buffers.iter().map(place).collect();
+        let mut kept = Arena::default();
+        kept.reserve(in_kept);
+        let schedule = Schedule::new(plan, weights, threads);
+        Self { places, numbers: in_arena, kept, ropes: RopeTables::new(plan), schedule }
+    }
+
+    /// Where each buffer begins.
+    fn buffers(&mut self, arena: &mut Arena) -> Vec<*mut f32> {
+        arena.reserve(self.numbers);
+        let (shared, kept) = (arena.numbers_mut(), self.kept.numbers_mut());
+        let begin = |place: &Place| match *place {
+            // An empty buffer at the end begins nowhere, and nobody reads it.
+            Place::Arena(at) => shared[at..].as_mut_ptr(),
+            Place::Kept(at) => kept[at..].as_mut_ptr(),
+        };
+        self.places.iter().map(begin).collect()
+    }
+}
+
+impl Schedule {
+    fn new(plan: &Plan, weights: &[CpuWeight], threads: usize) -> Self {
         let phases = phases::split(plan, threads);
         let threads = phases.iter().map(Phase::parts).max().unwrap_or(1);
-        let scratch = (0..threads).map(|_| place(scratch_len)).collect();
-        let (ops, ropes) = (plan.ops().cloned().collect(), RopeTables::new(plan));
-        Self { offsets, scratch, scratch_len, numbers: end, ops, phases, threads, ropes }
+        let scratch = plan.ops.iter().map(|op| ops::scratch(op, weights)).max().unwrap_or(0);
+        Self { variant: plan.variant, phases, threads, scratch }
     }
 }
 
@@ -132,66 +160,136 @@ impl Executor for CpuExecutor {
     fn run(
         &mut self,
         plan: &Plan,
-        inputs: &[(View, &[f32])],
-        outputs: &mut [(View, &mut [f32])],
-    ) -> Result<Timing, ExecutorError> {
-        let start = Instant::now();
-        let prepared = self.prepared.entry(plan.shape).or_insert_with(|| Prepared::new(plan, self.threads));
-        self.arena.reserve(prepared.numbers);
-        if self.resident != Some(plan.shape) {
-            for (buffer, &offset) in plan.buffers.iter().zip(&prepared.offsets) {
+        inputs: &[(View, Source<'_>)],
+        outputs: &mut [(View, Target<'_>)],
+    ) -> Result<(), ExecutorError> {
+        let prepared =
+            (self.prepared.entry(plan.layout)).or_insert_with(|| Prepared::new(plan, &self.weights, self.threads));
+        if prepared.schedule.variant != plan.variant {
+            prepared.schedule = Schedule::new(plan, &self.weights, self.threads);
+        }
+        let buffers = prepared.buffers(&mut self.arena);
+        // SAFETY: `buffers` point at whole buffers of this plan, and a view that `Plan::check` saw, or that is made of one,
+        // lies in its buffer; `slice` checks it once more for views that an op does not use.
+        let row = |view: &View, row: usize| {
+            let buffer = &plan.buffers[view.buffer.0];
+            assert!(
+                view.row + row < buffer.rows && view.column + view.columns <= buffer.columns,
+                "view leaves its buffer"
+            );
+            let at = plan.offset(view) + row * plan.stride(view);
+            unsafe { std::slice::from_raw_parts_mut(buffers[view.buffer.0].add(at), view.columns) }
+        };
+        if self.resident != Some(plan.layout) {
+            for (buffer, &begin) in plan.buffers.iter().zip(&buffers) {
                 if let Some(numbers) = &buffer.initial {
-                    self.arena.numbers_mut()[offset..][..numbers.len()].copy_from_slice(numbers);
+                    // SAFETY: as above.
+                    unsafe { std::slice::from_raw_parts_mut(begin, numbers.len()) }.copy_from_slice(numbers);
                 }
             }
-            self.resident = Some(plan.shape);
+            self.resident = Some(plan.layout);
         }
-        for (view, numbers) in inputs {
-            let rows = numbers.chunks_exact(view.columns);
-            for (row, from) in rows.enumerate() {
-                let at = prepared.offsets[view.buffer.0] + plan.offset(view) + row * plan.stride(view);
-                self.arena.numbers_mut()[at..][..view.columns].copy_from_slice(from);
-            }
+        for (view, source) in inputs {
+            let numbers = match source {
+                Source::Host(numbers) => numbers,
+                Source::Resident(resident) => host_memory(resident),
+            };
+            assert_eq!(numbers.len(), view.rows * view.columns, "an input does not fill its view");
+            numbers
+                .chunks_exact(view.columns.max(1))
+                .enumerate()
+                .for_each(|(r, from)| row(view, r).copy_from_slice(from));
         }
 
-        let context = Context::new(plan, &self.weights, &prepared.offsets, &prepared.ropes, &mut self.arena);
-        let barrier = Barrier::new(prepared.threads);
+        let Schedule { phases, threads, scratch, .. } = &prepared.schedule;
+        let scratches: Vec<ScratchPointer> = self.scratch[..*threads]
+            .iter_mut()
+            .map(|arena| {
+                arena.reserve(*scratch);
+                ScratchPointer(arena.numbers_mut().as_mut_ptr())
+            })
+            .collect();
+        let context = Context::new(plan, &self.weights, &buffers, &prepared.ropes);
+        let barrier = Barrier::new(*threads);
         let work = |thread: usize| {
             let _guard = barrier.guard();
-            let mut clock = [Duration::ZERO; Section::COUNT];
-            let mut since = Instant::now();
-            for phase in &prepared.phases {
+            // SAFETY: each thread has a scratch of its own, of this length.
+            let scratch = unsafe { std::slice::from_raw_parts_mut(scratches[thread].0, *scratch) };
+            for phase in phases {
                 if let Some(rows) = phase.part(thread) {
-                    for op in &prepared.ops[phase.ops.clone()] {
-                        let scratch = prepared.scratch[thread]..prepared.scratch[thread] + prepared.scratch_len;
+                    for op in &plan.ops[phase.ops.clone()] {
                         // SAFETY: `phases::split` puts ops into one phase only if no thread reads rows that another one
-                        // writes in it, the barrier separates phases, and the scratch is this thread's own.
+                        // writes in it, and the barrier separates phases.
                         unsafe { context.run(op, rows.clone(), scratch) };
                     }
                 }
                 barrier.wait();
-                let now = Instant::now();
-                clock[phase.section as usize] += now - since;
-                since = now;
             }
-            clock
         };
-        let clock = match &self.pool {
-            Some(pool) if prepared.threads > 1 => {
-                let clocks = pool.broadcast(|thread| (thread.index() < prepared.threads).then(|| work(thread.index())));
-                clocks[0].unwrap_or_default()
+        match &self.pool {
+            Some(pool) if *threads > 1 => {
+                pool.broadcast(|thread| {
+                    if thread.index() < *threads {
+                        work(thread.index());
+                    }
+                });
             }
             _ => work(0),
-        };
-
-        for (view, numbers) in outputs.iter_mut() {
-            for (row, to) in numbers.chunks_exact_mut(view.columns).enumerate() {
-                let at = prepared.offsets[view.buffer.0] + plan.offset(view) + row * plan.stride(view);
-                to.copy_from_slice(&self.arena.numbers_mut()[at..][..view.columns]);
-            }
         }
-        let [vision, prefix, denoise] = clock;
-        Ok(Timing { total: start.elapsed(), sections: Some(Sections { vision, prefix, denoise }) })
+
+        for (view, target) in outputs.iter_mut() {
+            let numbers = match target {
+                Target::Host(numbers) => &mut **numbers,
+                Target::Resident(resident) => memory_for(resident, view.rows * view.columns),
+            };
+            assert_eq!(numbers.len(), view.rows * view.columns, "an output does not hold its view");
+            numbers
+                .chunks_exact_mut(view.columns.max(1))
+                .enumerate()
+                .for_each(|(r, to)| to.copy_from_slice(row(view, r)));
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<(), ExecutorError> {
+        Ok(())
+    }
+
+    fn forget(&mut self, layout: Layout) {
+        self.prepared.remove(&layout);
+    }
+
+    fn bytes(&self) -> u64 {
+        let weights: usize = self.weights.iter().map(CpuWeight::bytes).sum();
+        let kept: usize = self.prepared.values().map(|prepared| prepared.kept.bytes()).sum();
+        let scratch: usize = self.scratch.iter().map(Arena::bytes).sum();
+        (weights + kept + scratch + self.arena.bytes()) as u64
+    }
+}
+
+/// A thread's own scratch.
+struct ScratchPointer(*mut f32);
+
+// SAFETY: each is handed to one thread.
+unsafe impl Sync for ScratchPointer {}
+
+fn host_memory(resident: &Resident) -> &[f32] {
+    match &resident.memory {
+        Memory::Host(numbers) => numbers,
+        #[cfg(feature = "gpu")]
+        Memory::Device(_) => unreachable!("a resident belongs to the executor that made it"),
+    }
+}
+
+fn memory_for<'a>(resident: &'a mut Option<Resident>, numbers: usize) -> &'a mut [f32] {
+    if resident.as_ref().is_none_or(|resident| resident.numbers != numbers) {
+        *resident = None;
+    }
+    let memory = || Resident { numbers, memory: Memory::Host(vec![0.0; numbers]) };
+    match &mut resident.get_or_insert_with(memory).memory {
+        Memory::Host(numbers) => numbers,
+        #[cfg(feature = "gpu")]
+        Memory::Device(_) => unreachable!("a resident belongs to the executor that made it"),
     }
 }
 
@@ -200,7 +298,7 @@ mod tests {
     use super::*;
     use crate::architecture::{Architecture, Expert, ExpertAttention, ExpertLayer, Flow, Text, Vision};
     use crate::noise::fill_normal;
-    use crate::plan::Numbers;
+    use crate::plan::{Network, Numbers, Shape};
 
     /// Random weights, small enough that the network stays in range.
     struct Random;
@@ -254,54 +352,78 @@ mod tests {
         })
     }
 
-    fn run(executor: &mut CpuExecutor, plan: &Plan) -> Vec<f32> {
-        let content: Vec<(View, Vec<f32>)> =
-            [plan.inputs.patches, plan.inputs.language, plan.inputs.state, plan.inputs.noise]
-                .into_iter()
-                .map(|view| {
-                    let mut numbers = vec![0.0; view.rows * view.columns];
-                    fill_normal(&mut numbers, view.rows as u64);
-                    (view, numbers)
-                })
-                .collect();
-        let inputs: Vec<(View, &[f32])> = content.iter().map(|(view, numbers)| (*view, numbers.as_slice())).collect();
-        let mut velocity = vec![0.0; plan.outputs.velocity.rows * plan.outputs.velocity.columns];
-        executor.run(plan, &inputs, &mut [(plan.outputs.velocity, &mut velocity)]).unwrap();
-        velocity
+    /// Runs a whole network on random inputs; the velocities of all steps.
+    fn run(executor: &mut CpuExecutor, network: &Network, cameras: usize, language_tokens: usize) -> Vec<f32> {
+        let random = |view: View| {
+            let mut numbers = vec![0.0; view.rows * view.columns];
+            fill_normal(&mut numbers, view.rows as u64);
+            numbers
+        };
+        let encode = network.encode(cameras, 1).unwrap();
+        let mut tokens: Vec<Option<Resident>> = (0..cameras).map(|_| None).collect();
+        let mut outputs: Vec<_> =
+            encode.embeddings.iter().copied().zip(tokens.iter_mut().map(Target::Resident)).collect();
+        executor.run(&encode.plan, &[(encode.patches, Source::Host(&random(encode.patches)))], &mut outputs).unwrap();
+
+        let shape = Shape { requests: 1, cameras, empty_cameras: 0, language_tokens };
+        let prefix = network.prefix(shape).unwrap();
+        let views = &prefix.requests[0];
+        let (language, state) = (random(views.language), random(views.state));
+        let mut inputs = vec![(views.language, Source::Host(&language)), (views.state, Source::Host(&state))];
+        for (view, tokens) in views.images.iter().zip(&tokens) {
+            inputs.push((*view, Source::Resident(tokens.as_ref().unwrap())));
+        }
+        let mut caches: Vec<Option<Resident>> = prefix.caches[0].iter().map(|_| None).collect();
+        let mut outputs: Vec<_> =
+            prefix.caches[0].iter().copied().zip(caches.iter_mut().map(Target::Resident)).collect();
+        executor.run(&prefix.plan, &inputs, &mut outputs).unwrap();
+
+        let denoise = network.denoise(shape).unwrap();
+        let noise = random(denoise.actions[0]);
+        let mut inputs = vec![(denoise.actions[0], Source::Host(noise.as_slice()))];
+        for (view, cache) in denoise.caches[0].iter().zip(&caches) {
+            inputs.push((*view, Source::Resident(cache.as_ref().unwrap())));
+        }
+        let mut velocity: Vec<Vec<f32>> = denoise.velocity.iter().map(|v| vec![0.0; v.rows * v.columns]).collect();
+        let mut outputs: Vec<_> =
+            denoise.velocity.iter().copied().zip(velocity.iter_mut().map(|numbers| Target::Host(numbers))).collect();
+        executor.run(&denoise.plan, &inputs, &mut outputs).unwrap();
+        velocity.concat()
+    }
+
+    fn executor(network: &Network, threads: usize) -> CpuExecutor {
+        CpuExecutor::new(network.weights(), &Random, NonZeroUsize::new(threads).unwrap()).unwrap()
     }
 
     #[test]
     fn several_threads_compute_what_one_computes_and_the_same_every_time() {
         let network = network();
-        let plan = network.plan(Shape { cameras: 2, empty_cameras: 0, language_tokens: 5 }).unwrap();
-        let threads = |n| CpuExecutor::new(&network, &Random, NonZeroUsize::new(n).unwrap()).unwrap();
-        let one = run(&mut threads(1), &plan);
+        let one = run(&mut executor(&network, 1), &network, 2, 5);
         assert!(one.iter().any(|x| x.abs() > 0.1));
 
-        let mut executor = threads(3);
-        let three = run(&mut executor, &plan);
-        let parts = |section| {
-            let of_section = executor.prepared[&plan.shape].phases.iter().filter(move |phase| phase.section == section);
-            of_section.map(Phase::parts).max()
-        };
-        for section in [Section::Vision, Section::Prefix, Section::Denoise] {
-            assert_eq!(parts(section), Some(3), "{section:?} is too small to show anything");
+        let mut several = executor(&network, 3);
+        let three = run(&mut several, &network, 2, 5);
+        assert_eq!(several.prepared.len(), 3);
+        for prepared in several.prepared.values() {
+            assert_eq!(prepared.schedule.threads, 3, "a plan is too small to show anything");
         }
         let worst = one.iter().zip(&three).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 1e-4, "{worst}");
         for _ in 0..3 {
-            assert_eq!(run(&mut executor, &plan), three);
+            assert_eq!(run(&mut several, &network, 2, 5), three);
         }
     }
 
     #[test]
-    fn plans_of_different_shapes_take_turns_in_one_arena() {
+    fn plans_take_turns_in_one_arena_and_what_is_forgotten_frees_its_memory() {
         let network = network();
-        let plan = |tokens| network.plan(Shape { cameras: 1, empty_cameras: 0, language_tokens: tokens }).unwrap();
-        let mut executor = CpuExecutor::new(&network, &Random, NonZeroUsize::MIN).unwrap();
-        let (short, long) = (plan(3), plan(40));
-        let first = run(&mut executor, &short);
-        assert_ne!(run(&mut executor, &long), first);
-        assert_eq!(run(&mut executor, &short), first);
+        let mut executor = executor(&network, 1);
+        let first = run(&mut executor, &network, 1, 3);
+        assert_ne!(run(&mut executor, &network, 1, 40), first);
+        assert_eq!(run(&mut executor, &network, 1, 3), first);
+        let layouts: Vec<Layout> = executor.prepared.keys().copied().collect();
+        layouts.into_iter().for_each(|layout| executor.forget(layout));
+        assert!(executor.prepared.is_empty());
+        assert_eq!(run(&mut executor, &network, 1, 3), first);
     }
 }

@@ -1,32 +1,43 @@
 //! Each op of a plan, for a range of rows of its output.
 
 use std::collections::HashMap;
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use gemm::{Parallelism, gemm};
 use pulp::Arch;
 
 use super::math;
-use super::memory::{Arena, CpuWeight};
-use crate::plan::{Activation, Mask, Op, Operand, Plan, View, WeightId};
+use super::memory::{CpuWeight, Factor};
+use crate::plan::{Activation, KeyValue, Mask, Numbers, Op, Operand, Plan, View, WeightId};
 
 /// Queries whose scores are computed at a time, so that they stay in the cache.
 const QUERY_BLOCK: usize = 64;
 
+/// Numbers of a factor that are unpacked at a time where it is kept in half precision: a part of a core's own cache.
+const PANEL: usize = 64 << 10;
+/// Columns of a panel; `gemm` wants some depth.
+const PANEL_DEPTH: usize = 512;
+
 /// Numbers of scratch that an op needs.
-pub(super) fn attention_scratch(op: &Op) -> usize {
+pub(super) fn scratch(op: &Op, weights: &[CpuWeight]) -> usize {
     match op {
-        Op::Attention { batch, key, query, .. } => QUERY_BLOCK.min(query.rows / batch) * (key.rows / batch),
+        Op::Attention { batch, frames, past, own, query, .. } => {
+            let keys = (past.map_or(0, |past| past.key.rows) + own.key.rows) / batch + frames - 1;
+            QUERY_BLOCK.min(query.rows / batch) * keys
+        }
+        Op::Gemm { weight, .. } => match &weights[weight.0] {
+            CpuWeight::Factor(Factor { numbers: Numbers::Bf16(_) | Numbers::F16(_), .. }) => PANEL,
+            _ => 0,
+        },
         _ => 0,
     }
 }
 
-/// Cosines and sines of every rotary embedding of a plan, by first position, rows, head width and base.
+/// Cosines and sines of rotary embeddings, by number of positions, head width and base.
 #[derive(Default)]
-pub(super) struct RopeTables(HashMap<(usize, usize, usize, u32), RopeTable>);
+pub(super) struct RopeTables(HashMap<(usize, usize, u32), RopeTable>);
 
-/// `rows * head_dim / 2` of each.
+/// `positions * head_dim / 2` of each.
 struct RopeTable {
     cosines: Vec<f32>,
     sines: Vec<f32>,
@@ -35,10 +46,10 @@ struct RopeTable {
 impl RopeTables {
     pub fn new(plan: &Plan) -> Self {
         let mut tables = Self::default();
-        for op in plan.ops() {
-            if let Op::Rope { view, head_dim, first_position, theta } = *op {
-                let table = || RopeTable::new(first_position, view.rows, head_dim, theta);
-                tables.0.entry((first_position, view.rows, head_dim, theta.to_bits())).or_insert_with(table);
+        for op in &plan.ops {
+            if let Op::Rope { head_dim, positions, theta, .. } = *op {
+                let table = || RopeTable::new(positions, head_dim, theta);
+                tables.0.entry((positions, head_dim, theta.to_bits())).or_insert_with(table);
             }
         }
         tables
@@ -47,10 +58,10 @@ impl RopeTables {
 
 impl RopeTable {
     /// In f32 throughout, as the reference computes them (`apply_rope`).
-    fn new(first: usize, rows: usize, head_dim: usize, theta: f32) -> Self {
+    fn new(positions: usize, head_dim: usize, theta: f32) -> Self {
         let half = head_dim / 2;
         let timescales: Vec<f32> = (0..half).map(|j| theta.powf(2.0 / head_dim as f32 * j as f32)).collect();
-        let angles = (first..first + rows).flat_map(|position| timescales.iter().map(move |t| position as f32 / t));
+        let angles = (0..positions).flat_map(|position| timescales.iter().map(move |t| position as f32 / t));
         let (cosines, sines) = angles.map(|angle| (angle.cos(), angle.sin())).unzip();
         Self { cosines, sines }
     }
@@ -60,35 +71,27 @@ impl RopeTable {
 pub(super) struct Context<'a> {
     plan: &'a Plan,
     weights: &'a [CpuWeight],
-    offsets: &'a [usize],
+    /// Where each buffer begins.
+    buffers: &'a [*mut f32],
     ropes: &'a RopeTables,
     arch: Arch,
-    base: *mut f32,
-    /// `base` points into the arena, which nobody else may touch meanwhile.
-    arena: PhantomData<&'a mut Arena>,
 }
 
-// SAFETY: threads share `base`; `Context::run` tells its caller what they may do with it at a time.
+// SAFETY: threads share `buffers`; `Context::run` tells its caller what they may do with them at a time.
 unsafe impl Sync for Context<'_> {}
 
 impl<'a> Context<'a> {
-    pub fn new(
-        plan: &'a Plan,
-        weights: &'a [CpuWeight],
-        offsets: &'a [usize],
-        ropes: &'a RopeTables,
-        arena: &'a mut Arena,
-    ) -> Self {
-        let base = arena.numbers_mut().as_mut_ptr();
-        Self { plan, weights, offsets, ropes, arch: Arch::new(), base, arena: PhantomData }
+    /// `buffers` are where the buffers of `plan` begin, in memory that nobody else touches while the context lives.
+    pub fn new(plan: &'a Plan, weights: &'a [CpuWeight], buffers: &'a [*mut f32], ropes: &'a RopeTables) -> Self {
+        Self { plan, weights, buffers, ropes, arch: Arch::new() }
     }
 
-    /// Computes `rows` of the output of `op`. `scratch` is a range of the arena of [`attention_scratch`] numbers.
+    /// Computes `rows` of the output of `op`, with [`scratch`] numbers of scratch.
     ///
     /// # Safety
     /// No other thread may meanwhile write what this reads or touch what this writes: rows `rows` of the op's row-by-row
-    /// views, all of its other views, and `scratch`. The plan must have passed [`Plan::check`], and the arena must hold it.
-    pub unsafe fn run(&self, op: &Op, rows: Range<usize>, scratch: Range<usize>) {
+    /// views, and all of its other views. The plan must have passed [`Plan::check`], and its buffers must be whole.
+    pub unsafe fn run(&self, op: &Op, rows: Range<usize>, scratch: &mut [f32]) {
         let arch = self.arch;
         // SAFETY: throughout, the caller's promise; views lie in their buffers and buffers in the arena, and outputs are
         // apart from inputs unless an op reads the very element that it writes, which the two in-place ops do.
@@ -97,7 +100,7 @@ impl<'a> Context<'a> {
                 Op::Gemm { input, weight, scale, bias, activation, residual, output } => {
                     self.begin_sum(rows.clone(), bias.as_ref(), residual.as_ref(), output);
                     let adds = bias.is_some() || residual.is_some();
-                    self.product(rows.clone(), input, *weight, *scale, adds, output);
+                    self.product(rows.clone(), input, *weight, *scale, adds, output, scratch);
                     for row in rows {
                         match activation {
                             Activation::Identity => break,
@@ -107,44 +110,52 @@ impl<'a> Context<'a> {
                     }
                 }
                 Op::LayerNorm { input, weight, bias, epsilon, output } => {
-                    let (weight, bias) = (self.weights[weight.0].row(0), self.weights[bias.0].row(0));
+                    let (weight, bias) = (self.table_row(*weight, 0), self.table_row(*bias, 0));
                     for row in rows {
                         let (from, to) = (self.row(input, row), self.row_mut(output, row));
                         math::layer_norm(arch, from, weight, bias, *epsilon, to);
                     }
                 }
                 Op::RmsNorm { input, weight, epsilon, output } => {
-                    let weight = self.weights[weight.0].row(0);
+                    let weight = self.table_row(*weight, 0);
                     for row in rows {
                         math::rms_norm(arch, self.row(input, row), weight, *epsilon, self.row_mut(output, row));
                     }
                 }
-                Op::Rope { view, head_dim, first_position, theta } => {
-                    let key = (*first_position, view.rows, *head_dim, theta.to_bits());
-                    let (table, half) = (&self.ropes.0[&key], head_dim / 2);
+                Op::Rope { view, batch, head_dim, first_position, positions, theta } => {
+                    let (table, half) = (&self.ropes.0[&(*positions, *head_dim, theta.to_bits())], head_dim / 2);
+                    let block = view.rows / batch;
                     for row in rows {
-                        let (cosines, sines) = (&table.cosines[row * half..], &table.sines[row * half..]);
+                        let at = (first_position + row % block) * half;
+                        let (cosines, sines) = (&table.cosines[at..at + half], &table.sines[at..at + half]);
                         for head in self.row_mut(view, row).chunks_exact_mut(*head_dim) {
-                            math::rotate(arch, head, &cosines[..half], &sines[..half]);
+                            math::rotate(arch, head, cosines, sines);
                         }
                     }
                 }
-                Op::Attention { batch, heads, kv_heads, head_dim, mask, query, key, value, output } => {
-                    let scratch = std::slice::from_raw_parts_mut(self.base.add(scratch.start), scratch.len());
-                    let (queries, keys) = (query.rows / batch, key.rows / batch);
+                Op::Attention { batch, frames, heads, kv_heads, head_dim, mask, query, past, own, output } => {
+                    let queries = query.rows / batch;
                     let group = heads / kv_heads;
                     for element in rows.start / queries..rows.end.div_ceil(queries) {
                         let first = element * queries;
                         let mine = rows.start.max(first) - first..rows.end.min(first + queries) - first;
-                        let of_element = |v: &View, rows: usize| v.rows(element * rows..(element + 1) * rows);
+                        let of = |v: &View, element: usize| {
+                            let rows = v.rows / batch;
+                            v.rows(element * rows..(element + 1) * rows)
+                        };
                         for head in 0..*heads {
                             let columns = |index: usize| index * head_dim..(index + 1) * head_dim;
+                            let keys_values = |kv: &KeyValue, element: usize| KeyValue {
+                                key: of(&kv.key, element).columns(columns(head / group)),
+                                value: of(&kv.value, element).columns(columns(head / group)),
+                            };
+                            let earlier = element - element % frames..element;
                             let attention = HeadAttention {
                                 mask,
-                                query: of_element(query, queries).columns(columns(head)),
-                                key: of_element(key, keys).columns(columns(head / group)),
-                                value: of_element(value, keys).columns(columns(head / group)),
-                                output: of_element(output, queries).columns(columns(head)),
+                                query: of(query, element).columns(columns(head)),
+                                segments: past.iter().chain([own]).map(|kv| keys_values(kv, element)).collect(),
+                                earlier: earlier.map(|element| keys_values(own, element)).collect(),
+                                output: of(output, element).columns(columns(head)),
                             };
                             for start in mine.clone().step_by(QUERY_BLOCK) {
                                 let block = start..mine.end.min(start + QUERY_BLOCK);
@@ -205,32 +216,79 @@ impl<'a> Context<'a> {
     ///
     /// # Safety
     /// As [`Context::run`].
-    unsafe fn product(&self, rows: Range<usize>, input: &View, id: WeightId, scale: f32, adds: bool, output: &View) {
-        let weight = &self.weights[id.0];
+    #[allow(clippy::too_many_arguments)] // they are those of the op
+    unsafe fn product(
+        &self,
+        rows: Range<usize>,
+        input: &View,
+        id: WeightId,
+        scale: f32,
+        adds: bool,
+        output: &View,
+        scratch: &mut [f32],
+    ) {
+        let CpuWeight::Factor(factor) = &self.weights[id.0] else {
+            unreachable!("`Plan::check` found the weight to be a factor")
+        };
         // The product is computed transposed: weight x input^T into output^T. Then all three are column by column.
-        // SAFETY: the caller's promise; dimensions are those that `Plan::check` compared.
-        unsafe {
-            gemm(
-                weight.rows,
-                rows.len(),
-                weight.columns,
-                self.pointer(output, rows.start),
-                self.plan.stride(output) as isize,
-                1,
-                adds,
-                weight.numbers.as_ptr(),
-                weight.rows as isize,
-                1,
-                self.pointer(input, rows.start).cast_const(),
-                self.plan.stride(input) as isize,
-                1,
-                1.0,
-                scale,
-                false,
-                false,
-                false,
-                Parallelism::None,
-            );
+        let multiply = |outputs: Range<usize>, depth: Range<usize>, panel: &[f32], stride: usize, adds: bool| {
+            // SAFETY: the caller's promise; dimensions are those that `Plan::check` compared.
+            unsafe {
+                gemm(
+                    outputs.len(),
+                    rows.len(),
+                    depth.len(),
+                    self.pointer(output, rows.start).add(outputs.start),
+                    self.plan.stride(output) as isize,
+                    1,
+                    adds,
+                    panel.as_ptr(),
+                    stride as isize,
+                    1,
+                    self.pointer(input, rows.start).add(depth.start).cast_const(),
+                    self.plan.stride(input) as isize,
+                    1,
+                    1.0,
+                    scale,
+                    false,
+                    false,
+                    false,
+                    Parallelism::None,
+                );
+            }
+        };
+        let (n, k) = (factor.rows, factor.columns);
+        match &factor.numbers {
+            Numbers::F32(numbers) => multiply(0..n, 0..k, numbers, n, adds),
+            Numbers::Bf16(bits) => self.unpacked(n, k, bits, math::unpack_bf16, scratch, adds, multiply),
+            Numbers::F16(bits) => self.unpacked(n, k, bits, math::unpack_f16, scratch, adds, multiply),
+        }
+    }
+
+    /// Multiplies by a factor in half precision, panel by panel.
+    #[allow(clippy::too_many_arguments)] // they are those of the product
+    fn unpacked(
+        &self,
+        n: usize,
+        k: usize,
+        bits: &[u16],
+        unpack: fn(Arch, &[u16], &mut [f32]),
+        scratch: &mut [f32],
+        adds: bool,
+        multiply: impl Fn(Range<usize>, Range<usize>, &[f32], usize, bool),
+    ) {
+        let depth = k.min(PANEL_DEPTH);
+        let width = (scratch.len() / depth).min(n);
+        for from in (0..k).step_by(depth) {
+            let columns = from..k.min(from + depth);
+            for left in (0..n).step_by(width) {
+                let outputs = left..n.min(left + width);
+                let panel = &mut scratch[..outputs.len() * columns.len()];
+                for (column, numbers) in columns.clone().zip(panel.chunks_exact_mut(outputs.len())) {
+                    unpack(self.arch, &bits[column * n..][outputs.clone()], numbers);
+                }
+                multiply(outputs.clone(), columns.clone(), panel, outputs.len(), adds || from > 0);
+            }
         }
     }
 
@@ -238,71 +296,102 @@ impl<'a> Context<'a> {
     ///
     /// # Safety
     /// As [`Context::run`].
-    unsafe fn attend(&self, a: &HeadAttention, block: Range<usize>, scores: &mut [f32]) {
-        let all = a.key.rows;
+    unsafe fn attend(&self, a: &HeadAttention, block: Range<usize>, scratch: &mut [f32]) {
+        let all: usize = a.segments.iter().map(|segment| segment.key.rows).sum();
         // No query of the block sees more keys than its last one.
-        let keys = a.mask.visible(block.end - 1, all);
+        let most = a.mask.visible(block.end - 1, all);
         let head_dim = a.query.columns;
+        let scale = 1.0 / (head_dim as f32).sqrt();
         let stride = |view: &View| self.plan.stride(view) as isize;
-        // SAFETY: the caller's promise; `scores` holds a block of queries times all keys.
-        unsafe {
-            gemm(
-                keys,
-                block.len(),
-                head_dim,
-                scores.as_mut_ptr(),
-                keys as isize,
-                1,
-                false,
-                self.pointer(&a.key, 0).cast_const(),
-                1,
-                stride(&a.key),
-                self.pointer(&a.query, block.start).cast_const(),
-                stride(&a.query),
-                1,
-                0.0,
-                1.0 / (head_dim as f32).sqrt(),
-                false,
-                false,
-                false,
-                Parallelism::None,
-            );
+        // A row of scores: of the keys that the mask lets through, then of the same place in earlier frames.
+        let width = most + a.earlier.len();
+        let scores = &mut scratch[..width * block.len()];
+        let mut first = 0;
+        for segment in &a.segments {
+            let keys = segment.key.rows.min(most - first);
+            // SAFETY: the caller's promise; a row of `scores` holds all keys.
+            unsafe {
+                gemm(
+                    keys,
+                    block.len(),
+                    head_dim,
+                    scores.as_mut_ptr().add(first),
+                    width as isize,
+                    1,
+                    false,
+                    self.pointer(&segment.key, 0).cast_const(),
+                    1,
+                    stride(&segment.key),
+                    self.pointer(&a.query, block.start).cast_const(),
+                    stride(&a.query),
+                    1,
+                    0.0,
+                    scale,
+                    false,
+                    false,
+                    false,
+                    Parallelism::None,
+                );
+            }
+            first += keys;
         }
-        for (query, row) in block.clone().zip(scores.chunks_exact_mut(keys)) {
-            let (seen, hidden) = row.split_at_mut(a.mask.visible(query, all));
-            math::softmax(self.arch, seen);
-            hidden.fill(0.0);
+        for (query, row) in block.clone().zip(scores.chunks_exact_mut(width)) {
+            if a.earlier.is_empty() {
+                let (seen, hidden) = row.split_at_mut(a.mask.visible(query, all));
+                math::softmax(self.arch, seen);
+                hidden.fill(0.0);
+                continue;
+            }
+            for (score, frame) in row[most..].iter_mut().zip(&a.earlier) {
+                // SAFETY: the caller's promise.
+                let (query, key) = unsafe { (self.row(&a.query, query), self.row(&frame.key, query)) };
+                *score = scale * math::dot(self.arch, query, key);
+            }
+            math::softmax(self.arch, row);
         }
-        // SAFETY: as above.
-        unsafe {
-            gemm(
-                head_dim,
-                block.len(),
-                keys,
-                self.pointer(&a.output, block.start),
-                stride(&a.output),
-                1,
-                false,
-                self.pointer(&a.value, 0).cast_const(),
-                stride(&a.value),
-                1,
-                scores.as_ptr(),
-                keys as isize,
-                1,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                Parallelism::None,
-            );
+        first = 0;
+        for segment in &a.segments {
+            let keys = segment.key.rows.min(most - first);
+            // SAFETY: as above.
+            unsafe {
+                gemm(
+                    head_dim,
+                    block.len(),
+                    keys,
+                    self.pointer(&a.output, block.start),
+                    stride(&a.output),
+                    1,
+                    first > 0,
+                    self.pointer(&segment.value, 0).cast_const(),
+                    stride(&segment.value),
+                    1,
+                    scores.as_ptr().add(first),
+                    width as isize,
+                    1,
+                    1.0,
+                    1.0,
+                    false,
+                    false,
+                    false,
+                    Parallelism::None,
+                );
+            }
+            first += keys;
+        }
+        for (query, row) in block.zip(scores.chunks_exact(width)) {
+            for (weight, frame) in row[most..].iter().zip(&a.earlier) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    math::axpy(self.arch, *weight, self.row(&frame.value, query), self.row_mut(&a.output, query))
+                };
+            }
         }
     }
 
     fn pointer(&self, view: &View, row: usize) -> *mut f32 {
-        let at = self.offsets[view.buffer.0] + self.plan.offset(view) + row * self.plan.stride(view);
-        // SAFETY: `Plan::check` found the view inside its buffer, and the arena holds all buffers.
-        unsafe { self.base.add(at) }
+        let at = self.plan.offset(view) + row * self.plan.stride(view);
+        // SAFETY: `Plan::check` found the view inside its buffer.
+        unsafe { self.buffers[view.buffer.0].add(at) }
     }
 
     /// # Safety
@@ -320,11 +409,19 @@ impl<'a> Context<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.pointer(view, row), view.columns) }
     }
 
+    /// Row `row` of a table; rows repeat.
+    fn table_row(&self, id: WeightId, row: usize) -> &[f32] {
+        let CpuWeight::Table { numbers, columns } = &self.weights[id.0] else {
+            unreachable!("`Plan::check` found the weight to be a table")
+        };
+        &numbers[row * columns % numbers.len()..][..*columns]
+    }
+
     /// # Safety
     /// As [`Context::row`].
     unsafe fn operand_row(&self, operand: &Operand, row: usize) -> &[f32] {
         match operand {
-            Operand::Weight(id) => self.weights[id.0].row(row),
+            Operand::Weight(id) => self.table_row(*id, row),
             // SAFETY: the caller's promise.
             Operand::View(view) => unsafe { self.row(view, row % view.rows) },
         }
@@ -335,7 +432,8 @@ impl<'a> Context<'a> {
 struct HeadAttention<'a> {
     mask: &'a Mask,
     query: View,
-    key: View,
-    value: View,
+    segments: Vec<KeyValue>,
+    /// Of the frames before this one.
+    earlier: Vec<KeyValue>,
     output: View,
 }

@@ -11,24 +11,11 @@ const LEAST_ROWS: usize = 8;
 /// its core costs more than its help gains, and a small model leaves the other cores to the robot.
 const LEAST_WORK: usize = 32 << 20;
 
-/// The part of a plan that time is accounted to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Section {
-    Vision,
-    Prefix,
-    Denoise,
-}
-
-impl Section {
-    pub const COUNT: usize = 3;
-}
-
 /// A run of ops with equally many output rows, in which no thread needs what another one writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Phase {
     /// Indices over all ops of the plan.
     pub ops: Range<usize>,
-    pub section: Section,
     rows: usize,
     /// Multiplications, about.
     work: usize,
@@ -78,8 +65,9 @@ fn access(op: &Op) -> Access {
             Access { output: *output, by_row: vec![*input], whole: Vec::new() }
         }
         Op::Rope { view, .. } => Access { output: *view, by_row: vec![*view], whole: Vec::new() },
-        Op::Attention { query, key, value, output, .. } => {
-            Access { output: *output, by_row: vec![*query], whole: vec![*key, *value] }
+        Op::Attention { query, past, own, output, .. } => {
+            let whole = past.iter().chain([own]).flat_map(|keys| [keys.key, keys.value]).collect();
+            Access { output: *output, by_row: vec![*query], whole }
         }
         Op::PixelShuffle { input, output, .. } => Access { output: *output, by_row: Vec::new(), whole: vec![*input] },
         Op::Axpy { input, output, .. } => Access { output: *output, by_row: vec![*input, *output], whole: Vec::new() },
@@ -90,7 +78,9 @@ fn access(op: &Op) -> Access {
 fn work(op: &Op) -> usize {
     match op {
         Op::Gemm { input, output, .. } => input.rows * input.columns * output.columns,
-        Op::Attention { batch, query, key, .. } => 2 * query.rows * query.columns * (key.rows / batch),
+        Op::Attention { batch, query, past, own, .. } => {
+            2 * query.rows * query.columns * (past.map_or(0, |past| past.key.rows) + own.key.rows) / batch
+        }
         _ => 0,
     }
 }
@@ -121,23 +111,17 @@ impl Access {
 
 /// Splits a plan into the fewest phases, greedily.
 pub(super) fn split(plan: &Plan, threads: usize) -> Vec<Phase> {
-    let sections =
-        [(&plan.vision, Section::Vision), (&plan.prefix, Section::Prefix), (&plan.invariant, Section::Prefix)];
-    let steps = plan.steps.iter().flatten().map(|op| (op, Section::Denoise));
-    let ops = sections.into_iter().flat_map(|(ops, section)| ops.iter().map(move |op| (op, section))).chain(steps);
-
     let mut phases: Vec<Phase> = Vec::new();
     let mut current: Vec<Access> = Vec::new();
-    for (index, (op, section)) in ops.enumerate() {
+    for (index, op) in plan.ops.iter().enumerate() {
         let access = access(op);
         match phases.last_mut() {
-            Some(phase) if phase.section == section && current.iter().all(|other| access.commutes(other)) => {
+            Some(phase) if current.iter().all(|other| access.commutes(other)) => {
                 phase.ops.end = index + 1;
                 phase.work += work(op);
             }
             _ => {
-                let rows = access.output.rows;
-                phases.push(Phase { ops: index..index + 1, section, rows, work: work(op), parts: 1 });
+                phases.push(Phase { ops: index..index + 1, rows: access.output.rows, work: work(op), parts: 1 });
                 current.clear();
             }
         }
@@ -150,7 +134,7 @@ pub(super) fn split(plan: &Plan, threads: usize) -> Vec<Phase> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{BufferId, Mask, WeightId};
+    use crate::plan::{BufferId, KeyValue, Mask, WeightId};
 
     fn view(buffer: usize, row: usize, rows: usize) -> View {
         View { buffer: BufferId(buffer), row, rows, column: 0, columns: 4 }
@@ -161,8 +145,8 @@ mod tests {
     }
 
     fn attention(query: View, key: View, output: View) -> Op {
-        let (mask, value) = (Mask { open: key.rows, offset: 0 }, key);
-        Op::Attention { batch: 1, heads: 1, kv_heads: 1, head_dim: 4, mask, query, key, value, output }
+        let (mask, own) = (Mask { open: key.rows, offset: 0 }, KeyValue { key, value: key });
+        Op::Attention { batch: 1, frames: 1, heads: 1, kv_heads: 1, head_dim: 4, mask, query, past: None, own, output }
     }
 
     fn commute(a: &Op, b: &Op) -> bool {
@@ -193,7 +177,7 @@ mod tests {
     #[test]
     fn small_work_stays_on_one_thread() {
         let phase = |work| {
-            let mut phase = Phase { ops: 0..1, section: Section::Vision, rows: 64, work, parts: 1 };
+            let mut phase = Phase { ops: 0..1, rows: 64, work, parts: 1 };
             phase.share(4);
             phase.parts()
         };
@@ -204,7 +188,7 @@ mod tests {
     fn parts_cover_all_rows_once() {
         for rows in [1, 7, 16, 50, 257] {
             for threads in 1..6 {
-                let mut phase = Phase { ops: 0..1, section: Section::Vision, rows, work: usize::MAX, parts: 1 };
+                let mut phase = Phase { ops: 0..1, rows, work: usize::MAX, parts: 1 };
                 phase.share(threads);
                 let covered: Vec<usize> = (0..threads).filter_map(|thread| phase.part(thread)).flatten().collect();
                 assert_eq!(covered, (0..rows).collect::<Vec<_>>());

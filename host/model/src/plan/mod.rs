@@ -1,11 +1,16 @@
 //! The static plan: everything that one forward pass does, as data.
 //!
-//! A [`Plan`] is built once for a [`Shape`] and never changes. It names buffers of fixed shape, weights, and a list of
-//! [`Op`]s in execution order; an executor allocates the buffers, loads the weights, and from then on only writes inputs,
-//! runs the ops, and reads outputs. No executor knows what the ops add up to, and no plan knows who runs it.
+//! A [`Plan`] names buffers of fixed shape, weights, and a list of [`Op`]s in execution order; an executor allocates the
+//! buffers, loads the weights, and from then on only writes inputs, runs the ops, and reads outputs. No executor knows what
+//! the ops add up to, and no plan knows who runs it.
 //!
 //! All numbers are `f32`, all matrices row-major. Sequences carry no padding (what the reference masks out is left out),
-//! so positions and masks are constants of the plan and the only inputs are pixels, embeddings, the state and the noise.
+//! so positions and masks are constants of the plan and the only inputs are pixels, embeddings, states and noise.
+//!
+//! A model is several plans, so that what has not changed need not be computed again: one encodes camera frames, one makes
+//! the language model's keys and values of them, one turns noise into actions ([`Network`]); or one reads a prompt and one
+//! writes a word ([`TextNetwork`]). What one leaves for another stays on the device
+//! ([`Resident`](crate::executor::Resident)).
 //!
 //! # Rules an executor may rely on
 //!
@@ -14,25 +19,25 @@
 //! - The output of an op overlaps none of its inputs, with three exceptions: a [`Op::Gemm`] may add to the view it writes
 //!   (`residual == output`, element by element), [`Op::Rope`] works in place, and [`Op::Axpy`] adds to its output.
 //! - Nothing is aligned beyond 4 bytes, and no dimension is promised to be a multiple of anything.
-//! - A buffer with `initial` content holds it from the start and is never written by an op.
+//! - A buffer with `initial` content holds it from the start and is never written by an op. A `kept` buffer holds from run
+//!   to run what ops and inputs wrote there. All others begin each run with undefined content.
+//! - Plans of one [`Layout`] have the same buffers and the same ops on the same buffers and weights; their ops differ only
+//!   in rows, positions and masks.
 
+mod check;
+mod collect;
+mod decoder;
 mod smolvla;
+mod smolvlm;
+mod vision;
 
-pub use smolvla::Network;
+pub use smolvla::{DenoisePlan, Network, PrefixInputs, PrefixPlan, Shape, SpecialToken};
+pub use smolvlm::{DecodePlan, PromptPlan, TextNetwork};
+pub use vision::EncodePlan;
 
 use std::ops::Range;
 use std::sync::Arc;
-
-/// What a plan is built for: all that may differ from one request to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Shape {
-    /// Camera images that are encoded.
-    pub cameras: usize,
-    /// Cameras that the configuration lets be absent and that are: they leave only their special tokens, if any.
-    pub empty_cameras: usize,
-    /// Language tokens, without padding.
-    pub language_tokens: usize,
-}
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One buffer of a plan, by its index in [`Plan::buffers`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,6 +58,8 @@ pub struct Buffer {
     pub columns: usize,
     /// Constant content, `rows * columns` numbers.
     pub initial: Option<Arc<[f32]>>,
+    /// Its content lasts from run to run.
+    pub kept: bool,
 }
 
 /// A rectangle of a buffer; its rows lie [`Buffer::columns`] apart.
@@ -125,6 +132,24 @@ impl Mask {
     }
 }
 
+/// Keys and their values, row by row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    /// Keys.
+    pub key: View,
+    /// As many values.
+    pub value: View,
+}
+
+impl KeyValue {
+    /// Keys in the left half of a view's columns, values in the right.
+    #[must_use]
+    pub fn halves(view: View) -> Self {
+        let width = view.columns / 2;
+        Self { key: view.columns(0..width), value: view.columns(width..2 * width) }
+    }
+}
+
 /// One step of a plan. `[m, n]` below are rows and columns of a view.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
@@ -170,36 +195,45 @@ pub enum Op {
         output: View,
     },
     /// Rotary position embedding, in place, on every `head_dim` columns of `view`, half-split: with `h = head_dim / 2`,
-    /// columns `j` and `j + h` of row `r` turn by the angle `(first_position + r) / theta^(j / h)`.
+    /// columns `j` and `j + h` of row `r` of a block turn by the angle `(first_position + r) / theta^(j / h)`.
     Rope {
-        /// `[m, heads * head_dim]`
+        /// `[batch * rows, heads * head_dim]`
         view: View,
+        /// Blocks of equal length, each of which starts at the first position.
+        batch: usize,
         /// Even.
         head_dim: usize,
-        /// Position of the view's first row; row `r` stands at `first_position + r`.
+        /// Position of a block's first row; row `r` stands at `first_position + r`.
         first_position: usize,
+        /// Positions of all plans of this layout are below it.
+        positions: usize,
         /// Base of the wavelengths.
         theta: f32,
     },
     /// Scaled dot-product attention with grouped keys: query head `h` uses key head `h / (heads / kv_heads)`; scores are
-    /// scaled by `1 / sqrt(head_dim)`. The rows of each view are `batch` blocks of equal length that do not see each other.
+    /// scaled by `1 / sqrt(head_dim)`. The rows of each view are `batch` blocks of equal length. A block of queries sees,
+    /// as far as `mask` lets it, the block of `past` and then the block of `own` of the same number; and with `frames`
+    /// above 1, query `i` of a block sees besides key `i` of `own` of every earlier block in its run of `frames` blocks.
     Attention {
-        /// Independent blocks.
+        /// Blocks.
         batch: usize,
+        /// Blocks in a run, such as the frames of one video, oldest first; divides `batch`. Above 1 there is no `past`,
+        /// and there are as many keys as queries.
+        frames: usize,
         /// Query heads.
         heads: usize,
         /// Key and value heads; divides `heads`.
         kv_heads: usize,
         /// Columns of a head.
         head_dim: usize,
-        /// Applied within each block; every query sees at least one key.
+        /// Applied within each block, to the keys of `past` and `own` counted through; every query sees at least one key.
         mask: Mask,
         /// `[batch * queries, heads * head_dim]`
         query: View,
-        /// `[batch * keys, kv_heads * head_dim]`
-        key: View,
-        /// `[batch * keys, kv_heads * head_dim]`
-        value: View,
+        /// `[batch * past keys, kv_heads * head_dim]`
+        past: Option<KeyValue>,
+        /// `[batch * own keys, kv_heads * head_dim]`
+        own: KeyValue,
         /// `[batch * queries, heads * head_dim]`
         output: View,
     },
@@ -248,6 +282,17 @@ pub struct Weight {
     pub take: Range<usize>,
     /// The rows that are taken of each tensor.
     pub pick: Pick,
+    /// How ops use it.
+    pub role: Role,
+}
+
+/// What a weight is to the ops that use it; it decides how executors store it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The right-hand side of products.
+    Factor,
+    /// Rows that are added or multiplied number by number.
+    Table,
 }
 
 /// Rows of a tensor.
@@ -293,80 +338,65 @@ pub trait WeightSource {
     fn load(&self, weight: &Weight) -> Result<Numbers, crate::CheckpointError>;
 }
 
-/// What a forward pass does, for one [`Shape`].
+/// Memory that a plan runs in; plans of one layout share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Layout(u64);
+
+impl Layout {
+    /// One that no other plan has.
+    #[allow(clippy::new_without_default)] // a default would promise that two of them are equal
+    #[must_use]
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// What a forward pass does.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What it is built for. Plans of one network with equal shapes are equal.
-    pub shape: Shape,
+    /// What it is, for debugging and errors.
+    pub name: &'static str,
+    /// The memory that it runs in.
+    pub layout: Layout,
+    /// Tells the plans of one layout apart.
+    pub variant: usize,
     /// All memory but the weights.
-    pub buffers: Vec<Buffer>,
-    /// From `inputs.patches` to the image rows of the prefix.
-    pub vision: Vec<Op>,
-    /// From the prefix to the key/value caches of the language model.
-    pub prefix: Vec<Op>,
-    /// What every denoising step uses and none changes: keys and values of the expert's cross-attention, time embeddings.
-    pub invariant: Vec<Op>,
-    /// One list of ops for each denoising step.
-    pub steps: Vec<Vec<Op>>,
-    /// What the host writes before each run.
-    pub inputs: Inputs,
-    /// What the host may read after a run.
-    pub outputs: Outputs,
-}
-
-/// The views that the host fills before a run.
-#[derive(Clone, Debug)]
-pub struct Inputs {
-    /// `[cameras * patches, channels * patch * patch]`: each patch's pixels in -1..=1, channel by channel, row by row.
-    pub patches: View,
-    /// `[1, width]` each: embeddings of the special tokens around images, in order (see [`Inputs::special_tokens`]).
-    pub specials: Vec<View>,
-    /// What [`Inputs::specials`] hold.
-    pub special_tokens: Vec<SpecialToken>,
-    /// `[language_tokens, width]`: embeddings scaled by `sqrt(width)`.
-    pub language: View,
-    /// `[1, max_state_dim]`: normalised, padded with 0.
-    pub state: View,
-    /// `[chunk, max_action_dim]`: noise before the run, [`Outputs::actions`] after it.
-    pub noise: View,
-}
-
-/// A token that stands beside an image in the prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SpecialToken {
-    /// Opens and closes an image.
-    FakeImage,
-    /// Says that the whole image follows.
-    GlobalImage,
-}
-
-/// The views that the host may read after a run.
-#[derive(Clone, Debug)]
-pub struct Outputs {
-    /// One `[image tokens, width]` for each camera: the connector's output **times `sqrt(width)`**.
-    pub image_embeddings: Vec<View>,
-    /// `[steps * chunk, max_action_dim]`: what the expert predicted at each step.
-    pub velocity: View,
-    /// `[chunk, max_action_dim]`: normalised actions.
-    pub actions: View,
+    pub buffers: Arc<[Buffer]>,
+    /// In execution order.
+    pub ops: Vec<Op>,
 }
 
 /// A plan that breaks one of its own rules: a defect of the builder, never of an input.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("plan for {shape:?}, op {op}: {rule}")]
+#[error("plan `{plan}`, op {op}: {rule}")]
 pub struct PlanError {
-    /// What the plan is for.
-    pub shape: Shape,
-    /// Index over all ops, in order.
+    /// The plan.
+    pub plan: &'static str,
+    /// Index of the op.
     pub op: usize,
     /// The broken rule.
     pub rule: &'static str,
 }
 
 impl Plan {
-    /// All ops in execution order.
-    pub fn ops(&self) -> impl Iterator<Item = &Op> {
-        self.vision.iter().chain(&self.prefix).chain(&self.invariant).chain(self.steps.iter().flatten())
+    /// Bytes of its buffers.
+    pub fn bytes(&self) -> usize {
+        self.buffers.iter().map(|buffer| 4 * buffer.rows * buffer.columns).sum()
+    }
+
+    /// Floating-point operations of its products and attention; the rest is small beside them.
+    pub fn flop(&self) -> u64 {
+        let product = |m: usize, n: usize, k: usize| 2 * m as u64 * n as u64 * k as u64;
+        let op = |op: &Op| match op {
+            Op::Gemm { input, output, .. } => product(output.rows, output.columns, input.columns),
+            Op::Attention { batch, query, past, own, .. } => {
+                let keys = (past.map_or(0, |past| past.key.rows) + own.key.rows) / batch;
+                2 * product(query.rows, keys, query.columns)
+            }
+            _ => 0,
+        };
+        self.ops.iter().map(op).sum()
     }
 
     /// Distance between the rows of a view, in numbers.
@@ -378,111 +408,4 @@ impl Plan {
     pub fn offset(&self, view: &View) -> usize {
         view.row * self.stride(view) + view.column
     }
-
-    /// Proves the rules in this module's documentation that executors rely on for memory safety: every view lies in its
-    /// buffer, shapes agree, constants are not written, outputs overlap inputs only where an op allows it.
-    ///
-    /// # Errors
-    /// The first broken rule.
-    pub fn check(&self, weights: &[Weight]) -> Result<(), PlanError> {
-        for (index, op) in self.ops().enumerate() {
-            self.check_op(op, weights).map_err(|rule| PlanError { shape: self.shape, op: index, rule })?;
-        }
-        Ok(())
-    }
-
-    fn check_op(&self, op: &Op, weights: &[Weight]) -> Result<(), &'static str> {
-        let weight = |id: &WeightId| weights.get(id.0).ok_or("weight does not exist");
-        let same = |a: &View, b: &View| (a.rows, a.columns) == (b.rows, b.columns);
-        match op {
-            Op::Gemm { input, weight: id, bias, activation, residual, output, .. } => {
-                let w = weight(id)?;
-                let either = *activation == Activation::Identity || residual.is_none();
-                ensure(either, "gemm: both an activation and a residual")?;
-                ensure(input.columns == w.columns && output.columns == w.rows, "gemm: widths differ")?;
-                ensure(input.rows == output.rows, "gemm: rows differ")?;
-                for operand in [bias, residual].into_iter().flatten() {
-                    let (rows, columns) = match operand {
-                        Operand::Weight(id) => weight(id).map(|w| (w.rows, w.columns))?,
-                        Operand::View(v) => (v.rows, v.columns),
-                    };
-                    ensure(columns == output.columns, "gemm: operand is not as wide as the output")?;
-                    ensure(rows > 0 && output.rows % rows == 0, "gemm: operand's rows do not divide the output's")?;
-                }
-                if let Some(Operand::View(v)) = bias {
-                    self.check_apart(&[v], output)?;
-                }
-                if let Some(Operand::View(v)) = residual
-                    && v != output
-                {
-                    self.check_apart(&[v], output)?;
-                }
-                self.check_apart(&[input], output)
-            }
-            Op::LayerNorm { input, weight: w, bias, output, .. } => {
-                ensure(same(input, output), "layer norm: shapes differ")?;
-                for id in [w, bias] {
-                    ensure(
-                        weight(id)?.rows == 1 && weight(id)?.columns == input.columns,
-                        "layer norm: weight's shape",
-                    )?;
-                }
-                self.check_apart(&[input], output)
-            }
-            Op::RmsNorm { input, weight: w, output, .. } => {
-                ensure(same(input, output), "rms norm: shapes differ")?;
-                ensure(weight(w)?.rows == 1 && weight(w)?.columns == input.columns, "rms norm: weight's shape")?;
-                self.check_apart(&[input], output)
-            }
-            Op::Rope { view, head_dim, .. } => {
-                ensure(head_dim % 2 == 0 && *head_dim > 0, "rope: head_dim is odd")?;
-                ensure(view.columns % head_dim == 0, "rope: width is not a number of heads")?;
-                self.check_apart(&[], view)
-            }
-            Op::Attention { batch, heads, kv_heads, head_dim, query, key, value, output, .. } => {
-                ensure(*kv_heads > 0 && heads % kv_heads == 0, "attention: heads do not group")?;
-                ensure(query.columns == heads * head_dim && same(query, output), "attention: query's shape")?;
-                ensure(key.columns == kv_heads * head_dim && same(key, value), "attention: key's shape")?;
-                ensure(*batch > 0 && query.rows % batch == 0 && key.rows % batch == 0, "attention: batch")?;
-                ensure(key.rows > 0, "attention: no keys")?;
-                self.check_apart(&[query, key, value], output)
-            }
-            Op::SwiGlu { input, output } => {
-                ensure(input.rows == output.rows && input.columns == 2 * output.columns, "swiglu: shapes")?;
-                self.check_apart(&[input], output)
-            }
-            Op::PixelShuffle { input, side, factor, output } => {
-                ensure(*factor > 0 && side % factor == 0, "pixel shuffle: factor does not divide side")?;
-                ensure(*side > 0 && input.rows % (side * side) == 0, "pixel shuffle: rows are no grids")?;
-                ensure(output.rows * factor * factor == input.rows, "pixel shuffle: rows")?;
-                ensure(output.columns == input.columns * factor * factor, "pixel shuffle: columns")?;
-                self.check_apart(&[input], output)
-            }
-            Op::Axpy { input, output, .. } => {
-                ensure(same(input, output), "axpy: shapes differ")?;
-                self.check_apart(&[input], output)
-            }
-        }
-    }
-
-    /// All views lie in their buffers, `output` is no constant, and it shares no element with any of `inputs`.
-    fn check_apart(&self, inputs: &[&View], output: &View) -> Result<(), &'static str> {
-        for view in inputs.iter().copied().chain([output]) {
-            let buffer = self.buffers.get(view.buffer.0).ok_or("buffer does not exist")?;
-            let inside = view.row + view.rows <= buffer.rows && view.column + view.columns <= buffer.columns;
-            ensure(inside, "view leaves its buffer")?;
-        }
-        ensure(self.buffers[output.buffer.0].initial.is_none(), "constant is written")?;
-        let meet = |a: Range<usize>, b: Range<usize>| a.start < b.end && b.start < a.end;
-        let overlaps = |v: &View| {
-            v.buffer == output.buffer
-                && meet(v.row..v.row + v.rows, output.row..output.row + output.rows)
-                && meet(v.column..v.column + v.columns, output.column..output.column + output.columns)
-        };
-        ensure(!inputs.iter().any(|v| overlaps(v)), "output overlaps an input")
-    }
-}
-
-fn ensure(holds: bool, rule: &'static str) -> Result<(), &'static str> {
-    if holds { Ok(()) } else { Err(rule) }
 }

@@ -4,6 +4,7 @@
 //! [`Gpu::check`] turns what was heard into an [`ExecutorError`] at the next safe point.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::executor::ExecutorError;
 
@@ -15,6 +16,9 @@ pub enum Adapters {
     /// Hardware if there is some, else a software adapter such as Mesa's lavapipe.
     Any,
 }
+
+/// A device that works longer than this on one run hangs; software adapters are slow, and have no watchdog of their own.
+const LONGEST_RUN: Duration = Duration::from_secs(120);
 
 /// An open device with its queue.
 ///
@@ -28,10 +32,19 @@ pub struct Gpu {
 }
 
 /// What wgpu reported.
+#[derive(Clone)]
 struct Fault {
+    kind: Kind,
     cause: String,
+}
+
+/// In the order of weight: what is heavier outranks what came before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Failed,
+    Memory,
     /// A lost device stays lost.
-    lost: bool,
+    Lost,
 }
 
 impl Gpu {
@@ -61,7 +74,7 @@ impl Gpu {
         let name = format!("{} ({}{})", info.name, info.backend, if software { ", software" } else { "" });
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("waza model"),
-            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+            required_features: wgpu::Features::empty(),
             required_limits: adapter.limits(),
             ..Default::default()
         }))
@@ -70,18 +83,20 @@ impl Gpu {
         let faults = Arc::new(Mutex::new(None));
         let heard = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error| {
-            let cause = match error {
-                wgpu::Error::OutOfMemory { source } => format!("out of memory: {source}"),
-                wgpu::Error::Validation { description, .. } => format!("rejected the program: {description}"),
-                wgpu::Error::Internal { description, .. } => description,
+            let (kind, cause) = match error {
+                wgpu::Error::OutOfMemory { source } => (Kind::Memory, source.to_string()),
+                wgpu::Error::Validation { description, .. } => {
+                    (Kind::Failed, format!("rejected the program: {description}"))
+                }
+                wgpu::Error::Internal { description, .. } => (Kind::Failed, description),
             };
-            note(&heard, Fault { cause, lost: false });
+            note(&heard, Fault { kind, cause });
         }));
         let heard = faults.clone();
         device.set_device_lost_callback(move |reason, message| {
             // Dropping the last handle of a device also counts as losing it.
             if reason != wgpu::DeviceLostReason::Destroyed {
-                note(&heard, Fault { cause: format!("the device was lost: {message}"), lost: true });
+                note(&heard, Fault { kind: Kind::Lost, cause: message });
             }
         });
         Ok(Gpu { device, queue, name, software, faults })
@@ -113,14 +128,39 @@ impl Gpu {
     /// Reports the first fault since the last check.
     ///
     /// # Errors
-    /// [`ExecutorError::Failed`].
+    /// [`ExecutorError::Failed`], [`ExecutorError::Memory`] or [`ExecutorError::Lost`].
     pub(super) fn check(&self) -> Result<(), ExecutorError> {
         let mut fault = lock(&self.faults);
-        let Some(Fault { cause, lost }) = fault.take() else { return Ok(()) };
-        if lost {
-            *fault = Some(Fault { cause: cause.clone(), lost });
+        let Some(Fault { kind, cause }) = fault.clone() else { return Ok(()) };
+        let device = self.name.clone();
+        Err(match kind {
+            Kind::Lost => return Err(ExecutorError::Lost { device, cause }),
+            Kind::Memory => {
+                *fault = None;
+                ExecutorError::Memory { device, cause }
+            }
+            Kind::Failed => {
+                *fault = None;
+                ExecutorError::Failed { device, cause }
+            }
+        })
+    }
+
+    /// Waits until `submission` is done.
+    ///
+    /// # Errors
+    /// If the device fails, or does not answer in time: then it counts as lost.
+    pub(super) fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), ExecutorError> {
+        let wait = wgpu::PollType::Wait { submission_index: submission, timeout: Some(LONGEST_RUN) };
+        match self.device.poll(wait) {
+            Ok(_) => self.check(),
+            Err(wgpu::PollError::Timeout) => {
+                let cause = format!("it did not answer for {} s", LONGEST_RUN.as_secs());
+                note(&self.faults, Fault { kind: Kind::Lost, cause });
+                self.check()
+            }
+            Err(error) => self.check().and(Err(self.failed(error.to_string()))),
         }
-        Err(self.failed(cause))
     }
 
     /// Refuses a need beyond what the adapter offers.
@@ -162,10 +202,10 @@ fn rank(kind: wgpu::DeviceType) -> u8 {
     }
 }
 
-/// Keeps the first fault, since later ones follow from it; but a lost device outranks the rest.
+/// Keeps the first fault, since later ones follow from it; but a heavier one outranks it.
 fn note(faults: &Mutex<Option<Fault>>, fault: Fault) {
     let mut first = lock(faults);
-    if first.is_none() || fault.lost {
+    if first.as_ref().is_none_or(|first| fault.kind > first.kind) {
         *first = Some(fault);
     }
 }

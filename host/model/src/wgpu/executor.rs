@@ -1,39 +1,38 @@
-//! Runs plans on a GPU: everything is prepared once for a plan, so that a run only writes inputs, encodes its compute
-//! passes in one submission, and reads outputs.
+//! Runs plans on a GPU: everything is prepared once for a layout, so that a run only writes inputs, encodes one compute
+//! pass, and reads outputs.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::mpsc;
-use std::time::Instant;
 
 use wgpu::BufferUsages as Usages;
 use wgpu::util::DeviceExt;
 
-use super::clock::Clock;
 use super::device::Gpu;
-use super::lower::{Dispatch, ENOUGH_WORKGROUPS, Profile, Slot, lower};
+use super::lower::{Dispatch, ENOUGH_WORKGROUPS, Profile, Slot, Turns, lower};
 use super::pipelines::Pipelines;
 use crate::checkpoint::CheckpointError;
-use crate::executor::{Executor, ExecutorError, Timing};
-use crate::plan::{Plan, Shape, View, Weight, WeightSource};
+use crate::executor::{Executor, ExecutorError, Memory, Resident, Source, Target};
+use crate::plan::{Layout, Plan, View, Weight, WeightSource};
 
 /// The executor for Vulkan, Metal and Direct3D 12 adapters.
 pub struct WgpuExecutor {
     gpu: Gpu,
-    clock: Option<Clock>,
     weights: Vec<Weight>,
     weight_buffers: Vec<wgpu::Buffer>,
     pub(super) profile: Profile,
     pipelines: Pipelines,
-    prepared: HashMap<Shape, Prepared>,
+    turns: HashMap<Turns, wgpu::Buffer>,
+    prepared: HashMap<Layout, Prepared>,
 }
 
-/// All that one plan needs on the device.
+/// All that the plans of one layout need on the device.
 struct Prepared {
+    variant: usize,
     buffers: Vec<wgpu::Buffer>,
-    /// In the order of [`Sections`](crate::executor::Sections).
-    sections: [Vec<Encodable>; Clock::SECTIONS],
+    params: wgpu::Buffer,
+    dispatches: Vec<Encodable>,
 }
 
 struct Encodable {
@@ -60,20 +59,20 @@ impl WgpuExecutor {
     /// # Errors
     /// If the weights cannot be read, or do not fit the adapter.
     pub fn new(gpu: Gpu, weights: &[Weight], source: &dyn WeightSource) -> Result<Self, WeightsError> {
-        let mut weight_buffers = Vec::with_capacity(weights.len());
+        let mut weight_buffers: Vec<wgpu::Buffer> = Vec::with_capacity(weights.len());
         for weight in weights {
             gpu.require_buffer(weight.rows * weight.columns)?;
             weight_buffers.push(constant(&gpu, "weight", &source.load(weight)?.into_f32()));
-            gpu.check()?;
+            gpu.check().map_err(|error| out_of_memory(error, weights, &weight_buffers))?;
         }
         let max_workgroups = gpu.limits().max_compute_workgroups_per_dimension;
         Ok(Self {
             profile: Profile { software: gpu.is_software(), max_workgroups, enough_workgroups: ENOUGH_WORKGROUPS },
-            clock: Clock::new(&gpu),
             gpu,
             weights: weights.to_vec(),
             weight_buffers,
             pipelines: Pipelines::default(),
+            turns: HashMap::new(),
             prepared: HashMap::new(),
         })
     }
@@ -83,9 +82,27 @@ impl WgpuExecutor {
         &self.gpu
     }
 
+    fn lower(&self, plan: &Plan) -> Vec<Dispatch> {
+        plan.ops.iter().map(|op| lower(op, plan, &self.weights, self.profile)).collect()
+    }
+
+    /// All parameters of a plan, each where a uniform binding may begin, and where that is.
+    fn params(&self, dispatches: &[Dispatch]) -> (Vec<u8>, Vec<u64>) {
+        let alignment = self.gpu.limits().min_uniform_buffer_offset_alignment as usize;
+        let mut params = Vec::new();
+        let mut places = Vec::with_capacity(dispatches.len());
+        for dispatch in dispatches {
+            params.resize(params.len().next_multiple_of(alignment), 0);
+            places.push(params.len() as u64);
+            params.extend_from_slice(&dispatch.params);
+        }
+        params.resize(params.len().next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT as usize), 0);
+        (params, places)
+    }
+
     fn prepare(&mut self, plan: &Plan) -> Result<Prepared, ExecutorError> {
         let mut buffers = Vec::with_capacity(plan.buffers.len());
-        for buffer in &plan.buffers {
+        for buffer in plan.buffers.iter() {
             let numbers = buffer.rows * buffer.columns;
             self.gpu.require_buffer(numbers)?;
             buffers.push(match &buffer.initial {
@@ -93,40 +110,34 @@ impl WgpuExecutor {
                 None => empty(&self.gpu, buffer.name, numbers, Usages::STORAGE | Usages::COPY_DST | Usages::COPY_SRC),
             });
         }
-        let dispatches: Vec<Dispatch> = plan.ops().map(|op| lower(op, plan, &self.weights, self.profile)).collect();
-
-        // All parameters lie in one buffer, each where a uniform binding may begin.
-        let alignment = self.gpu.limits().min_uniform_buffer_offset_alignment as usize;
-        let mut params = Vec::new();
-        let mut places = Vec::with_capacity(dispatches.len());
-        for dispatch in &dispatches {
-            params.resize(params.len().next_multiple_of(alignment), 0);
-            places.push(params.len() as u64);
-            params.extend_from_slice(&dispatch.params);
-        }
+        let dispatches = self.lower(plan);
+        let (params, places) = self.params(&dispatches);
         let params = self.gpu.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
             label: Some("params"),
             contents: &params,
-            usage: Usages::UNIFORM,
+            usage: Usages::UNIFORM | Usages::COPY_DST,
         });
         // Bound where a kernel has a binding that an op does not use.
         let nothing = constant(&self.gpu, "nothing", &[]);
 
-        let mut encodable = Vec::with_capacity(dispatches.len());
+        let mut encodables = Vec::with_capacity(dispatches.len());
         for (dispatch, offset) in dispatches.iter().zip(places) {
             for workgroups in dispatch.workgroups {
                 self.gpu.require("workgroups in a row", workgroups.into(), self.profile.max_workgroups.into())?;
             }
-            let inputs: Vec<wgpu::Buffer> = dispatch
-                .inputs
-                .iter()
-                .map(|slot| match slot {
+            let mut inputs: Vec<wgpu::Buffer> = Vec::with_capacity(dispatch.inputs.len());
+            for slot in &dispatch.inputs {
+                inputs.push(match slot {
                     Slot::Weight(id) => self.weight_buffers[id.0].clone(),
                     Slot::Buffer(id) => buffers[id.0].clone(),
-                    Slot::Constant(numbers) => constant(&self.gpu, "constant", numbers),
+                    Slot::Turns(turns) => self
+                        .turns
+                        .entry(*turns)
+                        .or_insert_with(|| constant(&self.gpu, "turns", &turns.numbers()))
+                        .clone(),
                     Slot::Nothing => nothing.clone(),
-                })
-                .collect();
+                });
+            }
             let params = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                 buffer: &params,
                 offset,
@@ -144,20 +155,49 @@ impl WgpuExecutor {
                 layout: &pipeline.layout,
                 entries: &entries,
             });
-            encodable.push(Encodable { pipeline: pipeline.compute, bind_group, workgroups: dispatch.workgroups });
+            encodables.push(Encodable { pipeline: pipeline.compute, bind_group, workgroups: dispatch.workgroups });
         }
         self.gpu.check()?;
-        let denoise = encodable.split_off(plan.vision.len() + plan.prefix.len() + plan.invariant.len());
-        let prefix = encodable.split_off(plan.vision.len());
-        Ok(Prepared { buffers, sections: [encodable, prefix, denoise] })
+        Ok(Prepared { variant: plan.variant, buffers, params, dispatches: encodables })
     }
 
-    fn write(&self, plan: &Plan, prepared: &Prepared, view: &View, numbers: &[f32]) {
-        let buffer = &prepared.buffers[view.buffer.0];
-        for (offset, range) in runs(plan, view) {
-            self.gpu.queue().write_buffer(buffer, bytes(offset), bytemuck::cast_slice(&numbers[range]));
+    /// Prepares the layout of `plan`, or moves it to this variant: kernels and bindings are the same, parameters are not.
+    fn make_ready(&mut self, plan: &Plan) -> Result<(), ExecutorError> {
+        match self.prepared.get(&plan.layout) {
+            None => {
+                let prepared = self.prepare(plan)?;
+                self.prepared.insert(plan.layout, prepared);
+            }
+            Some(prepared) if prepared.variant != plan.variant => {
+                let dispatches = self.lower(plan);
+                let (params, _) = self.params(&dispatches);
+                self.gpu.queue().write_buffer(&prepared.params, 0, &params);
+                if let Some(prepared) = self.prepared.get_mut(&plan.layout) {
+                    prepared.variant = plan.variant;
+                    for (encodable, dispatch) in prepared.dispatches.iter_mut().zip(dispatches) {
+                        encodable.workgroups = dispatch.workgroups;
+                    }
+                }
+            }
+            Some(_) => {}
         }
+        Ok(())
     }
+}
+
+/// An error of uploading weights, with what would have fitted.
+fn out_of_memory(error: ExecutorError, weights: &[Weight], uploaded: &[wgpu::Buffer]) -> ExecutorError {
+    let ExecutorError::Memory { device, .. } = error else { return error };
+    let needed: usize = weights.iter().map(|weight| 4 * weight.rows * weight.columns).sum();
+    let fitted: u64 = uploaded.iter().rev().skip(1).map(wgpu::Buffer::size).sum();
+    let mib = |bytes: u64| bytes >> 20;
+    let cause = format!(
+        "the model's weights take {} MiB, and there was room for {}. Free memory on it, take a smaller model, or use \
+         `--device cpu`",
+        mib(needed as u64),
+        mib(fitted)
+    );
+    ExecutorError::Memory { device, cause }
 }
 
 impl Executor for WgpuExecutor {
@@ -168,58 +208,70 @@ impl Executor for WgpuExecutor {
     fn run(
         &mut self,
         plan: &Plan,
-        inputs: &[(View, &[f32])],
-        outputs: &mut [(View, &mut [f32])],
-    ) -> Result<Timing, ExecutorError> {
-        if !self.prepared.contains_key(&plan.shape) {
-            let prepared = self.prepare(plan)?;
-            self.prepared.insert(plan.shape, prepared);
-        }
-        let prepared = &self.prepared[&plan.shape];
-        let start = Instant::now();
-        for (view, numbers) in inputs {
-            self.write(plan, prepared, view, numbers);
-        }
-
+        inputs: &[(View, Source<'_>)],
+        outputs: &mut [(View, Target<'_>)],
+    ) -> Result<(), ExecutorError> {
+        self.make_ready(plan)?;
+        let prepared = &self.prepared[&plan.layout];
         let device = self.gpu.device();
-        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("plan") });
-        for (dispatches, section) in prepared.sections.iter().zip(0..) {
-            let timestamp_writes = self.clock.as_ref().map(|clock| clock.stamps(section));
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
-            for Encodable { pipeline, bind_group, workgroups: [x, y, z] } in dispatches {
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(plan.name) });
+        for (view, source) in inputs {
+            let buffer = &prepared.buffers[view.buffer.0];
+            for (offset, range) in runs(plan, view) {
+                match source {
+                    Source::Host(numbers) => {
+                        self.gpu.queue().write_buffer(buffer, bytes(offset), bytemuck::cast_slice(&numbers[range]));
+                    }
+                    Source::Resident(resident) => {
+                        let from = device_memory(resident);
+                        let (at, size) = (bytes(range.start), bytes(range.len()));
+                        encoder.copy_buffer_to_buffer(from, at, buffer, bytes(offset), size);
+                    }
+                }
+            }
+        }
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for Encodable { pipeline, bind_group, workgroups: [x, y, z] } in &prepared.dispatches {
                 pass.set_pipeline(pipeline);
                 pass.set_bind_group(0, bind_group, &[]);
                 pass.dispatch_workgroups(*x, *y, *z);
             }
         }
-        let total: usize = outputs.iter().map(|(_, numbers)| numbers.len()).sum();
-        let readback = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("readback"),
-            size: bytes(total) + Clock::BYTES,
-            usage: Usages::MAP_READ | Usages::COPY_DST,
-            mapped_at_creation: false,
+        let to_host: usize = outputs.iter().map(|(_, target)| host_len(target)).sum();
+        let readback = (to_host > 0).then(|| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("readback"),
+                size: bytes(to_host),
+                usage: Usages::MAP_READ | Usages::COPY_DST,
+                mapped_at_creation: false,
+            })
         });
         let mut first = 0;
-        for (view, numbers) in outputs.iter() {
+        for (view, target) in outputs.iter_mut() {
+            let (to, base) = match target {
+                Target::Host(numbers) => {
+                    first += numbers.len();
+                    (readback.clone(), first - numbers.len())
+                }
+                Target::Resident(resident) => (Some(room_for(&self.gpu, resident, view.rows * view.columns)), 0),
+            };
             for (offset, range) in runs(plan, view) {
-                let (source, target) = (&prepared.buffers[view.buffer.0], bytes(first + range.start));
-                encoder.copy_buffer_to_buffer(source, bytes(offset), &readback, target, bytes(range.len()));
+                if let Some(to) = &to {
+                    let (from, at) = (&prepared.buffers[view.buffer.0], bytes(base + range.start));
+                    encoder.copy_buffer_to_buffer(from, bytes(offset), to, at, bytes(range.len()));
+                }
             }
-            first += numbers.len();
-        }
-        if let Some(clock) = &self.clock {
-            clock.copy(&mut encoder, &readback, bytes(total));
         }
         let submission = self.gpu.queue().submit([encoder.finish()]);
+        let Some(readback) = readback else { return self.gpu.check() };
 
         let (sender, mapped) = mpsc::channel();
         readback.map_async(wgpu::MapMode::Read, .., move |result| {
             // The receiver lives until the answer has come, or nobody waits for it any more.
             let _ = sender.send(result);
         });
-        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
-        device.poll(wait).map_err(|error| self.gpu.failed(error.to_string()))?;
-        self.gpu.check()?;
+        self.gpu.wait(Some(submission))?;
         match mapped.try_recv() {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(self.gpu.failed(error.to_string())),
@@ -227,14 +279,56 @@ impl Executor for WgpuExecutor {
         }
         let content = readback.get_mapped_range(..).map_err(|error| self.gpu.failed(error.to_string()))?;
         let mut rest: &[u8] = &content;
-        for (_, numbers) in outputs.iter_mut() {
-            let (this, others) = rest.split_at(4 * numbers.len());
-            bytemuck::cast_slice_mut(numbers).copy_from_slice(this);
-            rest = others;
+        for (_, target) in outputs.iter_mut() {
+            if let Target::Host(numbers) = target {
+                let (this, others) = rest.split_at(4 * numbers.len());
+                bytemuck::cast_slice_mut(numbers).copy_from_slice(this);
+                rest = others;
+            }
         }
-        let sections = self.clock.as_ref().map(|clock| clock.read(rest));
-        Ok(Timing { total: start.elapsed(), sections })
+        Ok(())
     }
+
+    fn wait(&mut self) -> Result<(), ExecutorError> {
+        self.gpu.wait(None)
+    }
+
+    fn forget(&mut self, layout: Layout) {
+        self.prepared.remove(&layout);
+    }
+
+    fn bytes(&self) -> u64 {
+        let buffers = self.prepared.values().flat_map(|prepared| &prepared.buffers);
+        self.weight_buffers.iter().chain(buffers).map(wgpu::Buffer::size).sum()
+    }
+
+    fn dispatches(&self, plan: &Plan) -> Option<usize> {
+        Some(self.lower(plan).len())
+    }
+}
+
+fn host_len(target: &Target<'_>) -> usize {
+    match target {
+        Target::Host(numbers) => numbers.len(),
+        Target::Resident(_) => 0,
+    }
+}
+
+fn device_memory(resident: &Resident) -> &wgpu::Buffer {
+    match &resident.memory {
+        Memory::Device(buffer) => buffer,
+        Memory::Host(_) => unreachable!("a resident belongs to the executor that made it"),
+    }
+}
+
+/// Memory for `numbers`: what is there, if it is as large.
+fn room_for(gpu: &Gpu, resident: &mut Option<Resident>, numbers: usize) -> wgpu::Buffer {
+    if let Some(resident) = resident.as_ref().filter(|resident| resident.numbers == numbers) {
+        return device_memory(resident).clone();
+    }
+    let buffer = empty(gpu, "resident", numbers, Usages::COPY_DST | Usages::COPY_SRC);
+    *resident = Some(Resident { numbers, memory: Memory::Device(buffer.clone()) });
+    buffer
 }
 
 /// The contiguous pieces of a view: where each begins in its buffer, and which of the view's dense numbers it holds.

@@ -3,14 +3,12 @@
 //! Nothing here touches a device. Sizes are cast to `u32` freely: the executor first refuses plans with a buffer of 2^32
 //! bytes or more.
 
-use std::ops::Range;
-
 use bytemuck::{Pod, Zeroable};
 
 use super::kernels::{
     ELEMENTWISE_THREADS, Kernel, Load, QUERY_TILE, REGISTER_COLUMNS, REGISTER_ROWS, REGISTER_THREADS,
 };
-use crate::plan::{Activation, BufferId, Op, Operand, Plan, View, Weight, WeightId};
+use crate::plan::{Activation, BufferId, KeyValue, Op, Operand, Plan, View, Weight, WeightId};
 
 /// One dispatch, before its bind group exists.
 pub(super) struct Dispatch {
@@ -28,10 +26,30 @@ pub(super) struct Dispatch {
 pub(super) enum Slot {
     Weight(WeightId),
     Buffer(BufferId),
-    /// Numbers that belong to this op alone.
-    Constant(Vec<f32>),
+    /// Cosines and sines of rotary embeddings.
+    Turns(Turns),
     /// A binding that the kernel's parameters tell it not to read.
     Nothing,
+}
+
+/// A table of `positions * half_dim` cosines and sines, pair by pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Turns {
+    positions: usize,
+    half_dim: usize,
+    theta_bits: u32,
+}
+
+impl Turns {
+    /// Of `position / theta^(j / half_dim)` for each position and each `j < half_dim`.
+    pub(super) fn numbers(self) -> Vec<f32> {
+        let theta = f64::from(f32::from_bits(self.theta_bits));
+        let angle = |position: usize, j: usize| position as f64 / theta.powf(j as f64 / self.half_dim as f64);
+        (0..self.positions)
+            .flat_map(|position| (0..self.half_dim).map(move |j| angle(position, j)))
+            .flat_map(|angle| [angle.cos() as f32, angle.sin() as f32])
+            .collect()
+    }
 }
 
 /// What the choice of kernels depends on.
@@ -106,7 +124,7 @@ pub(super) fn lower(op: &Op, plan: &Plan, weights: &[Weight], profile: Profile) 
             output: output.buffer,
             workgroups: [(input.rows as u32).min(profile.max_workgroups), 1, 1],
         },
-        Op::Rope { view, head_dim, first_position, theta } => {
+        Op::Rope { view, batch, head_dim, first_position, positions, theta } => {
             let half_dim = head_dim / 2;
             let params = RopeParams {
                 rows: view.rows as u32,
@@ -114,37 +132,45 @@ pub(super) fn lower(op: &Op, plan: &Plan, weights: &[Weight], profile: Profile) 
                 half_dim: half_dim as u32,
                 offset: offset(view),
                 stride: stride(view),
+                block: (view.rows / batch).max(1) as u32,
+                first: *first_position as u32,
             };
             Dispatch {
                 kernel: Kernel::Rope,
                 params: bytemuck::bytes_of(&params).to_vec(),
-                inputs: vec![Slot::Constant(turns(*first_position..first_position + view.rows, half_dim, *theta))],
+                inputs: vec![Slot::Turns(Turns { positions: *positions, half_dim, theta_bits: theta.to_bits() })],
                 output: view.buffer,
                 workgroups: elementwise(view.rows * view.columns / 2),
             }
         }
-        Op::Attention { batch, heads, kv_heads, head_dim, mask, query, key, value, output } => {
+        Op::Attention { batch, frames, heads, kv_heads, head_dim, mask, query, past, own, output } => {
             let queries = (query.rows / batch) as u32;
+            let keys = |kv: &KeyValue| (kv.key.rows / batch) as u32;
             let params = AttentionParams {
                 queries,
-                keys: (key.rows / batch) as u32,
+                past_keys: past.as_ref().map_or(0, keys),
+                own_keys: keys(own),
+                frames: *frames as u32,
                 heads_per_kv_head: (heads / kv_heads) as u32,
                 q_offset: offset(query),
                 q_stride: stride(query),
-                k_offset: offset(key),
-                k_stride: stride(key),
-                v_offset: offset(value),
-                v_stride: stride(value),
+                past_k_offset: past.as_ref().map_or(0, |kv| offset(&kv.key)),
+                past_v_offset: past.as_ref().map_or(0, |kv| offset(&kv.value)),
+                past_stride: past.as_ref().map_or(0, |kv| stride(&kv.key)),
+                own_k_offset: offset(&own.key),
+                own_v_offset: offset(&own.value),
+                own_stride: stride(&own.key),
                 out_offset: offset(output),
                 out_stride: stride(output),
                 open: mask.open as u32,
                 offset: mask.offset as u32,
                 scale: (*head_dim as f32).sqrt().recip(),
             };
+            let past = past.map_or(Slot::Nothing, |kv| Slot::Buffer(kv.key.buffer));
             Dispatch {
                 kernel: Kernel::Attention { head_dim: *head_dim as u32 },
                 params: bytemuck::bytes_of(&params).to_vec(),
-                inputs: [query, key, value].map(|view| Slot::Buffer(view.buffer)).to_vec(),
+                inputs: vec![Slot::Buffer(query.buffer), past, Slot::Buffer(own.key.buffer)],
                 output: output.buffer,
                 workgroups: [queries.div_ceil(QUERY_TILE), *heads as u32, *batch as u32],
             }
@@ -228,15 +254,6 @@ impl Added {
     }
 }
 
-/// Cosine and sine, pair by pair, of `position / theta^(j / half_dim)` for each position and each `j < half_dim`.
-fn turns(positions: Range<usize>, half_dim: usize, theta: f32) -> Vec<f32> {
-    let angle = |position: usize, j: usize| position as f64 / f64::from(theta).powf(j as f64 / half_dim as f64);
-    positions
-        .flat_map(|position| (0..half_dim).map(move |j| angle(position, j)))
-        .flat_map(|angle| [angle.cos() as f32, angle.sin() as f32])
-        .collect()
-}
-
 fn rowwise_params(plan: &Plan, input: &View, output: &View, scalar: f32) -> Vec<u8> {
     let params = RowwiseParams {
         rows: output.rows as u32,
@@ -277,14 +294,18 @@ struct GemmParams {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct AttentionParams {
     queries: u32,
-    keys: u32,
+    past_keys: u32,
+    own_keys: u32,
+    frames: u32,
     heads_per_kv_head: u32,
     q_offset: u32,
     q_stride: u32,
-    k_offset: u32,
-    k_stride: u32,
-    v_offset: u32,
-    v_stride: u32,
+    past_k_offset: u32,
+    past_v_offset: u32,
+    past_stride: u32,
+    own_k_offset: u32,
+    own_v_offset: u32,
+    own_stride: u32,
     out_offset: u32,
     out_stride: u32,
     open: u32,
@@ -301,6 +322,8 @@ struct RopeParams {
     half_dim: u32,
     offset: u32,
     stride: u32,
+    block: u32,
+    first: u32,
 }
 
 /// `Params` of `pixel_shuffle.wgsl`.

@@ -4,7 +4,6 @@
 //! lowered to one dispatch (`lower.rs`) of a specialised kernel (`kernels.rs`, `shaders/`), all dispatches of a plan are
 //! bound once (`executor.rs`), and a run is one compute pass.
 
-mod clock;
 mod device;
 mod executor;
 mod kernels;

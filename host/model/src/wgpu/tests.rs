@@ -1,10 +1,14 @@
-//! Every kernel against a plain loop, over shapes that are multiples of nothing.
+//! Every kernel, and the CPU's ops beside them, against a plain loop, over shapes that are multiples of nothing.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use super::{Adapters, Gpu, WgpuExecutor};
 use crate::CheckpointError;
-use crate::executor::Executor;
+use crate::cpu::CpuExecutor;
+use crate::executor::{Executor, Source, Target};
 use crate::plan::{
-    Activation, Buffer, BufferId, Inputs, Mask, Numbers, Op, Operand, Outputs, Pick, Plan, Shape, View, Weight,
+    Activation, Buffer, BufferId, KeyValue, Layout, Mask, Numbers, Op, Operand, Pick, Plan, Role, View, Weight,
     WeightId, WeightSource,
 };
 
@@ -86,7 +90,8 @@ impl Bench {
     }
 
     fn placed(&mut self, rows: usize, columns: usize, row: usize, column: usize) -> View {
-        let buffer = Buffer { name: "buffer", rows: row + rows + 2, columns: 2 * column + columns, initial: None };
+        let buffer =
+            Buffer { name: "buffer", rows: row + rows + 2, columns: 2 * column + columns, initial: None, kept: false };
         let mut content = vec![f32::NAN; buffer.rows * buffer.columns];
         for line in content.chunks_mut(buffer.columns).skip(row).take(rows) {
             line[column..column + columns].copy_from_slice(&self.random.numbers(columns));
@@ -96,11 +101,17 @@ impl Bench {
         View { buffer: BufferId(self.buffers.len() - 1), row, rows, column, columns }
     }
 
-    fn weight(&mut self, rows: usize, columns: usize) -> WeightId {
+    fn factor(&mut self, rows: usize, columns: usize) -> WeightId {
+        let id = self.table(rows, columns);
+        self.weights[id.0].role = Role::Factor;
+        id
+    }
+
+    fn table(&mut self, rows: usize, columns: usize) -> WeightId {
         let index = self.weights.len();
         self.weight_contents.push(self.random.numbers(rows * columns));
         let (tensors, take) = (vec![index.to_string()], 0..columns);
-        self.weights.push(Weight { rows, columns, tensors, take, pick: Pick::All });
+        self.weights.push(Weight { rows, columns, tensors, take, pick: Pick::All, role: Role::Table });
         WeightId(index)
     }
 
@@ -126,40 +137,37 @@ impl Bench {
 
     /// Runs `op` and compares the whole buffer that it writes with `expected` inside `output` and the old content around.
     fn check(&self, gpu: Gpu, kernels: Kernels, op: &Op, output: View, expected: impl Fn(usize, usize) -> f64) {
-        let nowhere = View { buffer: BufferId(0), row: 0, rows: 0, column: 0, columns: 0 };
-        let plan = Plan {
-            shape: Shape { cameras: 1, empty_cameras: 0, language_tokens: 1 },
-            buffers: self.buffers.clone(),
-            vision: vec![op.clone()],
-            prefix: Vec::new(),
-            invariant: Vec::new(),
-            steps: Vec::new(),
-            inputs: Inputs {
-                patches: nowhere,
-                specials: Vec::new(),
-                special_tokens: Vec::new(),
-                language: nowhere,
-                state: nowhere,
-                noise: nowhere,
-            },
-            outputs: Outputs { image_embeddings: Vec::new(), velocity: nowhere, actions: nowhere },
-        };
+        let buffers = Arc::from(self.buffers.clone());
+        let plan = Plan { name: "test", layout: Layout::new(), variant: 0, buffers, ops: vec![op.clone()] };
         plan.check(&self.weights).unwrap();
-        let whole = |index: usize| {
-            let Buffer { rows, columns, .. } = self.buffers[index];
-            View { buffer: BufferId(index), row: 0, rows, column: 0, columns }
-        };
         let mut executor = WgpuExecutor::new(gpu, &self.weights, self).unwrap();
         executor.profile.software = kernels == Kernels::Software;
         if kernels == Kernels::HardwareWithLargeTiles {
             executor.profile.enough_workgroups = 4;
         }
-        let inputs: Vec<_> = self.contents.iter().enumerate().map(|(i, numbers)| (whole(i), &numbers[..])).collect();
+        self.check_on(&mut executor, &plan, output, &expected);
+        let mut executor = CpuExecutor::new(&self.weights, self, NonZeroUsize::MIN).unwrap();
+        self.check_on(&mut executor, &plan, output, &expected);
+    }
+
+    fn check_on(
+        &self,
+        executor: &mut dyn Executor,
+        plan: &Plan,
+        output: View,
+        expected: &impl Fn(usize, usize) -> f64,
+    ) {
+        let whole = |index: usize| {
+            let Buffer { rows, columns, .. } = self.buffers[index];
+            View { buffer: BufferId(index), row: 0, rows, column: 0, columns }
+        };
+        let inputs: Vec<_> =
+            self.contents.iter().enumerate().map(|(i, numbers)| (whole(i), Source::Host(numbers))).collect();
         let mut found = self.contents[output.buffer.0].clone();
         // The second run must not see anything that the first has left behind.
         for _ in 0..2 {
             found.fill(f32::INFINITY);
-            executor.run(&plan, &inputs, &mut [(whole(output.buffer.0), &mut found)]).unwrap();
+            executor.run(plan, &inputs, &mut [(whole(output.buffer.0), Target::Host(&mut found))]).unwrap();
         }
         let mut wanted: Vec<f64> = self.contents[output.buffer.0].iter().map(|x| f64::from(*x)).collect();
         for row in 0..output.rows {
@@ -172,7 +180,9 @@ impl Bench {
             let untouched = found.is_nan() && wanted.is_nan();
             assert!(
                 untouched || error <= 2e-5 * (1.0 + wanted.abs()),
-                "{op:?}, number {index}: {found} instead of {wanted}"
+                "{}: {:?}, number {index}: {found} instead of {wanted}",
+                executor.device(),
+                plan.ops[0]
             );
         }
     }
@@ -193,11 +203,11 @@ fn check_gemm(gpu: Gpu, kernels: Kernels, bench: &mut Bench, m: usize, n: usize,
     let aligned = bench.random.below(2) == 0;
     let k = if aligned { k.next_multiple_of(4) } else { k };
     let input = if aligned { bench.placed(m, k, 1, 4) } else { bench.view(m, k) };
-    let weight = bench.weight(n, k);
+    let weight = bench.factor(n, k);
     let output = bench.view(m, n);
     let bias = match bench.random.below(3) {
         0 => None,
-        1 => Some(Operand::Weight(bench.weight(1, n))),
+        1 => Some(Operand::Weight(bench.table(1, n))),
         _ => Some(Operand::View(bench.view(m, n))),
     };
     // An op has an activation or a residual.
@@ -205,9 +215,7 @@ fn check_gemm(gpu: Gpu, kernels: Kernels, bench: &mut Bench, m: usize, n: usize,
         0 => (Activation::Identity, None),
         1 => (Activation::Silu, None),
         2 => (Activation::GeluTanh, None),
-        3 => {
-            (Activation::Identity, Some(Operand::Weight(bench.weight(if m.is_multiple_of(2) { m / 2 } else { m }, n))))
-        }
+        3 => (Activation::Identity, Some(Operand::Weight(bench.table(if m.is_multiple_of(2) { m / 2 } else { m }, n)))),
         4 => (Activation::Identity, Some(Operand::View(bench.view(1, n)))),
         _ => (Activation::Identity, Some(Operand::View(output))),
     };
@@ -259,35 +267,94 @@ fn attention_agrees_with_a_loop_for_every_mask_and_grouping() {
         let (queries, keys) = (bench.random.size(40), bench.random.size(90));
         let head_dim = [8, 16, 20, 32, 64, 128][bench.random.below(6)];
         let heads = kv_heads * group;
+        let past_keys = [0, bench.random.below(keys)][bench.random.below(2)];
         let mask = match bench.random.below(3) {
             0 => Mask { open: keys, offset: 0 },
             1 => Mask { open: bench.random.below(keys), offset: 0 },
             _ => Mask { open: keys.saturating_sub(queries), offset: keys.saturating_sub(queries) },
         };
+        let width = kv_heads * head_dim;
         let query = bench.view(batch * queries, heads * head_dim);
-        let key = bench.view(batch * keys, kv_heads * head_dim);
-        let value = bench.view(batch * keys, kv_heads * head_dim);
+        let past = (past_keys > 0).then(|| bench.view(batch * past_keys, 2 * width));
+        let own = bench.view(batch * (keys - past_keys), 2 * width);
         let output = bench.view(batch * queries, heads * head_dim);
-        let op = Op::Attention { batch, heads, kv_heads, head_dim, mask, query, key, value, output };
+        let op = Op::Attention {
+            batch,
+            frames: 1,
+            heads,
+            kv_heads,
+            head_dim,
+            mask,
+            query,
+            past: past.map(KeyValue::halves),
+            own: KeyValue::halves(own),
+            output,
+        };
+        let at = |element: usize, key: usize, column: usize| match past {
+            Some(past) if key < past_keys => bench.at(&past, element * past_keys + key, column),
+            _ => bench.at(&own, element * (keys - past_keys) + key - past_keys, column),
+        };
         bench.check(gpu, Kernels::Hardware, &op, output, |row, column| {
             let (element, head) = (row / queries, column / head_dim);
             let first_column = head / group * head_dim;
             let seen = mask.visible(row % queries, keys);
-            let scores: Vec<f64> = (0..seen)
-                .map(|j| {
-                    let products = (0..head_dim).map(|d| {
-                        bench.at(&query, row, head * head_dim + d)
-                            * bench.at(&key, element * keys + j, first_column + d)
-                    });
-                    products.sum::<f64>() / (head_dim as f64).sqrt()
-                })
-                .collect();
-            let highest = scores.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
-            let weights: Vec<f64> = scores.iter().map(|score| (score - highest).exp()).collect();
-            let mixed: f64 = (0..seen)
-                .map(|j| weights[j] * bench.at(&value, element * keys + j, first_column + column % head_dim))
-                .sum();
-            mixed / weights.iter().sum::<f64>()
+            let places = (0..seen).map(|key| (element, key));
+            let query = |d: usize| bench.at(&query, row, head * head_dim + d);
+            let key = |(element, key), d: usize| at(element, key, first_column + d);
+            let value = |(element, key)| at(element, key, width + first_column + column % head_dim);
+            attend(places, head_dim, query, key, value)
+        });
+    }
+}
+
+/// What attention gives for one number of its output, of the keys and values at `places`.
+fn attend<P: Copy>(
+    places: impl Iterator<Item = P>,
+    head_dim: usize,
+    query: impl Fn(usize) -> f64,
+    key: impl Fn(P, usize) -> f64,
+    value: impl Fn(P) -> f64,
+) -> f64 {
+    let places: Vec<P> = places.collect();
+    let score = |place: &P| (0..head_dim).map(|d| query(d) * key(*place, d)).sum::<f64>() / (head_dim as f64).sqrt();
+    let scores: Vec<f64> = places.iter().map(score).collect();
+    let highest = scores.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
+    let weights: Vec<f64> = scores.iter().map(|score| (score - highest).exp()).collect();
+    let mixed: f64 = weights.iter().zip(&places).map(|(weight, place)| weight * value(*place)).sum();
+    mixed / weights.iter().sum::<f64>()
+}
+
+#[test]
+fn attention_over_frames_sees_the_same_place_in_earlier_ones_and_in_no_other_run() {
+    for seed in 0..2 * ROUNDS {
+        let Some(gpu) = gpu() else { return };
+        let mut bench = Bench::new(seed);
+        let (runs, frames, heads) = (bench.random.size(3), bench.random.size(4), bench.random.size(3));
+        let (patches, head_dim) = (bench.random.size(40), [8, 20, 64][bench.random.below(3)]);
+        let (batch, width) = (runs * frames, heads * head_dim);
+        let query = bench.view(batch * patches, width);
+        let own = bench.view(batch * patches, 2 * width);
+        let output = bench.view(batch * patches, width);
+        let op = Op::Attention {
+            batch,
+            frames,
+            heads,
+            kv_heads: heads,
+            head_dim,
+            mask: Mask { open: patches, offset: 0 },
+            query,
+            past: None,
+            own: KeyValue::halves(own),
+            output,
+        };
+        bench.check(gpu, Kernels::Hardware, &op, output, |row, column| {
+            let (frame, patch) = (row / patches, row % patches);
+            let first_column = column / head_dim * head_dim;
+            let ones_own = (0..patches).map(|other| frame * patches + other);
+            let earlier = (frame - frame % frames..frame).map(|other| other * patches + patch);
+            let query = |d: usize| bench.at(&query, row, first_column + d);
+            let key = |at: usize, d: usize| bench.at(&own, at, first_column + d);
+            attend(ones_own.chain(earlier), head_dim, query, key, |at| bench.at(&own, at, width + column))
         });
     }
 }
@@ -296,16 +363,16 @@ fn attention_agrees_with_a_loop_for_every_mask_and_grouping() {
 fn attention_survives_scores_far_apart() {
     let Some(gpu) = gpu() else { return };
     let mut bench = Bench::new(1);
-    let (query, key) = (bench.placed(1, 8, 0, 0), bench.placed(40, 8, 0, 0));
-    let (value, output) = (bench.placed(40, 8, 0, 0), bench.placed(1, 8, 0, 0));
+    let (query, own, output) = (bench.placed(1, 8, 0, 0), bench.placed(40, 16, 0, 0), bench.placed(1, 8, 0, 0));
     bench.contents[query.buffer.0][..8].fill(100.0);
     for row in 0..40 {
         // Scores from -28 284 to 56 569: the exponentials of nearly all underflow, and the highest comes late.
-        bench.contents[key.buffer.0][8 * row..8 * row + 8].fill(if row == 37 { 200.0 } else { -100.0 });
+        bench.contents[own.buffer.0][16 * row..16 * row + 8].fill(if row == 37 { 200.0 } else { -100.0 });
     }
-    let mask = Mask { open: 40, offset: 0 };
-    let op = Op::Attention { batch: 1, heads: 1, kv_heads: 1, head_dim: 8, mask, query, key, value, output };
-    bench.check(gpu, Kernels::Hardware, &op, output, |_, column| bench.at(&value, 37, column));
+    let (mask, own) = (Mask { open: 40, offset: 0 }, KeyValue::halves(own));
+    let (batch, frames, heads, kv_heads, head_dim) = (1, 1, 1, 1, 8);
+    let op = Op::Attention { batch, frames, heads, kv_heads, head_dim, mask, query, past: None, own, output };
+    bench.check(gpu, Kernels::Hardware, &op, output, |_, column| bench.at(&own.value, 37, column));
 }
 
 #[test]
@@ -314,7 +381,7 @@ fn norms_agree_with_a_loop() {
         let mut bench = Bench::new(seed);
         let (rows, width) = (bench.random.size(20), bench.random.size(300));
         let (input, output) = (bench.view(rows, width), bench.view(rows, width));
-        let (weight, bias) = (bench.weight(1, width), bench.weight(1, width));
+        let (weight, bias) = (bench.table(1, width), bench.table(1, width));
         let epsilon = 1e-5;
         let mean_of = |row: usize, f: &dyn Fn(f64) -> f64| {
             (0..width).map(|i| f(bench.at(&input, row, i))).sum::<f64>() / width as f64
@@ -343,12 +410,14 @@ fn rope_agrees_with_a_loop() {
         let Some(gpu) = gpu() else { return };
         let mut bench = Bench::new(seed);
         let (rows, heads, half) = (bench.random.size(50), bench.random.size(4), bench.random.size(40));
-        let view = bench.view(rows, heads * 2 * half);
+        let batch = bench.random.size(3);
+        let view = bench.view(batch * rows, heads * 2 * half);
         let first_position = bench.random.below(300);
-        let op = Op::Rope { view, head_dim: 2 * half, first_position, theta: 10_000.0 };
+        let positions = first_position + rows + bench.random.below(3);
+        let op = Op::Rope { view, batch, head_dim: 2 * half, first_position, positions, theta: 10_000.0 };
         bench.check(gpu, Kernels::Hardware, &op, view, |row, column| {
             let (head, j) = (column / (2 * half), column % half);
-            let angle = (first_position + row) as f64 / 10_000_f64.powf(j as f64 / half as f64);
+            let angle = (first_position + row % rows) as f64 / 10_000_f64.powf(j as f64 / half as f64);
             let low = bench.at(&view, row, head * 2 * half + j);
             let high = bench.at(&view, row, head * 2 * half + j + half);
             match column % (2 * half) < half {
@@ -409,6 +478,7 @@ fn a_plan_beyond_the_adapters_limits_is_refused_with_both_sizes() {
         tensors: vec!["0".into()],
         take: 0..2,
         pick: Pick::All,
+        role: Role::Factor,
     });
     let error = WgpuExecutor::new(gpu, &bench.weights, &bench).err().unwrap().to_string();
     assert!(error.contains(&(2 * (offered / 4) * 4).to_string()), "{error}");

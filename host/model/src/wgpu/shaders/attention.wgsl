@@ -8,17 +8,23 @@
 
 struct Params {
     queries: u32,
-    keys: u32,
+    // Keys of a block: `past_keys` of `past`, then `own_keys` of `own`.
+    past_keys: u32,
+    own_keys: u32,
+    // Blocks in a run, each of which sees its own place in those before it.
+    frames: u32,
     heads_per_kv_head: u32,
     q_offset: u32,
     q_stride: u32,
-    k_offset: u32,
-    k_stride: u32,
-    v_offset: u32,
-    v_stride: u32,
+    past_k_offset: u32,
+    past_v_offset: u32,
+    past_stride: u32,
+    own_k_offset: u32,
+    own_v_offset: u32,
+    own_stride: u32,
     out_offset: u32,
     out_stride: u32,
-    // Query `i` sees keys `0 .. min(keys, max(open, offset + i + 1))`.
+    // Query `i` sees keys `0 .. min(past_keys + own_keys, max(open, offset + i + 1))`.
     open: u32,
     offset: u32,
     scale: f32,
@@ -26,8 +32,8 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> q: array<f32>;
-@group(0) @binding(2) var<storage, read> k: array<f32>;
-@group(0) @binding(3) var<storage, read> v: array<f32>;
+@group(0) @binding(2) var<storage, read> past: array<f32>;
+@group(0) @binding(3) var<storage, read> own: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
 const LANES = 8u;
@@ -46,7 +52,21 @@ var<workgroup> weights: array<f32, QUERY_TILE * SCORE_PITCH>;
 var<workgroup> lane_maxima: array<f32, THREADS>;
 
 fn visible(query: u32) -> u32 {
-    return min(p.keys, max(p.open, p.offset + query + 1u));
+    return min(p.past_keys + p.own_keys, max(p.open, p.offset + query + 1u));
+}
+
+fn load_k(block: u32, key: u32, column: u32) -> f32 {
+    if key < p.past_keys {
+        return past[p.past_k_offset + (block * p.past_keys + key) * p.past_stride + column];
+    }
+    return own[p.own_k_offset + (block * p.own_keys + key - p.past_keys) * p.own_stride + column];
+}
+
+fn load_v(block: u32, key: u32, column: u32) -> f32 {
+    if key < p.past_keys {
+        return past[p.past_v_offset + (block * p.past_keys + key) * p.past_stride + column];
+    }
+    return own[p.own_v_offset + (block * p.own_keys + key - p.past_keys) * p.own_stride + column];
 }
 
 @compute @workgroup_size(THREADS, 1, 1)
@@ -60,7 +80,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // What the last query of the tile sees; the same for the whole workgroup, as barriers demand.
     let tile_seen = visible(group.x * QUERY_TILE + QUERY_TILE - 1u);
     let first_query_row = group.z * p.queries;
-    let first_key_row = group.z * p.keys;
+    let keys = p.past_keys + p.own_keys;
 
     for (var i = thread; i < QUERY_TILE * HEAD; i += THREADS) {
         let tile_row = i / HEAD;
@@ -76,9 +96,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var first_key = 0u; first_key < tile_seen; first_key += KEY_TILE) {
         workgroupBarrier();
         for (var i = thread; i < KEY_TILE * HEAD; i += THREADS) {
-            let key = min(first_key + i / HEAD, p.keys - 1u);
+            let key = min(first_key + i / HEAD, keys - 1u);
             let dim = i % HEAD;
-            kv_tile[(i / HEAD) * PITCH + dim] = k[p.k_offset + (first_key_row + key) * p.k_stride + kv_head * HEAD + dim];
+            kv_tile[(i / HEAD) * PITCH + dim] = load_k(group.z, key, kv_head * HEAD + dim);
         }
         workgroupBarrier();
 
@@ -109,9 +129,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             weights[row * SCORE_PITCH + slot] = select(0.0, exp(min(scores[i] - highest, 0.0)), first_key + slot < seen);
         }
         for (var i = thread; i < KEY_TILE * HEAD; i += THREADS) {
-            let key = min(first_key + i / HEAD, p.keys - 1u);
+            let key = min(first_key + i / HEAD, keys - 1u);
             let dim = i % HEAD;
-            kv_tile[(i / HEAD) * PITCH + dim] = v[p.v_offset + (first_key_row + key) * p.v_stride + kv_head * HEAD + dim];
+            kv_tile[(i / HEAD) * PITCH + dim] = load_v(group.z, key, kv_head * HEAD + dim);
         }
         workgroupBarrier();
 
@@ -126,6 +146,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 sum = fma(weights[row * SCORE_PITCH + slot], kv_tile[slot * PITCH + dim], sum);
             }
             sums[i] = sum;
+        }
+    }
+
+    // The same place in earlier blocks of the run: few, so that every lane of a query takes all of each.
+    let earlier = group.z % p.frames;
+    let place = min(query, p.queries - 1u);
+    for (var block = group.z - earlier; block < group.z; block++) {
+        var score = 0.0;
+        for (var dim = 0u; dim < HEAD; dim++) {
+            score = fma(q_tile[row * PITCH + dim], load_k(block, place, kv_head * HEAD + dim), score);
+        }
+        score *= p.scale;
+        let new_highest = max(highest, score);
+        let correction = exp(highest - new_highest);
+        let weight = exp(score - new_highest);
+        highest = new_highest;
+        total = total * correction + weight;
+        for (var i = 0u; i < DIMS_PER_LANE; i++) {
+            let dim = min(lane + LANES * i, HEAD - 1u);
+            sums[i] = fma(weight, load_v(block, place, kv_head * HEAD + dim), sums[i] * correction);
         }
     }
 

@@ -8,10 +8,13 @@ struct Params {
     half_dim: u32,
     offset: u32,
     stride: u32,
+    // Rows of a block, each of which starts at position `first`.
+    block: u32,
+    first: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-// [rows, half_dim]
+// [positions, half_dim]
 @group(0) @binding(1) var<storage, read> turns: array<vec2<f32>>;
 @group(0) @binding(2) var<storage, read_write> x: array<f32>;
 
@@ -24,7 +27,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         let row = i / (p.half_dim * p.heads);
         let low = p.offset + row * p.stride + head * 2u * p.half_dim + j;
         let high = low + p.half_dim;
-        let turn = turns[row * p.half_dim + j];
+        let turn = turns[(p.first + row % p.block) * p.half_dim + j];
         let pair = vec2<f32>(x[low], x[high]);
         x[low] = pair.x * turn.x - pair.y * turn.y;
         x[high] = pair.y * turn.x + pair.x * turn.y;
