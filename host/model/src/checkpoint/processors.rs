@@ -50,7 +50,6 @@ pub(crate) struct Processors {
     pub state: Normalization,
     pub action: Normalization,
     /// Of each sample, if the network takes sensors.
-    #[allow(dead_code)] // until the policy takes sensors
     pub sensors: Option<Normalization>,
     /// New names of observations: from what the robot calls them to what the policy calls them.
     pub renames: HashMap<String, String>,

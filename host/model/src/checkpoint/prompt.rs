@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokenizers::AddedToken;
 
 use super::CheckpointError;
-use super::tokenizer::{InstructionError, Token, Vocabulary, added_tokens, read_tokenizer};
+use super::tokenizer::{InstructionError, Token, Vocabulary, added_tokens, check_length, read_tokenizer};
 
 const RESAVE: &str = "Take the tokenizer that the model was trained with";
 
@@ -141,6 +141,7 @@ impl VlmTokenizer {
         if question.trim().is_empty() {
             return Err(InstructionError::NoQuestion);
         }
+        check_length(question)?;
         let marks = &self.marks;
         let beginning = match frames {
             0 => self.said(&format!("{USER} {question}"), USER.len())?,

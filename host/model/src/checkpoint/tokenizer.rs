@@ -54,6 +54,7 @@ impl Tokenizer {
         if instruction.trim().is_empty() {
             return Err(InstructionError::Empty);
         }
+        check_length(instruction)?;
         let text = match self.newline && !instruction.ends_with('\n') {
             true => format!("{instruction}\n"),
             false => instruction.to_owned(),
@@ -118,13 +119,15 @@ pub enum InstructionError {
         token: String,
     },
     /// It is longer than any tokenizer keeps.
-    #[error("the instruction is {bytes} bytes long, at most {LONGEST_INSTRUCTION} are read. Say it shorter")]
+    #[error(
+        "the instruction or question is {bytes} bytes long, at most {LONGEST_INSTRUCTION} are read. Say it shorter"
+    )]
     TooLong {
         /// Its length.
         bytes: usize,
     },
     /// The tokenizer gave up.
-    #[error("the tokenizer cannot read the instruction: {cause}. Say it in other words")]
+    #[error("the tokenizer cannot read the words: {cause}. Say it in other words")]
     Tokenizer {
         /// What it said.
         cause: String,
@@ -171,9 +174,6 @@ impl Vocabulary {
 
     /// With `complete`, the tokens that the tokenizer adds of itself are there, too.
     pub fn encode(&self, text: &str, complete: bool) -> Result<Vec<Token>, InstructionError> {
-        if text.len() > LONGEST_INSTRUCTION {
-            return Err(InstructionError::TooLong { bytes: text.len() });
-        }
         let encoding = self
             .inner
             .encode(text, complete)
@@ -222,6 +222,14 @@ impl Vocabulary {
         let mut words: Vec<String> = vocabulary.filter(|(word, id)| is_word(word, *id)).map(|(word, _)| word).collect();
         words.sort();
         words
+    }
+}
+
+/// What is too long is not even looked at.
+pub(super) fn check_length(said: &str) -> Result<(), InstructionError> {
+    match said.len() {
+        0..=LONGEST_INSTRUCTION => Ok(()),
+        bytes => Err(InstructionError::TooLong { bytes }),
     }
 }
 

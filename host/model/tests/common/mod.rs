@@ -3,7 +3,7 @@
 #![allow(dead_code)] // each test file uses its share
 
 use std::fs;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
 use rand_chacha::ChaCha8Rng;
@@ -100,7 +100,7 @@ pub fn write_header(path: &Path, header: &str, data: u64) {
     file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
     file.write_all(header.as_bytes()).unwrap();
     // Nothing is written there: the file system keeps a hole.
-    let end = file.seek(SeekFrom::Current(0)).unwrap();
+    let end = file.stream_position().unwrap();
     file.set_len(end + data).unwrap();
 }
 
