@@ -1,6 +1,9 @@
 //! Runs a worked example of the reference implementation and says how far the numbers are apart.
 //!
-//! An example is a folder with `checkpoint/`, `case.json` and `case.safetensors`: inputs, and what LeRobot made of them.
+//! An example of actions is a folder with `checkpoint/`, `case.json` and `case.safetensors`: inputs, and what LeRobot made
+//! of them. An example of text is a SmolVLM's own folder with `case.safetensors` in it.
+
+mod answers;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -64,7 +67,7 @@ pub enum VerifyError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// A file of the example.
-    #[error("{}: {problem}. Make the example again with make_smolvla.py", .path.display())]
+    #[error("{}: {problem}. Make the example again with the script that made it", .path.display())]
     Example {
         /// The file.
         path: PathBuf,
@@ -85,6 +88,9 @@ struct Case {
 /// If the example is not whole or cannot be run, or if its instruction becomes other tokens than the reference's. Numbers
 /// that are too far apart are no error but the result.
 pub fn verify(folder: &Path, device: Device) -> Result<Verification, VerifyError> {
+    if answers::is_example(folder) {
+        return answers::verify(folder, device);
+    }
     let mut policy = Policy::new(&Checkpoint::open(&folder.join("checkpoint"))?, device)?;
     verify_policy(folder, &mut policy)
 }

@@ -33,3 +33,13 @@ fn two_cameras_of_odd_shapes_and_a_missing_one_agree() {
     let tensors = ["image_embeds.front", "image_embeds.wrist", "velocity", "actions_normalized", "actions"];
     agrees("smolvla-b", &tensors);
 }
+
+#[test]
+fn logits_and_greedy_tokens_about_two_frames_agree_with_transformers() {
+    let verification = verify(&example("smolvlm"), Device::Cpu).unwrap();
+    println!("{verification:?}");
+    let names: Vec<&str> = verification.tensors.iter().map(|t| t.tensor.as_str()).collect();
+    assert_eq!(names, ["logits", "generated"]);
+    assert!(verification.tensors[0].tolerance <= 2e-3 && verification.tensors[0].max_abs_reference > 0.2);
+    assert!(verification.passed(), "{verification:?}");
+}
