@@ -1,7 +1,7 @@
 //! Puts the object that the instruction names where it says: moves as the model says until the arm has come home after
 //! it closed and opened its gripper.
 //!
-//! Parameters, all optional: `max_seconds`; `closed_rad`, `open_rad` and `home_rad`, the thresholds of [`Thresholds`].
+//! Parameters, all optional: `max_seconds`; `closed_rad`, `open_rad`, `release_rad` and `home_rad`, the thresholds of [`Thresholds`].
 
 mod phase;
 
@@ -15,6 +15,7 @@ async fn pick_place(request: Request) -> Result<Outcome> {
     let thresholds = Thresholds {
         closed_rad: request.parameter("closed_rad", 0.45)?,
         open_rad: request.parameter("open_rad", 0.65)?,
+        release_rad: request.parameter("release_rad", 0.2)?,
         home_rad: request.parameter("home_rad", 0.15)?,
     };
 
@@ -24,10 +25,10 @@ async fn pick_place(request: Request) -> Result<Outcome> {
     let mut rollout = Rollout::start(&lease, &RolloutOptions::new(&request.instruction, max_seconds))?;
     while let Some(seen) = rollout.observed().await? {
         let next = phase.after(&posture(&seen)?, &home, &thresholds);
-        if next != phase {
+        if next.note() != phase.note() {
             operator::progress(next.progress(), next.note());
-            phase = next;
         }
+        phase = next;
         if phase == Phase::Home {
             lease.hold()?;
             return Ok(Outcome::new("let go and came home"));

@@ -14,21 +14,27 @@ pub struct Posture {
 pub struct Thresholds {
     /// A gripper below this angle has closed, around a block or around nothing.
     pub closed_rad: f32,
-    /// A gripper above this angle is open.
+    /// A gripper above this angle is open, to grasp.
     pub open_rad: f32,
+    /// A gripper that holds has let go once it is wider than at its tightest by this angle. A block is dropped from a hand
+    /// that need not open as far as to grasp it.
+    pub release_rad: f32,
     /// Each joint of an arm that is home stands within this angle of where it started.
     pub home_rad: f32,
 }
 
 /// One after the other; none is skipped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Phase {
     /// Has not opened its gripper yet.
     Reaching,
     /// Has opened it, to grasp.
     Grasping,
     /// Has closed it.
-    Carrying,
+    Carrying {
+        /// The narrowest that it has been since, rad.
+        tightest: f32,
+    },
     /// Has opened it again.
     Returning,
     /// Stands where it started.
@@ -41,8 +47,9 @@ impl Phase {
         let near = |(now, start): (&f32, &f32)| (now - start).abs() <= thresholds.home_rad;
         match self {
             Self::Reaching if posture.gripper > thresholds.open_rad => Self::Grasping,
-            Self::Grasping if posture.gripper < thresholds.closed_rad => Self::Carrying,
-            Self::Carrying if posture.gripper > thresholds.open_rad => Self::Returning,
+            Self::Grasping if posture.gripper < thresholds.closed_rad => Self::Carrying { tightest: posture.gripper },
+            Self::Carrying { tightest } if posture.gripper > tightest + thresholds.release_rad => Self::Returning,
+            Self::Carrying { tightest } => Self::Carrying { tightest: tightest.min(posture.gripper) },
             Self::Returning if posture.arm.iter().zip(&home.arm).all(near) => Self::Home,
             unchanged => unchanged,
         }
@@ -53,7 +60,7 @@ impl Phase {
         match self {
             Self::Reaching => "reaching",
             Self::Grasping => "grasping",
-            Self::Carrying => "carrying",
+            Self::Carrying { .. } => "carrying",
             Self::Returning => "returning",
             Self::Home => "home",
         }
@@ -61,7 +68,13 @@ impl Phase {
 
     /// The share of the phases that are over.
     pub fn progress(self) -> f32 {
-        self as u8 as f32 / Self::Home as u8 as f32
+        match self {
+            Self::Reaching => 0.0,
+            Self::Grasping => 0.25,
+            Self::Carrying { .. } => 0.5,
+            Self::Returning => 0.75,
+            Self::Home => 1.0,
+        }
     }
 }
 
@@ -69,7 +82,7 @@ impl Phase {
 mod tests {
     use super::*;
 
-    const THRESHOLDS: Thresholds = Thresholds { closed_rad: 0.45, open_rad: 0.65, home_rad: 0.15 };
+    const THRESHOLDS: Thresholds = Thresholds { closed_rad: 0.45, open_rad: 0.65, release_rad: 0.2, home_rad: 0.15 };
 
     fn posture(pan: f32, gripper: f32) -> Posture {
         Posture { arm: vec![pan, 0.5], gripper }
@@ -88,7 +101,13 @@ mod tests {
     #[test]
     fn an_arm_that_never_opened_its_gripper_again_still_carries() {
         let moments = [posture(0.6, 0.8), posture(0.6, 0.3), posture(0.0, 0.3)];
-        assert_eq!(last_phase(&moments), Phase::Carrying);
+        assert_eq!(last_phase(&moments), Phase::Carrying { tightest: 0.3 });
+    }
+
+    #[test]
+    fn a_hand_lets_go_without_opening_as_far_as_to_grasp() {
+        let moments = [posture(0.6, 0.8), posture(0.6, 0.4), posture(0.6, 0.3), posture(-0.4, 0.55), posture(0.0, 0.2)];
+        assert_eq!(last_phase(&moments), Phase::Home);
     }
 
     #[test]
