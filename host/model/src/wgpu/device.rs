@@ -28,6 +28,7 @@ pub struct Gpu {
     queue: wgpu::Queue,
     name: String,
     software: bool,
+    software_lanes: Option<u32>,
     faults: Arc<Mutex<Option<Fault>>>,
 }
 
@@ -72,9 +73,11 @@ impl Gpu {
         let info = adapter.get_info();
         let software = is_software(&info);
         let name = format!("{} ({}{})", info.name, info.backend, if software { ", software" } else { "" });
+        let mut features = wgpu::Features::empty();
+        features.set(wgpu::Features::SUBGROUP, software);
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("waza model"),
-            required_features: wgpu::Features::empty(),
+            required_features: adapter.features() & features,
             required_limits: adapter.limits(),
             ..Default::default()
         }))
@@ -99,7 +102,13 @@ impl Gpu {
                 note(&heard, Fault { kind: Kind::Lost, cause: message });
             }
         });
-        Ok(Gpu { device, queue, name, software, faults })
+        // A subgroup there is a SIMD vector: 128, 256 or 512 bits.
+        let lanes = info.subgroup_min_size;
+        let usable = software
+            && device.features().contains(wgpu::Features::SUBGROUP)
+            && lanes == info.subgroup_max_size
+            && [4, 8, 16].contains(&lanes);
+        Ok(Gpu { device, queue, name, software, software_lanes: usable.then_some(lanes), faults })
     }
 
     /// The adapter's name with its API, and `software` where it is.
@@ -110,6 +119,11 @@ impl Gpu {
     /// Whether the adapter computes on the CPU.
     pub fn is_software(&self) -> bool {
         self.software
+    }
+
+    /// Threads of a subgroup, if kernels for software adapters can run here.
+    pub(super) fn software_lanes(&self) -> Option<u32> {
+        self.software_lanes
     }
 
     /// What the adapter offers.

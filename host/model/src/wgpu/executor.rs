@@ -67,7 +67,11 @@ impl WgpuExecutor {
         }
         let max_workgroups = gpu.limits().max_compute_workgroups_per_dimension;
         Ok(Self {
-            profile: Profile { software: gpu.is_software(), max_workgroups, enough_workgroups: ENOUGH_WORKGROUPS },
+            profile: Profile {
+                software_lanes: gpu.software_lanes(),
+                max_workgroups,
+                enough_workgroups: ENOUGH_WORKGROUPS,
+            },
             gpu,
             weights: weights.to_vec(),
             weight_buffers,

@@ -5,10 +5,13 @@
 pub(super) enum Kernel {
     /// GEMM through shared memory, in square tiles of `16 * micro`.
     GemmTiled { micro: u32, load: Load },
-    /// GEMM without shared memory and barriers.
-    GemmRegisters { load: Load },
+    /// GEMM without shared memory and barriers, for adapters that compute on the CPU: a workgroup is a subgroup of `lanes`
+    /// threads and makes `blocks * lanes` rows of the output.
+    GemmSubgroup { lanes: u32, blocks: u32, load: Load },
     /// Attention over heads of this width.
     Attention { head_dim: u32 },
+    /// Attention without shared memory and barriers, as [`Kernel::GemmSubgroup`]; `head_dim` is a multiple of 4.
+    AttentionSubgroup { lanes: u32, head_dim: u32, load: Load },
     /// Normalisation of mean and variance.
     LayerNorm,
     /// Normalisation of the mean square.
@@ -32,12 +35,10 @@ pub(super) enum Load {
     Scalar,
 }
 
-/// Output columns and rows that one thread of [`Kernel::GemmRegisters`] makes. Of the shapes tried on lavapipe this one
-/// was among the fastest, and has the fewest registers of those; see `docs/decisions/0002`.
-pub(super) const REGISTER_ROWS: u32 = 8;
-pub(super) const REGISTER_COLUMNS: u32 = 4;
-/// Threads of a [`Kernel::GemmRegisters`] workgroup, all along the columns.
-pub(super) const REGISTER_THREADS: u32 = 8;
+/// Output columns that one lane of [`Kernel::GemmSubgroup`] makes.
+pub(super) const SUBGROUP_COLUMNS: u32 = 4;
+/// Most rows of a [`Kernel::GemmSubgroup`] tile: above, it gets slower, as its unrolled loop outgrows the instruction cache.
+pub(super) const SUBGROUP_ROWS: u32 = 64;
 /// Queries of one attention workgroup.
 pub(super) const QUERY_TILE: u32 = 16;
 /// Keys that an attention workgroup holds at a time.
@@ -45,13 +46,20 @@ const KEY_TILE: u32 = 32;
 /// Threads of an elementwise workgroup.
 pub(super) const ELEMENTWISE_THREADS: u32 = 64;
 
+/// Queries of one lane of [`Kernel::AttentionSubgroup`]: fewer where the code, which grows with all three, takes too long to
+/// compile.
+pub(super) fn query_blocks(lanes: u32, head_dim: u32) -> u32 {
+    if lanes * head_dim <= 512 { 4 } else { 2 }
+}
+
 impl Kernel {
     /// For labels and error messages.
     pub(super) fn name(self) -> &'static str {
         match self {
             Kernel::GemmTiled { .. } => "gemm_tiled",
-            Kernel::GemmRegisters { .. } => "gemm_registers",
+            Kernel::GemmSubgroup { .. } => "gemm_subgroup",
             Kernel::Attention { .. } => "attention",
+            Kernel::AttentionSubgroup { .. } => "attention_subgroup",
             Kernel::LayerNorm => "layer_norm",
             Kernel::RmsNorm => "rms_norm",
             Kernel::Rope => "rope",
@@ -64,8 +72,8 @@ impl Kernel {
     /// Read-only storage bindings, numbered from 1; the output follows them, and the parameters are binding 0.
     pub(super) fn inputs(self) -> u32 {
         match self {
-            Kernel::GemmTiled { .. } | Kernel::GemmRegisters { .. } => 4,
-            Kernel::Attention { .. } | Kernel::LayerNorm | Kernel::RmsNorm => 3,
+            Kernel::GemmTiled { .. } | Kernel::GemmSubgroup { .. } => 4,
+            Kernel::Attention { .. } | Kernel::AttentionSubgroup { .. } | Kernel::LayerNorm | Kernel::RmsNorm => 3,
             Kernel::Rope | Kernel::SwiGlu | Kernel::PixelShuffle | Kernel::Axpy => 1,
         }
     }
@@ -93,16 +101,32 @@ impl Kernel {
                     include_str!("shaders/gemm_tiled.wgsl")
                 )
             }
-            Kernel::GemmRegisters { load } => format!(
-                "const ROWS = {REGISTER_ROWS}u;\nconst COLUMNS = {REGISTER_COLUMNS}u;\nconst THREADS = {REGISTER_THREADS}u;\n{}{}{}",
+            Kernel::GemmSubgroup { lanes, blocks, load } => format!(
+                "const LANES = {lanes}u;\nconst BLOCKS = {blocks}u;\n{}{}{}",
                 load.source(),
                 GEMM_COMMON,
-                include_str!("shaders/gemm_registers.wgsl")
+                unrolled(include_str!("shaders/gemm_subgroup.wgsl"), &[("{block}", blocks), ("{lane}", lanes)])
             ),
             Kernel::Attention { head_dim } => format!(
                 "const HEAD = {head_dim}u;\nconst QUERY_TILE = {QUERY_TILE}u;\nconst KEY_TILE = {KEY_TILE}u;\n{}",
                 include_str!("shaders/attention.wgsl")
             ),
+            Kernel::AttentionSubgroup { lanes, head_dim, load } => {
+                let blocks = query_blocks(lanes, head_dim);
+                let types = format!(
+                    "alias Queries = vec{blocks}<f32>;\nalias Places = vec{blocks}<u32>;\n\
+                     alias Quad = mat{blocks}x4<f32>;\nalias Sums = mat4x{blocks}<f32>;\n"
+                );
+                let load = match load {
+                    Load::Vec4 => include_str!("shaders/attention_load_vec4.wgsl"),
+                    Load::Scalar => include_str!("shaders/attention_load_scalar.wgsl"),
+                };
+                let template = include_str!("shaders/attention_subgroup.wgsl");
+                format!(
+                    "const LANES = {lanes}u;\nconst HEAD = {head_dim}u;\nconst BLOCKS = {blocks}u;\n{types}{load}{}",
+                    unrolled(template, &[("{quad}", head_dim / 4), ("{key}", lanes), ("{block}", blocks)])
+                )
+            }
             Kernel::LayerNorm => format!("const CENTERED = true;\n{}", include_str!("shaders/norm.wgsl")),
             Kernel::RmsNorm => format!("const CENTERED = false;\n{}", include_str!("shaders/norm.wgsl")),
             Kernel::Rope => elementwise(include_str!("shaders/rope.wgsl")),
@@ -116,6 +140,11 @@ impl Kernel {
 const GEMM_COMMON: &str = include_str!("shaders/gemm_common.wgsl");
 
 impl Load {
+    /// The widest that fits these offsets and strides.
+    pub(super) fn of(places: &[u32]) -> Self {
+        if places.iter().all(|place| place % 4 == 0) { Load::Vec4 } else { Load::Scalar }
+    }
+
     fn source(self) -> &'static str {
         match self {
             Load::Vec4 => include_str!("shaders/gemm_load_vec4.wgsl"),
@@ -126,4 +155,21 @@ impl Load {
 
 fn elementwise(body: &str) -> String {
     format!("const THREADS = {ELEMENTWISE_THREADS}u;\n{body}")
+}
+
+/// Repeats the lines that contain a placeholder, once for each number below its count. naga wants the lane of a broadcast as
+/// a constant, and drivers keep an array in registers only where they have unrolled every loop over it.
+fn unrolled(template: &str, placeholders: &[(&str, u32)]) -> String {
+    let code = template.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let mut lines: Vec<String> = code.map(str::to_owned).collect();
+    for (placeholder, count) in placeholders {
+        let repeated = |line: String| -> Vec<String> {
+            match line.contains(placeholder) {
+                true => (0..*count).map(|i| line.replace(placeholder, &i.to_string())).collect(),
+                false => vec![line],
+            }
+        };
+        lines = lines.into_iter().flat_map(repeated).collect();
+    }
+    lines.join("\n")
 }

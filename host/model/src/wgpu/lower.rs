@@ -5,9 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::kernels::{
-    ELEMENTWISE_THREADS, Kernel, Load, QUERY_TILE, REGISTER_COLUMNS, REGISTER_ROWS, REGISTER_THREADS,
-};
+use super::kernels::{ELEMENTWISE_THREADS, Kernel, Load, QUERY_TILE, SUBGROUP_COLUMNS, SUBGROUP_ROWS, query_blocks};
 use crate::plan::{Activation, BufferId, KeyValue, Op, Operand, Plan, View, Weight, WeightId};
 
 /// One dispatch, before its bind group exists.
@@ -55,8 +53,8 @@ impl Turns {
 /// What the choice of kernels depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Profile {
-    /// The adapter computes on the CPU.
-    pub(super) software: bool,
+    /// Threads of a subgroup, where the adapter computes on the CPU and has subgroups.
+    pub(super) software_lanes: Option<u32>,
     /// Most workgroups in one dimension of a dispatch.
     pub(super) max_workgroups: u32,
     /// Workgroups in a dispatch below which a tile counts as too large.
@@ -100,8 +98,7 @@ pub(super) fn lower(op: &Op, plan: &Plan, weights: &[Weight], profile: Profile) 
                 },
                 scale: *scale,
             };
-            let aligned = [k, params.a_offset, params.a_stride].iter().all(|x| x % 4 == 0);
-            let (kernel, workgroups) = gemm(m, n, if aligned { Load::Vec4 } else { Load::Scalar }, profile);
+            let (kernel, workgroups) = gemm(m, n, Load::of(&[k, params.a_offset, params.a_stride]), profile);
             Dispatch {
                 kernel,
                 params: bytemuck::bytes_of(&params).to_vec(),
@@ -167,12 +164,31 @@ pub(super) fn lower(op: &Op, plan: &Plan, weights: &[Weight], profile: Profile) 
                 scale: (*head_dim as f32).sqrt().recip(),
             };
             let past = past.map_or(Slot::Nothing, |kv| Slot::Buffer(kv.key.buffer));
+            let head_dim = *head_dim as u32;
+            // Over frames, every query has keys of its own, which lanes cannot share.
+            let (kernel, tile) = match profile.software_lanes {
+                Some(lanes) if head_dim.is_multiple_of(4) && *frames == 1 => {
+                    let p = &params;
+                    let load = Load::of(&[
+                        p.q_offset,
+                        p.q_stride,
+                        p.past_k_offset,
+                        p.past_v_offset,
+                        p.past_stride,
+                        p.own_k_offset,
+                        p.own_v_offset,
+                        p.own_stride,
+                    ]);
+                    (Kernel::AttentionSubgroup { lanes, head_dim, load }, query_blocks(lanes, head_dim) * lanes)
+                }
+                _ => (Kernel::Attention { head_dim }, QUERY_TILE),
+            };
             Dispatch {
-                kernel: Kernel::Attention { head_dim: *head_dim as u32 },
+                kernel,
                 params: bytemuck::bytes_of(&params).to_vec(),
                 inputs: vec![Slot::Buffer(query.buffer), past, Slot::Buffer(own.key.buffer)],
                 output: output.buffer,
-                workgroups: [queries.div_ceil(QUERY_TILE), *heads as u32, *batch as u32],
+                workgroups: [queries.div_ceil(tile), *heads as u32, *batch as u32],
             }
         }
         Op::SwiGlu { input, output } => Dispatch {
@@ -215,12 +231,15 @@ pub(super) fn lower(op: &Op, plan: &Plan, weights: &[Weight], profile: Profile) 
 ///
 /// | adapter | kernel | because |
 /// |---|---|---|
-/// | software | registers | a barrier there costs a switch of every thread, shared memory gains nothing |
+/// | software | subgroups | barriers and loads are dear there, and shared memory is memory |
 /// | hardware | tiles of 64, 32 or 16 | larger tiles read each operand less often; smaller ones fill the GPU when `m` is small |
 fn gemm(m: u32, n: u32, load: Load, profile: Profile) -> (Kernel, [u32; 3]) {
-    if profile.software {
-        let workgroups = [n.div_ceil(REGISTER_COLUMNS * REGISTER_THREADS), m.div_ceil(REGISTER_ROWS), 1];
-        return (Kernel::GemmRegisters { load }, workgroups);
+    if let Some(lanes) = profile.software_lanes {
+        // As few tiles as can be, and those as low as can be.
+        let needed = m.div_ceil(lanes).max(1);
+        let blocks = needed.div_ceil(needed.div_ceil(SUBGROUP_ROWS / lanes));
+        let workgroups = [n.div_ceil(SUBGROUP_COLUMNS * lanes), m.div_ceil(blocks * lanes), 1];
+        return (Kernel::GemmSubgroup { lanes, blocks, load }, workgroups);
     }
     let grid = |micro: u32| [n.div_ceil(16 * micro), m.div_ceil(16 * micro), 1];
     let enough = |micro: &u32| grid(*micro).iter().product::<u32>() >= profile.enough_workgroups;

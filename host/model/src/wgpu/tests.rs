@@ -141,7 +141,9 @@ impl Bench {
         let plan = Plan { name: "test", layout: Layout::new(), variant: 0, buffers, ops: vec![op.clone()] };
         plan.check(&self.weights).unwrap();
         let mut executor = WgpuExecutor::new(gpu, &self.weights, self).unwrap();
-        executor.profile.software = kernels == Kernels::Software;
+        if kernels != Kernels::Software {
+            executor.profile.software_lanes = None;
+        }
         if kernels == Kernels::HardwareWithLargeTiles {
             executor.profile.enough_workgroups = 4;
         }
@@ -259,7 +261,16 @@ fn gemm_in_large_tiles_agrees_with_a_loop_over_odd_shapes() {
 }
 
 #[test]
-fn attention_agrees_with_a_loop_for_every_mask_and_grouping() {
+fn attention_on_hardware_kernels_agrees_with_a_loop_for_every_mask_and_grouping() {
+    check_attention(Kernels::Hardware);
+}
+
+#[test]
+fn attention_on_software_kernels_agrees_with_a_loop_for_every_mask_and_grouping() {
+    check_attention(Kernels::Software);
+}
+
+fn check_attention(kernels: Kernels) {
     for seed in 0..3 * ROUNDS {
         let Some(gpu) = gpu() else { return };
         let mut bench = Bench::new(seed);
@@ -274,9 +285,15 @@ fn attention_agrees_with_a_loop_for_every_mask_and_grouping() {
             _ => Mask { open: keys.saturating_sub(queries), offset: keys.saturating_sub(queries) },
         };
         let width = kv_heads * head_dim;
-        let query = bench.view(batch * queries, heads * head_dim);
-        let past = (past_keys > 0).then(|| bench.view(batch * past_keys, 2 * width));
-        let own = bench.view(batch * (keys - past_keys), 2 * width);
+        // Half of the rounds are aligned, for the vector loads.
+        let aligned = bench.random.below(2) == 0;
+        let mut view = |rows, columns| match aligned {
+            true => bench.placed(rows, columns, 1, 4),
+            false => bench.view(rows, columns),
+        };
+        let query = view(batch * queries, heads * head_dim);
+        let past = (past_keys > 0).then(|| view(batch * past_keys, 2 * width));
+        let own = view(batch * (keys - past_keys), 2 * width);
         let output = bench.view(batch * queries, heads * head_dim);
         let op = Op::Attention {
             batch,
@@ -294,7 +311,7 @@ fn attention_agrees_with_a_loop_for_every_mask_and_grouping() {
             Some(past) if key < past_keys => bench.at(&past, element * past_keys + key, column),
             _ => bench.at(&own, element * (keys - past_keys) + key - past_keys, column),
         };
-        bench.check(gpu, Kernels::Hardware, &op, output, |row, column| {
+        bench.check(gpu, kernels, &op, output, |row, column| {
             let (element, head) = (row / queries, column / head_dim);
             let first_column = head / group * head_dim;
             let seen = mask.visible(row % queries, keys);
@@ -361,18 +378,20 @@ fn attention_over_frames_sees_the_same_place_in_earlier_ones_and_in_no_other_run
 
 #[test]
 fn attention_survives_scores_far_apart() {
-    let Some(gpu) = gpu() else { return };
-    let mut bench = Bench::new(1);
-    let (query, own, output) = (bench.placed(1, 8, 0, 0), bench.placed(40, 16, 0, 0), bench.placed(1, 8, 0, 0));
-    bench.contents[query.buffer.0][..8].fill(100.0);
-    for row in 0..40 {
-        // Scores from -28 284 to 56 569: the exponentials of nearly all underflow, and the highest comes late.
-        bench.contents[own.buffer.0][16 * row..16 * row + 8].fill(if row == 37 { 200.0 } else { -100.0 });
+    for kernels in [Kernels::Hardware, Kernels::Software] {
+        let Some(gpu) = gpu() else { return };
+        let mut bench = Bench::new(1);
+        let (query, own, output) = (bench.placed(1, 8, 0, 0), bench.placed(40, 16, 0, 0), bench.placed(1, 8, 0, 0));
+        bench.contents[query.buffer.0][..8].fill(100.0);
+        for row in 0..40 {
+            // Scores from -28 284 to 56 569: the exponentials of nearly all underflow, and the highest comes late.
+            bench.contents[own.buffer.0][16 * row..16 * row + 8].fill(if row == 37 { 200.0 } else { -100.0 });
+        }
+        let (mask, own) = (Mask { open: 40, offset: 0 }, KeyValue::halves(own));
+        let (batch, frames, heads, kv_heads, head_dim) = (1, 1, 1, 1, 8);
+        let op = Op::Attention { batch, frames, heads, kv_heads, head_dim, mask, query, past: None, own, output };
+        bench.check(gpu, kernels, &op, output, |_, column| bench.at(&own.value, 37, column));
     }
-    let (mask, own) = (Mask { open: 40, offset: 0 }, KeyValue::halves(own));
-    let (batch, frames, heads, kv_heads, head_dim) = (1, 1, 1, 1, 8);
-    let op = Op::Attention { batch, frames, heads, kv_heads, head_dim, mask, query, past: None, own, output };
-    bench.check(gpu, Kernels::Hardware, &op, output, |_, column| bench.at(&own.value, 37, column));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 // Operand access for any k and any row start; what lies past the end of a row reads as zero.
 
 alias Element = f32;
+alias Columns = vec4<f32>;
+const WIDTH = 1u;
 
 fn load_a4(row: u32, k: u32) -> vec4<f32> {
     var x = vec4<f32>();

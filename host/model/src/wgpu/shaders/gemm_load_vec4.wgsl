@@ -1,6 +1,8 @@
 // Operand access where k and every row start are multiples of 4: one vector load.
 
 alias Element = vec4<f32>;
+alias Columns = mat4x4<f32>;
+const WIDTH = 4u;
 
 fn load_a4(row: u32, k: u32) -> vec4<f32> {
     if row >= p.m || k >= p.k {
