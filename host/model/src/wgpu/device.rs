@@ -29,6 +29,7 @@ pub struct Gpu {
     name: String,
     software: bool,
     software_lanes: Option<u32>,
+    pipeline_cache_key: Option<String>,
     faults: Arc<Mutex<Option<Fault>>>,
 }
 
@@ -75,6 +76,7 @@ impl Gpu {
         let name = format!("{} ({}{})", info.name, info.backend, if software { ", software" } else { "" });
         let mut features = wgpu::Features::empty();
         features.set(wgpu::Features::SUBGROUP, software);
+        features.set(wgpu::Features::PIPELINE_CACHE, true);
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("waza model"),
             required_features: adapter.features() & features,
@@ -102,13 +104,15 @@ impl Gpu {
                 note(&heard, Fault { kind: Kind::Lost, cause: message });
             }
         });
+        let keeps = device.features().contains(wgpu::Features::PIPELINE_CACHE);
+        let pipeline_cache_key = if keeps { wgpu::util::pipeline_cache_key(&info) } else { None };
         // A subgroup there is a SIMD vector: 128, 256 or 512 bits.
         let lanes = info.subgroup_min_size;
         let usable = software
             && device.features().contains(wgpu::Features::SUBGROUP)
             && lanes == info.subgroup_max_size
             && [4, 8, 16].contains(&lanes);
-        Ok(Gpu { device, queue, name, software, software_lanes: usable.then_some(lanes), faults })
+        Ok(Gpu { device, queue, name, software, software_lanes: usable.then_some(lanes), pipeline_cache_key, faults })
     }
 
     /// The adapter's name with its API, and `software` where it is.
@@ -119,6 +123,11 @@ impl Gpu {
     /// Whether the adapter computes on the CPU.
     pub fn is_software(&self) -> bool {
         self.software
+    }
+
+    /// What compiled kernels of this adapter may be kept under, if it can take them back.
+    pub(super) fn pipeline_cache_key(&self) -> Option<&str> {
+        self.pipeline_cache_key.as_deref()
     }
 
     /// Threads of a subgroup, if kernels for software adapters can run here.

@@ -10,17 +10,20 @@ use wgpu::BufferUsages as Usages;
 use wgpu::util::DeviceExt;
 
 use super::device::Gpu;
+use super::fuse::{Fused, fuse};
+use super::kernels::Format;
 use super::lower::{Dispatch, ENOUGH_WORKGROUPS, Profile, Slot, Turns, lower};
 use super::pipelines::Pipelines;
 use crate::checkpoint::CheckpointError;
 use crate::executor::{Executor, ExecutorError, Memory, Resident, Source, Target};
-use crate::plan::{Layout, Plan, View, Weight, WeightSource};
+use crate::plan::{Layout, Numbers, Plan, Role, View, Weight, WeightSource};
 
 /// The executor for Vulkan, Metal and Direct3D 12 adapters.
 pub struct WgpuExecutor {
     gpu: Gpu,
     weights: Vec<Weight>,
     weight_buffers: Vec<wgpu::Buffer>,
+    formats: Vec<Format>,
     pub(super) profile: Profile,
     pipelines: Pipelines,
     turns: HashMap<Turns, wgpu::Buffer>,
@@ -60,12 +63,16 @@ impl WgpuExecutor {
     /// If the weights cannot be read, or do not fit the adapter.
     pub fn new(gpu: Gpu, weights: &[Weight], source: &dyn WeightSource) -> Result<Self, WeightsError> {
         let mut weight_buffers: Vec<wgpu::Buffer> = Vec::with_capacity(weights.len());
+        let mut formats = Vec::with_capacity(weights.len());
         for weight in weights {
             gpu.require_buffer(weight.rows * weight.columns)?;
-            weight_buffers.push(constant(&gpu, "weight", &source.load(weight)?.into_f32()));
-            gpu.check().map_err(|error| out_of_memory(error, weights, &weight_buffers))?;
+            let (format, buffer) = upload(&gpu, weight, source.load(weight)?);
+            weight_buffers.push(buffer);
+            formats.push(format);
+            gpu.check().map_err(|error| out_of_memory(error, weights, &formats, &weight_buffers))?;
         }
         let max_workgroups = gpu.limits().max_compute_workgroups_per_dimension;
+        let pipelines = Pipelines::new(&gpu);
         Ok(Self {
             profile: Profile {
                 software_lanes: gpu.software_lanes(),
@@ -75,7 +82,8 @@ impl WgpuExecutor {
             gpu,
             weights: weights.to_vec(),
             weight_buffers,
-            pipelines: Pipelines::default(),
+            formats,
+            pipelines,
             turns: HashMap::new(),
             prepared: HashMap::new(),
         })
@@ -87,7 +95,12 @@ impl WgpuExecutor {
     }
 
     fn lower(&self, plan: &Plan) -> Vec<Dispatch> {
-        plan.ops.iter().map(|op| lower(op, plan, &self.weights, self.profile)).collect()
+        let apart = |op| Fused { op, prologue: None };
+        // On a CPU a dispatch costs little, and the repeated prologue much.
+        let fused =
+            if self.profile.software_lanes.is_some() { plan.ops.iter().map(apart).collect() } else { fuse(&plan.ops) };
+        let lower = |fused| lower(fused, plan, &self.weights, &self.formats, self.profile);
+        fused.into_iter().map(lower).collect()
     }
 
     /// All parameters of a plan, each where a uniform binding may begin, and where that is.
@@ -162,6 +175,7 @@ impl WgpuExecutor {
             encodables.push(Encodable { pipeline: pipeline.compute, bind_group, workgroups: dispatch.workgroups });
         }
         self.gpu.check()?;
+        self.pipelines.save();
         Ok(Prepared { variant: plan.variant, buffers, params, dispatches: encodables })
     }
 
@@ -189,10 +203,28 @@ impl WgpuExecutor {
     }
 }
 
+/// A weight in the adapter's memory: products take what the file has, tables are few and small.
+fn upload(gpu: &Gpu, weight: &Weight, numbers: Numbers) -> (Format, wgpu::Buffer) {
+    let (format, bits) = match numbers {
+        Numbers::Bf16(bits) if weight.role == Role::Factor => (Format::Bf16, bits),
+        Numbers::F16(bits) if weight.role == Role::Factor => (Format::F16, bits),
+        numbers => return (Format::F32, constant(gpu, "weight", &numbers.into_f32())),
+    };
+    (format, filled(gpu, "weight", bytemuck::cast_slice(&bits)))
+}
+
 /// An error of uploading weights, with what would have fitted.
-fn out_of_memory(error: ExecutorError, weights: &[Weight], uploaded: &[wgpu::Buffer]) -> ExecutorError {
+fn out_of_memory(
+    error: ExecutorError,
+    weights: &[Weight],
+    formats: &[Format],
+    uploaded: &[wgpu::Buffer],
+) -> ExecutorError {
     let ExecutorError::Memory { device, .. } = error else { return error };
-    let needed: usize = weights.iter().map(|weight| 4 * weight.rows * weight.columns).sum();
+    let numbers = |weight: &Weight| weight.rows * weight.columns;
+    // Those to come are as wide as those that came.
+    let width = formats.first().map_or(4, |format| format.bytes());
+    let needed: usize = width * weights.iter().map(numbers).sum::<usize>();
     let fitted: u64 = uploaded.iter().rev().skip(1).map(wgpu::Buffer::size).sum();
     let mib = |bytes: u64| bytes >> 20;
     let cause = format!(
@@ -359,8 +391,12 @@ fn empty(gpu: &Gpu, label: &str, numbers: usize, usage: Usages) -> wgpu::Buffer 
 
 /// A buffer that kernels only read.
 fn constant(gpu: &Gpu, label: &str, numbers: &[f32]) -> wgpu::Buffer {
-    let mut contents = bytemuck::cast_slice(numbers).to_vec();
-    contents.resize(padded_bytes(numbers.len()) as usize, 0);
+    filled(gpu, label, bytemuck::cast_slice(numbers))
+}
+
+fn filled(gpu: &Gpu, label: &str, content: &[u8]) -> wgpu::Buffer {
+    let mut contents = content.to_vec();
+    contents.resize(content.len().next_multiple_of(16).max(16), 0);
     let usage = Usages::STORAGE | Usages::COPY_SRC;
     gpu.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
         label: Some(label),

@@ -4,10 +4,10 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kernel {
     /// GEMM through shared memory, in square tiles of `16 * micro`.
-    GemmTiled { micro: u32, load: Load },
+    GemmTiled { micro: u32, load: Load, weights: Format, enter: Enter },
     /// GEMM without shared memory and barriers, for adapters that compute on the CPU: a workgroup is a subgroup of `lanes`
     /// threads and makes `blocks * lanes` rows of the output.
-    GemmSubgroup { lanes: u32, blocks: u32, load: Load },
+    GemmSubgroup { lanes: u32, blocks: u32, load: Load, weights: Format },
     /// Attention over heads of this width.
     Attention { head_dim: u32 },
     /// Attention without shared memory and barriers, as [`Kernel::GemmSubgroup`]; `head_dim` is a multiple of 4.
@@ -33,6 +33,24 @@ pub(super) enum Load {
     Vec4,
     /// One at a time, for any shape.
     Scalar,
+}
+
+/// How weights lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Format {
+    F32,
+    /// Two in a word, the first in the lower half.
+    Bf16,
+    /// Likewise.
+    F16,
+}
+
+/// What a GEMM does to its input on the way in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Enter {
+    Plain,
+    RmsNorm,
+    SwiGlu,
 }
 
 /// Output columns that one lane of [`Kernel::GemmSubgroup`] makes.
@@ -72,7 +90,7 @@ impl Kernel {
     /// Read-only storage bindings, numbered from 1; the output follows them, and the parameters are binding 0.
     pub(super) fn inputs(self) -> u32 {
         match self {
-            Kernel::GemmTiled { .. } | Kernel::GemmSubgroup { .. } => 4,
+            Kernel::GemmTiled { .. } | Kernel::GemmSubgroup { .. } => 5,
             Kernel::Attention { .. } | Kernel::AttentionSubgroup { .. } | Kernel::LayerNorm | Kernel::RmsNorm => 3,
             Kernel::Rope | Kernel::SwiGlu | Kernel::PixelShuffle | Kernel::Axpy => 1,
         }
@@ -81,7 +99,10 @@ impl Kernel {
     /// Bytes of shared memory that a workgroup takes.
     pub(super) fn workgroup_bytes(self) -> u32 {
         4 * match self {
-            Kernel::GemmTiled { micro, .. } => 2 * 16 * (16 * micro + 1),
+            Kernel::GemmTiled { micro, enter, .. } => {
+                let squares = if enter == Enter::RmsNorm { 4 * 16 * micro } else { 0 };
+                2 * 16 * (16 * micro + 1) + squares
+            }
             Kernel::Attention { head_dim } => {
                 (QUERY_TILE + KEY_TILE) * (head_dim + 1) + QUERY_TILE * (KEY_TILE + 1) + QUERY_TILE * 8
             }
@@ -93,18 +114,17 @@ impl Kernel {
     /// The whole WGSL module.
     pub(super) fn source(self) -> String {
         match self {
-            Kernel::GemmTiled { micro, load } => {
-                format!(
-                    "const MICRO = {micro}u;\n{}{}{}",
-                    load.source(),
-                    GEMM_COMMON,
-                    include_str!("shaders/gemm_tiled.wgsl")
-                )
-            }
-            Kernel::GemmSubgroup { lanes, blocks, load } => format!(
-                "const LANES = {lanes}u;\nconst BLOCKS = {blocks}u;\n{}{}{}",
+            Kernel::GemmTiled { micro, load, weights, enter } => format!(
+                "const MICRO = {micro}u;\nconst TILE = 16u * MICRO;\n{}{}{GEMM_COMMON}{}{}",
                 load.source(),
-                GEMM_COMMON,
+                weights.source(load),
+                enter.source(),
+                include_str!("shaders/gemm_tiled.wgsl")
+            ),
+            Kernel::GemmSubgroup { lanes, blocks, load, weights } => format!(
+                "const LANES = {lanes}u;\nconst BLOCKS = {blocks}u;\n{}{}{GEMM_COMMON}{}",
+                load.source(),
+                weights.source(load),
                 unrolled(include_str!("shaders/gemm_subgroup.wgsl"), &[("{block}", blocks), ("{lane}", lanes)])
             ),
             Kernel::Attention { head_dim } => format!(
@@ -149,6 +169,51 @@ impl Load {
         match self {
             Load::Vec4 => include_str!("shaders/gemm_load_vec4.wgsl"),
             Load::Scalar => include_str!("shaders/gemm_load_scalar.wgsl"),
+        }
+    }
+}
+
+impl Format {
+    /// Bytes of one number.
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Format::F32 => 4,
+            Format::Bf16 | Format::F16 => 2,
+        }
+    }
+
+    /// `w`, and `weight`, which reads one `Element` of it.
+    fn source(self, load: Load) -> String {
+        let (element, of_element, read) = match (load, self) {
+            (Load::Vec4, Format::F32) => ("vec4<f32>", "vec4<f32>", "w[i]"),
+            (Load::Scalar, Format::F32) => ("f32", "f32", "w[i]"),
+            // The upper half of an f32 is a bf16.
+            (Load::Vec4, Format::Bf16) => (
+                "vec4<f32>",
+                "vec2<u32>",
+                "bitcast<vec4<f32>>(vec4<u32>(w[i].x << 16u, w[i].x & 0xffff0000u, w[i].y << 16u, w[i].y & 0xffff0000u))",
+            ),
+            (Load::Scalar, Format::Bf16) => {
+                ("f32", "u32", "bitcast<f32>(select(w[i / 2u] << 16u, w[i / 2u] & 0xffff0000u, i % 2u == 1u))")
+            }
+            (Load::Vec4, Format::F16) => {
+                ("vec4<f32>", "vec2<u32>", "vec4<f32>(unpack2x16float(w[i].x), unpack2x16float(w[i].y))")
+            }
+            (Load::Scalar, Format::F16) => ("f32", "u32", "unpack2x16float(w[i / 2u])[i % 2u]"),
+        };
+        format!(
+            "@group(0) @binding(2) var<storage, read> w: array<{of_element}>;\n\
+             fn weight(i: u32) -> {element} {{\n    return {read};\n}}\n"
+        )
+    }
+}
+
+impl Enter {
+    fn source(self) -> &'static str {
+        match self {
+            Enter::Plain => include_str!("shaders/gemm_enter_plain.wgsl"),
+            Enter::RmsNorm => include_str!("shaders/gemm_enter_rms_norm.wgsl"),
+            Enter::SwiGlu => include_str!("shaders/gemm_enter_swiglu.wgsl"),
         }
     }
 }

@@ -1,11 +1,14 @@
-//! Turns one op of a plan into one dispatch: which kernel, its parameters, what it binds, how many workgroups.
+//! Turns one op of a plan, with what is fused into it, into one dispatch: which kernel, its parameters, what it binds, how many workgroups.
 //!
 //! Nothing here touches a device. Sizes are cast to `u32` freely: the executor first refuses plans with a buffer of 2^32
 //! bytes or more.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::kernels::{ELEMENTWISE_THREADS, Kernel, Load, QUERY_TILE, SUBGROUP_COLUMNS, SUBGROUP_ROWS, query_blocks};
+use super::fuse::Fused;
+use super::kernels::{
+    ELEMENTWISE_THREADS, Enter, Format, Kernel, Load, QUERY_TILE, SUBGROUP_COLUMNS, SUBGROUP_ROWS, query_blocks,
+};
 use crate::plan::{Activation, BufferId, KeyValue, Op, Operand, Plan, View, Weight, WeightId};
 
 /// One dispatch, before its bind group exists.
@@ -64,15 +67,22 @@ pub(super) struct Profile {
 /// For [`Profile::enough_workgroups`]: a GPU has some 20 to 150 cores, and those without a workgroup idle.
 pub(super) const ENOUGH_WORKGROUPS: u32 = 128;
 
-/// Lowers `op` of `plan`.
-pub(super) fn lower(op: &Op, plan: &Plan, weights: &[Weight], profile: Profile) -> Dispatch {
+/// Lowers an op of `plan`. `formats` says how each of the weights lies in memory.
+pub(super) fn lower(fused: Fused, plan: &Plan, weights: &[Weight], formats: &[Format], profile: Profile) -> Dispatch {
     let offset = |view: &View| plan.offset(view) as u32;
     let stride = |view: &View| plan.stride(view) as u32;
     let elementwise =
         |elements: usize| [(elements as u32).div_ceil(ELEMENTWISE_THREADS).min(profile.max_workgroups), 1, 1];
-    match op {
+    match fused.op {
         Op::Gemm { input, weight, scale, bias, activation, residual, output } => {
             let (m, n, k) = (output.rows as u32, output.columns as u32, input.columns as u32);
+            let (enter, input, gain, epsilon) = match fused.prologue {
+                Some(Op::RmsNorm { input, weight, epsilon, .. }) => {
+                    (Enter::RmsNorm, input, Slot::Weight(*weight), *epsilon)
+                }
+                Some(Op::SwiGlu { input, .. }) => (Enter::SwiGlu, input, Slot::Nothing, 0.0),
+                _ => (Enter::Plain, input, Slot::Nothing, 0.0),
+            };
             let in_place = *residual == Some(Operand::View(*output));
             let bias = Added::new(*bias, plan, weights);
             let residual = Added::new(if in_place { None } else { *residual }, plan, weights);
@@ -97,12 +107,14 @@ pub(super) fn lower(op: &Op, plan: &Plan, weights: &[Weight], profile: Profile) 
                     Activation::GeluTanh => 2,
                 },
                 scale: *scale,
+                epsilon,
             };
-            let (kernel, workgroups) = gemm(m, n, Load::of(&[k, params.a_offset, params.a_stride]), profile);
+            let load = Load::of(&[k, params.a_offset, params.a_stride]);
+            let (kernel, workgroups) = gemm(m, n, load, formats[weight.0], enter, profile);
             Dispatch {
                 kernel,
                 params: bytemuck::bytes_of(&params).to_vec(),
-                inputs: vec![Slot::Buffer(input.buffer), Slot::Weight(*weight), bias.slot, residual.slot],
+                inputs: vec![Slot::Buffer(input.buffer), Slot::Weight(*weight), bias.slot, residual.slot, gain],
                 output: output.buffer,
                 workgroups,
             }
@@ -233,18 +245,18 @@ pub(super) fn lower(op: &Op, plan: &Plan, weights: &[Weight], profile: Profile) 
 /// |---|---|---|
 /// | software | subgroups | barriers and loads are dear there, and shared memory is memory |
 /// | hardware | tiles of 64, 32 or 16 | larger tiles read each operand less often; smaller ones fill the GPU when `m` is small |
-fn gemm(m: u32, n: u32, load: Load, profile: Profile) -> (Kernel, [u32; 3]) {
+fn gemm(m: u32, n: u32, load: Load, weights: Format, enter: Enter, profile: Profile) -> (Kernel, [u32; 3]) {
     if let Some(lanes) = profile.software_lanes {
         // As few tiles as can be, and those as low as can be.
         let needed = m.div_ceil(lanes).max(1);
         let blocks = needed.div_ceil(needed.div_ceil(SUBGROUP_ROWS / lanes));
         let workgroups = [n.div_ceil(SUBGROUP_COLUMNS * lanes), m.div_ceil(blocks * lanes), 1];
-        return (Kernel::GemmSubgroup { lanes, blocks, load }, workgroups);
+        return (Kernel::GemmSubgroup { lanes, blocks, load, weights }, workgroups);
     }
     let grid = |micro: u32| [n.div_ceil(16 * micro), m.div_ceil(16 * micro), 1];
     let enough = |micro: &u32| grid(*micro).iter().product::<u32>() >= profile.enough_workgroups;
     let micro = [4, 2].into_iter().find(enough).unwrap_or(1);
-    (Kernel::GemmTiled { micro, load }, grid(micro))
+    (Kernel::GemmTiled { micro, load, weights, enter }, grid(micro))
 }
 
 /// An [`Operand`] as the GEMM kernels take it; no rows if there is none.
@@ -306,6 +318,7 @@ struct GemmParams {
     out_stride: u32,
     activation: u32,
     scale: f32,
+    epsilon: f32,
 }
 
 /// `Params` of `attention.wgsl`.

@@ -1,8 +1,11 @@
 //! Every kernel, and the CPU's ops beside them, against a plain loop, over shapes that are multiples of nothing.
 
 use std::num::NonZeroUsize;
+use std::slice;
 use std::sync::Arc;
 
+use super::fuse::FEW_ROWS;
+use super::kernels::Format;
 use super::{Adapters, Gpu, WgpuExecutor};
 use crate::CheckpointError;
 use crate::cpu::CpuExecutor;
@@ -68,19 +71,26 @@ struct Bench {
     contents: Vec<Vec<f32>>,
     weights: Vec<Weight>,
     weight_contents: Vec<Vec<f32>>,
+    formats: Vec<Format>,
 }
 
 impl WeightSource for Bench {
     fn load(&self, weight: &Weight) -> Result<Numbers, CheckpointError> {
         let index: usize = weight.tensors[0].parse().unwrap();
-        Ok(Numbers::F32(self.weight_contents[index].clone()))
+        let numbers = self.weight_contents[index].iter().copied();
+        Ok(match self.formats[index] {
+            Format::F32 => Numbers::F32(numbers.collect()),
+            Format::Bf16 => Numbers::Bf16(numbers.map(|x| half::bf16::from_f32(x).to_bits()).collect()),
+            Format::F16 => Numbers::F16(numbers.map(|x| half::f16::from_f32(x).to_bits()).collect()),
+        })
     }
 }
 
 impl Bench {
     fn new(seed: u64) -> Self {
-        let (buffers, contents, weights, weight_contents) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { random: Random(seed), buffers, contents, weights, weight_contents }
+        let (buffers, contents, weights) = (Vec::new(), Vec::new(), Vec::new());
+        let (weight_contents, formats) = (Vec::new(), Vec::new());
+        Self { random: Random(seed), buffers, contents, weights, weight_contents, formats }
     }
 
     /// A rectangle somewhere inside a larger buffer, with NaN around it, which nobody may use.
@@ -104,12 +114,22 @@ impl Bench {
     fn factor(&mut self, rows: usize, columns: usize) -> WeightId {
         let id = self.table(rows, columns);
         self.weights[id.0].role = Role::Factor;
+        // What a file has is exact in its own format.
+        let format = [Format::F32, Format::Bf16, Format::F16][self.random.below(3)];
+        let round = |x: f32| match format {
+            Format::F32 => x,
+            Format::Bf16 => half::bf16::from_f32(x).to_f32(),
+            Format::F16 => half::f16::from_f32(x).to_f32(),
+        };
+        self.weight_contents[id.0].iter_mut().for_each(|x| *x = round(*x));
+        self.formats[id.0] = format;
         id
     }
 
     fn table(&mut self, rows: usize, columns: usize) -> WeightId {
         let index = self.weights.len();
         self.weight_contents.push(self.random.numbers(rows * columns));
+        self.formats.push(Format::F32);
         let (tensors, take) = (vec![index.to_string()], 0..columns);
         self.weights.push(Weight { rows, columns, tensors, take, pick: Pick::All, role: Role::Table });
         WeightId(index)
@@ -137,8 +157,21 @@ impl Bench {
 
     /// Runs `op` and compares the whole buffer that it writes with `expected` inside `output` and the old content around.
     fn check(&self, gpu: Gpu, kernels: Kernels, op: &Op, output: View, expected: impl Fn(usize, usize) -> f64) {
+        self.check_ops(gpu, kernels, slice::from_ref(op), 1, output, expected);
+    }
+
+    /// As [`Bench::check`], of `ops` that take so many dispatches.
+    fn check_ops(
+        &self,
+        gpu: Gpu,
+        kernels: Kernels,
+        ops: &[Op],
+        dispatches: usize,
+        output: View,
+        expected: impl Fn(usize, usize) -> f64,
+    ) {
         let buffers = Arc::from(self.buffers.clone());
-        let plan = Plan { name: "test", layout: Layout::new(), variant: 0, buffers, ops: vec![op.clone()] };
+        let plan = Plan { name: "test", layout: Layout::new(), variant: 0, buffers, ops: ops.to_vec() };
         plan.check(&self.weights).unwrap();
         let mut executor = WgpuExecutor::new(gpu, &self.weights, self).unwrap();
         if kernels != Kernels::Software {
@@ -147,6 +180,7 @@ impl Bench {
         if kernels == Kernels::HardwareWithLargeTiles {
             executor.profile.enough_workgroups = 4;
         }
+        assert_eq!(executor.dispatches(&plan), Some(dispatches));
         self.check_on(&mut executor, &plan, output, &expected);
         let mut executor = CpuExecutor::new(&self.weights, self, NonZeroUsize::MIN).unwrap();
         self.check_on(&mut executor, &plan, output, &expected);
@@ -184,7 +218,7 @@ impl Bench {
                 untouched || error <= 2e-5 * (1.0 + wanted.abs()),
                 "{}: {:?}, number {index}: {found} instead of {wanted}",
                 executor.device(),
-                plan.ops[0]
+                plan.ops
             );
         }
     }
@@ -257,6 +291,42 @@ fn gemm_in_large_tiles_agrees_with_a_loop_over_odd_shapes() {
         let mut bench = Bench::new(seed);
         let (m, n, k) = (bench.random.size(300), bench.random.size(200), bench.random.size(90));
         check_gemm(gpu, Kernels::HardwareWithLargeTiles, &mut bench, m, n, k);
+    }
+}
+
+#[test]
+fn a_product_that_norms_or_gates_its_input_itself_agrees_with_a_loop() {
+    for seed in 0..8 * ROUNDS {
+        let Some(gpu) = gpu() else { return };
+        let mut bench = Bench::new(seed);
+        let (m, n, k) = (bench.random.size(FEW_ROWS), bench.random.size(200), bench.random.size(150));
+        let aligned = bench.random.below(2) == 0;
+        let k = if aligned { k.next_multiple_of(4) } else { k };
+        let gates = bench.random.below(2) == 0;
+        let width = if gates { 2 * k } else { k };
+        let entered = if aligned { bench.placed(m, width, 1, 4) } else { bench.view(m, width) };
+        let (middle, output) = (bench.view(m, k), bench.view(m, n));
+        let (weight, gain, bias) = (bench.factor(n, k), bench.table(1, k), bench.table(1, n));
+        let (epsilon, scale, residual) = (1e-3, 0.7, Some(Operand::View(output)));
+        let prologue = match gates {
+            true => Op::SwiGlu { input: entered, output: middle },
+            false => Op::RmsNorm { input: entered, weight: gain, epsilon, output: middle },
+        };
+        let (activation, bias) = (Activation::Identity, Some(Operand::Weight(bias)));
+        let product = Op::Gemm { input: middle, weight, scale, bias, activation, residual, output };
+        let entered_at = |row: usize, i: usize| match gates {
+            true => activate(Activation::Silu, bench.at(&entered, row, i)) * bench.at(&entered, row, k + i),
+            false => {
+                let mean_square = (0..k).map(|i| bench.at(&entered, row, i).powi(2)).sum::<f64>() / k as f64;
+                bench.at(&entered, row, i) / (mean_square + f64::from(epsilon)).sqrt() * bench.weight_at(gain, 0, i)
+            }
+        };
+        let rows: Vec<Vec<f64>> = (0..m).map(|row| (0..k).map(|i| entered_at(row, i)).collect()).collect();
+        let kernels = [Kernels::Hardware, Kernels::HardwareWithLargeTiles][seed as usize % 2];
+        bench.check_ops(gpu, kernels, &[prologue, product], 1, output, |row, column| {
+            let product: f64 = (0..k).map(|i| rows[row][i] * bench.weight_at(weight, column, i)).sum();
+            bench.at(&output, row, column) + f64::from(0.7_f32) * product + bench.operand_at(bias, row, column)
+        });
     }
 }
 

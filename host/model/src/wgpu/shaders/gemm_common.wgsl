@@ -19,6 +19,7 @@ struct Params {
     out_stride: u32,
     activation: u32,
     scale: f32,
+    epsilon: f32,
 }
 
 const SILU = 1u;
@@ -26,10 +27,12 @@ const GELU_TANH = 2u;
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<Element>;
-@group(0) @binding(2) var<storage, read> w: array<Element>;
+// Binding 2 is `w`, in the format of the weights; `weight` reads it.
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read> residual: array<f32>;
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+// Of a norm on the way in.
+@group(0) @binding(5) var<storage, read> gain: array<f32>;
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;
 
 fn activate(x: f32) -> f32 {
     switch p.activation {

@@ -4,10 +4,10 @@ alias Element = f32;
 alias Columns = vec4<f32>;
 const WIDTH = 1u;
 
-fn load_a4(row: u32, k: u32) -> vec4<f32> {
+fn load_a4(offset: u32, row: u32, k: u32) -> vec4<f32> {
     var x = vec4<f32>();
     if row < p.m {
-        let start = p.a_offset + row * p.a_stride + k;
+        let start = offset + row * p.a_stride + k;
         for (var i = 0u; i < 4u && k + i < p.k; i++) {
             x[i] = a[start + i];
         }
@@ -20,7 +20,7 @@ fn load_w4(column: u32, k: u32) -> vec4<f32> {
     if column < p.n {
         let start = column * p.k + k;
         for (var i = 0u; i < 4u && k + i < p.k; i++) {
-            x[i] = w[start + i];
+            x[i] = weight(start + i);
         }
     }
     return x;

@@ -25,7 +25,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
 
     let end = p.k / WIDTH;
     for (var k = 0u; k < end; k++) {
-        let four = Columns(w[w_start.x + k], w[w_start.y + k], w[w_start.z + k], w[w_start.w + k]);
+        let four = Columns(weight(w_start.x + k), weight(w_start.y + k), weight(w_start.z + k), weight(w_start.w + k));
         let a{block} = a[start{block} + k];
         s{block}_{lane} += subgroupBroadcast(a{block}, {lane}u) * four;
     }

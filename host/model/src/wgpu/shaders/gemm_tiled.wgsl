@@ -3,9 +3,9 @@
 // A workgroup of 16 x 16 threads makes a square tile of `out` with TILE = 16 * MICRO rows and columns; a thread keeps
 // MICRO x MICRO sums in registers. Both operands are read along k, so neighbouring threads read neighbouring memory.
 //
-// Prepended: MICRO, and the storage element type of `a` and `w` as `alias Element` with `load_a4` / `load_w4`.
+// Prepended: MICRO; the storage element type of `a` as `alias Element` with `load_a4` / `load_w4`; and what is done to `a` on
+// the way in, as `enter`, `finish` and `leave`. A thread enters numbers of one row of the tile only: row `thread / 4`.
 
-const TILE = 16u * MICRO;
 const DEPTH = 16u;
 // One word of padding moves successive rows to different banks.
 const PITCH = TILE + 1u;
@@ -27,7 +27,7 @@ fn main(
         for (var slot = thread; slot < TILE * (DEPTH / 4u); slot += 256u) {
             let line = slot / (DEPTH / 4u);
             let depth = (slot % (DEPTH / 4u)) * 4u;
-            let a = load_a4(first_row + line, k + depth);
+            let a = enter(first_row + line, k + depth);
             let w = load_w4(first_column + line, k + depth);
             for (var i = 0u; i < 4u; i++) {
                 a_tile[(depth + i) * PITCH + line] = a[i];
@@ -52,9 +52,11 @@ fn main(
         workgroupBarrier();
     }
 
+    finish(thread);
     for (var i = 0u; i < MICRO; i++) {
+        let scale = leave(local.y + 16u * i);
         for (var j = 0u; j < MICRO; j++) {
-            store(first_row + local.y + 16u * i, first_column + local.x + 16u * j, sums[i][j]);
+            store(first_row + local.y + 16u * i, first_column + local.x + 16u * j, sums[i][j] * scale);
         }
     }
 }
