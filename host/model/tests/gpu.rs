@@ -2,8 +2,12 @@
 #![cfg(feature = "gpu")]
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::path::PathBuf;
 
+use common::{Copy, rewrite};
+use safetensors::Dtype;
 use waza_model::verify::{TOLERANCE, verify};
 use waza_model::{Checkpoint, Device, Image, ModelError, Noise, Policy, Query};
 
@@ -50,6 +54,39 @@ fn two_cameras_of_odd_shapes_and_a_missing_one_agree_with_the_reference() {
 #[test]
 fn logits_and_greedy_tokens_about_two_frames_agree_with_transformers() {
     agrees_with_the_reference("smolvlm", 2);
+}
+
+#[test]
+fn weights_in_half_precision_give_the_cpus_numbers_and_nearly_those_of_full_precision() {
+    if !adapter_is_here() {
+        return;
+    }
+    let rgb = (0..96 * 96 * 3).map(|i: u32| (i * 7 % 251) as u8).collect();
+    let query = Query {
+        instruction: "pick up the red cube".to_owned(),
+        images: vec![("front".to_owned(), Image::new(96, 96, rgb).unwrap())],
+        state: vec![0.2; 6],
+        sensors: Vec::new(),
+        noise: Noise::Seed(3),
+    };
+    let mut full = open("smolvla-a", Device::Cpu).unwrap();
+    let (full_bytes, full) = (full.device_bytes(), full.act(&query).unwrap().rows.concat());
+    let worst = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    for dtype in [Dtype::F16, Dtype::BF16] {
+        let copy = Copy::of("smolvla-a");
+        rewrite(&copy.path("checkpoint/model.safetensors"), |name, tensor| Some((name.to_owned(), tensor.to(dtype))));
+        let open = |device| Policy::new(&Checkpoint::open(&copy.path("checkpoint")).unwrap(), device).unwrap();
+        let (mut cpu, mut gpu) = (open(Device::Cpu), open(Device::Gpu));
+        for policy in [&cpu, &gpu] {
+            assert!(policy.device_bytes() < full_bytes * 6 / 10, "{} of {full_bytes}", policy.device_bytes());
+        }
+        let (cpu, gpu) = (cpu.act(&query).unwrap().rows.concat(), gpu.act(&query).unwrap().rows.concat());
+        assert!(worst(&cpu, &gpu) <= TOLERANCE, "{dtype:?}: {}", worst(&cpu, &gpu));
+        let lost = worst(&full, &gpu);
+        println!("{dtype:?}: {lost}");
+        // bf16 has eight bits for a number, so only f16 is held to the bound.
+        assert!(lost > 0.0 && (dtype == Dtype::BF16 || lost <= 2e-2), "{dtype:?}: {lost}");
+    }
 }
 
 #[test]
