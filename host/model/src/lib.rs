@@ -75,4 +75,4 @@ pub use device::{Device, UnknownDevice};
 pub use error::ModelError;
 pub use image::{Image, ImageError};
 pub use info::Info;
-pub use policy::{Actions, LARGEST_BATCH, Noise, Policy, Query, Sections, Work};
+pub use policy::{Actions, Cost, LARGEST_BATCH, Noise, Policy, Query, Sections, Work};
