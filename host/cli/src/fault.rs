@@ -48,13 +48,22 @@ pub fn model_fault(error: ModelError) -> anyhow::Error {
         ModelError::Checkpoint(_)
         | ModelError::Instruction(_)
         | ModelError::Camera { .. }
+        | ModelError::Frames { .. }
         | ModelError::NoImage { .. }
         | ModelError::Length { .. }
+        | ModelError::Lacking { .. }
+        | ModelError::Prompt { .. }
+        | ModelError::Images { .. }
+        | ModelError::Decoding
         | ModelError::Executor(ExecutorError::Unavailable { .. }) => BadInput::caused_by(error),
         ModelError::Executor(_)
         | ModelError::Plan(_)
         | ModelError::NotFinite { .. }
+        | ModelError::Batch
         | ModelError::Busy { .. }
+        | ModelError::Late { .. }
+        | ModelError::Quota { .. }
+        | ModelError::Superseded
         | ModelError::Stopped => error.into(),
     }
 }

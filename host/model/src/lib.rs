@@ -76,5 +76,5 @@ pub use device::{Device, UnknownDevice};
 pub use error::ModelError;
 pub use image::{Image, ImageError};
 pub use info::Info;
-pub use policy::{Actions, LARGEST_BATCH, Noise, Policy, Query, Sections, Work};
+pub use policy::{Actions, Cost, LARGEST_BATCH, Noise, Policy, Query, Sections, Work};
 pub use vlm::{Answer, Decoding, Detection, Generation, MOST_IMAGES, Question, Sampling, Step, Vlm, boxes, locating};

@@ -77,6 +77,26 @@ impl Checkpoint {
     /// # Errors
     /// If anything is missing, broken, out of bounds, contradictory or not supported.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        Self::open_with(folder, |architecture| {
+            let weights = WeightFile::open(folder, "Save the checkpoint with LeRobot")?;
+            weights.check(&tensors(architecture), |name| is_cut_off(name, architecture))?;
+            Ok(weights)
+        })
+    }
+
+    /// Opens a folder that holds everything of a checkpoint but its weights, which are to come from elsewhere: see
+    /// [`Policy::with_weights`](crate::Policy::with_weights).
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_without_weights(folder: &Path) -> Result<Self, CheckpointError> {
+        Self::open_with(folder, |_| Ok(WeightFile::none()))
+    }
+
+    fn open_with(
+        folder: &Path,
+        weights: impl FnOnce(&Architecture) -> Result<WeightFile, CheckpointError>,
+    ) -> Result<Self, CheckpointError> {
         let config_path = folder.join("config.json");
         let config_bytes = read(&config_path, "Give the folder that LeRobot saved, often `pretrained_model`")?;
         let config: config::PolicyConfig = parse(&config_bytes, &config_path)?;
@@ -95,8 +115,7 @@ impl Checkpoint {
         let (tokenizer, tokenizer_bytes) =
             Tokenizer::open(&tokenizer_folder, tokenization, architecture.text.vocabulary)?;
 
-        let weights = WeightFile::open(folder, "Save the checkpoint with LeRobot")?;
-        weights.check(&tensors(&architecture), |name| is_cut_off(name, &architecture))?;
+        let weights = weights(&architecture)?;
         let mut files = vec![config_bytes];
         files.append(&mut processors.files);
         files.extend([tokenizer_bytes, vlm_bytes]);

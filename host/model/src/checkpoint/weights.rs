@@ -61,6 +61,11 @@ impl WeightFile {
         Ok(weights)
     }
 
+    /// No weights at all.
+    pub fn none() -> Self {
+        Self { parts: Vec::new(), tensors: HashMap::new() }
+    }
+
     fn add(&mut self, path: PathBuf, hint: &'static str) -> Result<(), CheckpointError> {
         let fail = |cause| CheckpointError::Read { path: path.clone(), cause, hint };
         let file = File::open(&path).map_err(fail)?;

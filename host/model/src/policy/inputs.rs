@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Noise, Query};
+use super::{Embeddings, Noise, Query};
 use crate::checkpoint::{Checkpoint, CheckpointError, Normalization, Tokenizer};
 use crate::error::ModelError;
 use crate::image::Image;
@@ -43,7 +43,11 @@ pub(super) struct Prepared {
 }
 
 impl Host {
-    pub fn new(checkpoint: &Checkpoint, cameras: Vec<String>) -> Result<Self, CheckpointError> {
+    pub fn new(
+        checkpoint: &Checkpoint,
+        cameras: Vec<String>,
+        embeddings: &Embeddings,
+    ) -> Result<Self, CheckpointError> {
         let (features, processors, a) = (checkpoint.features(), checkpoint.processors(), checkpoint.architecture());
         Ok(Self {
             tokenizer: checkpoint.tokenizer().clone(),
@@ -56,7 +60,7 @@ impl Host {
             window_size: a.sensors.map_or(0, |sensors| sensors.samples * sensors.channels),
             channels: a.sensors.map_or(1, |sensors| sensors.channels),
             frames: a.video.map_or(1, |video| video.frames),
-            specials: special_embeddings(checkpoint)?,
+            specials: special_embeddings(checkpoint, embeddings)?,
         })
     }
 
@@ -171,11 +175,14 @@ impl Check {
 }
 
 /// Embeddings of the tokens around images, not scaled, if the network wants them.
-fn special_embeddings(checkpoint: &Checkpoint) -> Result<HashMap<&'static str, Vec<f32>>, CheckpointError> {
+fn special_embeddings(
+    checkpoint: &Checkpoint,
+    embeddings: &Embeddings,
+) -> Result<HashMap<&'static str, Vec<f32>>, CheckpointError> {
     let mut specials = HashMap::new();
     if checkpoint.architecture().image_special_tokens {
         for name in [FAKE_IMAGE, GLOBAL_IMAGE] {
-            specials.insert(name, checkpoint.token_embeddings().rows(&[checkpoint.special_token(name)?])?);
+            specials.insert(name, embeddings(&[checkpoint.special_token(name)?])?);
         }
     }
     Ok(specials)

@@ -6,17 +6,21 @@
 
 mod inputs;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::about::About;
 use crate::architecture::Architecture;
-use crate::checkpoint::{Checkpoint, Normalization, TokenEmbeddings};
+use crate::checkpoint::{Checkpoint, CheckpointError, Normalization};
 use crate::device::{self, Device};
 use crate::error::ModelError;
 use crate::executor::{Executor, ExecutorError, Resident, Source, Target};
 use crate::image::{Image, patches_from_image};
-use crate::plan::{DenoisePlan, EncodePlan, Layout, Network, PrefixPlan, Shape, View};
+use crate::plan::{
+    DenoisePlan, EncodePlan, Layout, Network, Numbers, Pick, Plan, PrefixPlan, Role, Shape, View, Weight, WeightSource,
+};
 use crate::recent::Recent;
+use crate::tensors::Backbone;
 use inputs::{Host, Prepared};
 
 /// Requests that run together at most: memory grows with them, and beyond this even a large GPU has enough to do.
@@ -90,12 +94,24 @@ pub struct Work {
     pub runs: usize,
 }
 
+/// What one chunk of actions takes if nothing that was made before can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Floating-point operations of products and attention.
+    pub flop: u64,
+    /// Dispatches to the device, where there is such a thing.
+    pub dispatches: Option<usize>,
+}
+
+/// Looks tokens up in the language model's embedding table: `width` numbers each.
+type Embeddings = Box<dyn Fn(&[u32]) -> Result<Vec<f32>, CheckpointError> + Send>;
+
 /// A model, loaded and ready.
 pub struct Policy {
     about: About,
     /// Width and height of the frames that the checkpoint was trained on, in the cameras' order.
     pub(crate) camera_sizes_px: Vec<[u32; 2]>,
-    embeddings: TokenEmbeddings,
+    embeddings: Embeddings,
     empty_cameras: usize,
     network: Network,
     executor: Box<dyn Executor>,
@@ -139,14 +155,51 @@ impl Policy {
     /// # Errors
     /// If the weights cannot be read or the device cannot be had.
     pub fn new(checkpoint: &Checkpoint, device: Device) -> Result<Self, ModelError> {
+        let table = checkpoint.token_embeddings();
+        Self::open(checkpoint, checkpoint, Box::new(move |tokens| table.rows(tokens)), device)
+    }
+
+    /// As [`Policy::new`], but with weights from elsewhere than the checkpoint's file, which need not be there: see
+    /// [`Checkpoint::open_without_weights`]. Rows of the embedding table are asked for when instructions need them.
+    ///
+    /// # Errors
+    /// As [`Policy::new`].
+    pub fn with_weights(
+        checkpoint: &Checkpoint,
+        weights: impl WeightSource + Send + Sync + 'static,
+        device: Device,
+    ) -> Result<Self, ModelError> {
+        let (weights, width) = (Arc::new(weights), checkpoint.architecture().text.width);
+        let table = Arc::clone(&weights);
+        let embeddings = move |tokens: &[u32]| {
+            let tensor = format!("{}.weight", Backbone::SMOLVLA.embed_tokens());
+            let rows = Weight {
+                rows: tokens.len(),
+                columns: width,
+                tensors: vec![tensor],
+                take: 0..width,
+                pick: Pick::Gather(tokens.to_vec()),
+                role: Role::Table,
+            };
+            table.load(&rows).map(Numbers::into_f32)
+        };
+        Self::open(checkpoint, &*weights, Box::new(embeddings), device)
+    }
+
+    fn open(
+        checkpoint: &Checkpoint,
+        weights: &(dyn WeightSource + Sync),
+        embeddings: Embeddings,
+        device: Device,
+    ) -> Result<Self, ModelError> {
         let network = Network::new(checkpoint.architecture().clone());
-        let executor = device::open(device, network.weights(), checkpoint)?;
+        let executor = device::open(device, network.weights(), weights)?;
         let about = checkpoint.about(executor.device());
         Ok(Self {
             camera_sizes_px: checkpoint.features().camera_sizes_px.clone(),
-            host: Host::new(checkpoint, about.cameras.clone())?,
+            host: Host::new(checkpoint, about.cameras.clone(), &embeddings)?,
             about,
-            embeddings: checkpoint.token_embeddings(),
+            embeddings,
             empty_cameras: checkpoint.features().empty_cameras,
             network,
             executor,
@@ -184,6 +237,26 @@ impl Policy {
     /// Whether [`Actions::sections`] is wanted. On a GPU this waits for each section and so costs a little time.
     pub fn time_sections(&mut self, wanted: bool) {
         self.time_sections = wanted;
+    }
+
+    /// What a chunk for `query` alone takes if no frame was encoded and no prefix read before.
+    ///
+    /// # Errors
+    /// If the query does not fit the model.
+    pub fn cost(&self, query: &Query) -> Result<Cost, ModelError> {
+        let flow = &self.network.architecture().flow;
+        let request = self.host.prepare(query, flow.chunk * flow.max_action)?;
+        let shape = self.shape(&request);
+        let mut plans = vec![self.network.prefix(shape)?.plan, self.network.denoise(shape)?.plan];
+        let mut seen: Vec<usize> = request.seen.iter().map(|(_, frames)| frames.len()).collect();
+        seen.sort_unstable();
+        for cameras in seen.chunk_by(|a, b| a == b) {
+            plans.push(self.network.encode(cameras.len(), cameras[0])?.plan);
+        }
+        Ok(Cost {
+            flop: plans.iter().map(Plan::flop).sum(),
+            dispatches: plans.iter().map(|plan| self.executor.dispatches(plan)).sum(),
+        })
     }
 
     /// Forgets encoded frames and read prefixes.
@@ -386,7 +459,7 @@ impl Policy {
         let scale = (a.text.width as f32).sqrt();
         let mut language = Vec::with_capacity(fresh.len());
         for key in &fresh {
-            let mut rows = self.embeddings.rows(&key.tokens)?;
+            let mut rows = (self.embeddings)(&key.tokens)?;
             rows.iter_mut().for_each(|number| *number *= scale);
             language.push(rows);
         }

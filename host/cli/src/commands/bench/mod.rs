@@ -1,0 +1,29 @@
+//! `waza bench`: what things cost on this machine.
+
+mod calls;
+mod lerobot;
+mod model;
+mod shape;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// Measure how long the model takes from an observation to a chunk of actions.
+    #[command(after_help = "Examples:\n  waza bench model --device cpu --against lerobot\n  \
+                            waza bench model --shape smolvla-450m --cameras 2 --batch 4 --json")]
+    Model(model::Model),
+    /// Measure what it costs to cross between a skill and the host, and to start a skill.
+    #[command(after_help = "Example:\n  waza bench calls --json")]
+    Calls(calls::Calls),
+}
+
+impl Bench {
+    pub fn run(self) -> Result<()> {
+        match self {
+            Self::Model(command) => command.run(),
+            Self::Calls(command) => command.run(),
+        }
+    }
+}
