@@ -12,6 +12,7 @@
 //! | [`film`] | what the cameras saw, with words under it |
 //! | [`caption`] | words and pictures on a canvas |
 //! | [`video`] | pictures to an mp4 file |
+//! | [`picture`] | PNG files to images |
 //! | [`output`] | files that are written whole or not at all |
 //! | [`progress`] | what moves on stderr |
 //! | [`toolchain`] | cargo, which builds skills |
@@ -25,6 +26,7 @@ mod episode;
 mod fault;
 mod film;
 mod output;
+mod picture;
 mod progress;
 mod report;
 mod statistics;

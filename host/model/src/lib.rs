@@ -69,12 +69,12 @@ pub mod wgpu;
 pub use about::{Ability, About};
 pub use broker::{Broker, ModelHandle};
 pub use checkpoint::{
-    Card, Checkpoint, CheckpointError, InstructionError, Misshapen, TensorMismatch, TextStream, TokenEmbeddings,
-    VlmCheckpoint, VlmTokenizer,
+    AnyCheckpoint, Card, Checkpoint, CheckpointError, InstructionError, Misshapen, TensorMismatch, TextStream,
+    TokenEmbeddings, VlmCheckpoint, VlmTokenizer,
 };
 pub use device::{Device, UnknownDevice};
 pub use error::ModelError;
 pub use image::{Image, ImageError};
-pub use info::Info;
+pub use info::{Info, PolicyInfo, TextInfo};
 pub use policy::{Actions, Cost, LARGEST_BATCH, Noise, Policy, Query, Sections, Work};
 pub use vlm::{Answer, Decoding, Detection, Generation, MOST_IMAGES, Question, Sampling, Step, Vlm, boxes, locating};

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod ask;
 mod bench;
 mod demo;
 mod doctor;

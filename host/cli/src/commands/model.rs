@@ -8,8 +8,9 @@ use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::Value;
 use waza_model::verify::{TOLERANCE, VerifyError, verify};
-use waza_model::{Checkpoint, Device, Info};
+use waza_model::{AnyCheckpoint, Device, Info};
 
+use super::ask::Ask;
 use crate::fault::{BadInput, OrBadInput, model_fault};
 
 #[derive(Debug, Subcommand)]
@@ -20,6 +21,11 @@ pub enum Model {
     /// Say what a checkpoint is, needs and can do.
     #[command(after_help = "Example:\n  waza model info host/model/checkpoints/tabletop")]
     Info(Describe),
+    /// Ask about pictures in words.
+    #[command(
+        after_help = "Example:\n  waza model ask SmolVLM2-500M-Video-Instruct \"is the bowl empty?\" --image front.png"
+    )]
+    Ask(Ask),
 }
 
 #[derive(Debug, Args)]
@@ -36,7 +42,7 @@ pub struct Verify {
 
 #[derive(Debug, Args)]
 pub struct Describe {
-    /// What LeRobot saved.
+    /// What LeRobot saved, or the folder of a SmolVLM2.
     folder: PathBuf,
     /// Print one JSON object.
     #[arg(long)]
@@ -48,6 +54,7 @@ impl Model {
         match self {
             Self::Verify(command) => command.run(),
             Self::Info(command) => command.run(),
+            Self::Ask(command) => command.run(),
         }
     }
 }
@@ -94,7 +101,7 @@ impl Verify {
 
 impl Describe {
     fn run(self) -> Result<()> {
-        let info = Info::new(&Checkpoint::open(&self.folder).or_bad_input()?);
+        let info = Info::new(&AnyCheckpoint::open(&self.folder).or_bad_input()?);
         let object = serde_json::to_string(&info)?;
         if self.json {
             println!("{object}");

@@ -35,6 +35,36 @@ use weights::WeightFile;
 /// Largest configuration, processor or tokenizer file that is read, bytes.
 const LARGEST_SIDE_FILE: u64 = 64 << 20;
 
+/// A model folder of either kind.
+#[derive(Debug)]
+pub enum AnyCheckpoint {
+    /// LeRobot's SmolVLA: it acts.
+    Policy(Box<Checkpoint>),
+    /// transformers' SmolVLM2: it answers in words.
+    Vlm(Box<VlmCheckpoint>),
+}
+
+impl AnyCheckpoint {
+    /// Opens the folder, whose `config.json` says of which kind it is.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`] and [`VlmCheckpoint::open`].
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        #[derive(Deserialize)]
+        struct Kind {
+            model_type: Option<String>,
+        }
+        let path = folder.join("config.json");
+        let kind: Kind =
+            parse(&read(&path, "Give the folder of a model, as LeRobot or transformers saved it")?, &path)?;
+        // A policy's configuration says `type`.
+        match kind.model_type {
+            Some(_) => VlmCheckpoint::open(folder).map(|vlm| Self::Vlm(Box::new(vlm))),
+            None => Checkpoint::open(folder).map(|policy| Self::Policy(Box::new(policy))),
+        }
+    }
+}
+
 /// A checkpoint that was read and found whole: all files are there, agree with each other, and are supported.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -146,6 +176,14 @@ impl Checkpoint {
     /// [`VlmCheckpoint`] that can answer in words.
     pub fn vlm_folder(&self) -> Option<&Path> {
         Some(self.vlm_folder.as_path()).filter(|folder| weights::has_weights(folder))
+    }
+
+    /// The VLM in [`Checkpoint::vlm_folder`], if there is one.
+    ///
+    /// # Errors
+    /// Those of [`VlmCheckpoint::open`].
+    pub fn vlm(&self) -> Result<Option<VlmCheckpoint>, CheckpointError> {
+        self.vlm_folder().map(VlmCheckpoint::open).transpose()
     }
 
     /// Its `waza.json`, if it has one.
