@@ -139,6 +139,22 @@ mod tests {
         assert_eq!(count(&[norm(0, 1, 65), product(1, 2, 65)]), 2);
     }
 
+    /// Dispatches are what a small model's chunk costs on a large GPU.
+    #[test]
+    fn a_chunk_of_the_450m_shape_takes_at_most_1300_dispatches() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/training/shapes/smolvla-450m");
+        let checkpoint = crate::Checkpoint::open_without_weights(folder.as_ref()).unwrap();
+        let network = crate::plan::Network::new(checkpoint.architecture().clone());
+        let shape = crate::plan::Shape { requests: 1, cameras: 2, empty_cameras: 0, language_tokens: 10 };
+        let plans = [
+            network.encode(2, 1).unwrap().plan,
+            network.prefix(shape).unwrap().plan,
+            network.denoise(shape).unwrap().plan,
+        ];
+        let counts = plans.each_ref().map(|plan| fuse(&plan.ops).len());
+        assert!(counts.iter().sum::<usize>() <= 1300, "{counts:?}");
+    }
+
     #[test]
     fn a_product_that_writes_over_the_norms_input_leaves_it_alone() {
         assert_eq!(count(&[norm(0, 1, 50), product(1, 0, 50)]), 2);
