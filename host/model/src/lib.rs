@@ -1,9 +1,9 @@
-//! Waza's foundation model: a checkpoint in, chunks of actions out.
+//! Waza's foundation model: a checkpoint in; chunks of actions, or words, out.
 //!
-//! This crate owns everything between what a robot sees and is told and what it should do next: it reads the folder that
-//! LeRobot saves for SmolVLA, checks it as a whole, derives a static [`plan`] from it, and runs that plan on an
-//! [`executor`]: on the CPU ([`cpu`]) or, with the feature `gpu`, through wgpu. The numbers agree with LeRobot's to f32
-//! tolerance; [`verify`] measures by how much.
+//! This crate owns everything between what a robot sees and is told and what it should do or say next: it reads the folder
+//! that LeRobot saves for SmolVLA, or transformers for SmolVLM2, checks it as a whole, derives static [`plan`]s from it, and
+//! runs them on an [`executor`]: on the CPU ([`cpu`]) or, with the feature `gpu`, through wgpu. The numbers agree with the
+//! reference implementations' to f32 tolerance; [`verify`] measures by how much.
 //!
 //! It refuses to know robots and WebAssembly: states and actions are plain numbers in the units of the training data, and
 //! who may ask for them is somebody else's business.
@@ -26,24 +26,37 @@
 //!
 //! # What a checkpoint is
 //!
-//! `config.json`, `model.safetensors` (f32, f16 or bf16; memory-mapped), `policy_preprocessor.json` and
-//! `policy_postprocessor.json` with their statistics; and the folder of the VLM's `config.json` and `tokenizer.json` that
-//! they name. That folder is looked for inside the checkpoint, beside it, as a path, and in the Hugging Face cache, in this
-//! order. An optional `waza.json` ([`Card`]) says what people call the model and which embodiment it drives. One digest
-//! covers all of it but the card.
+//! Of a policy ([`Checkpoint`]): `config.json`, `model.safetensors` (f32, f16 or bf16; memory-mapped, and kept on the device
+//! in the same format), `policy_preprocessor.json` and `policy_postprocessor.json` with their statistics; and the folder of
+//! the VLM's `config.json` and `tokenizer.json` that they name. That folder is looked for inside the checkpoint, beside it,
+//! as a path, and in the Hugging Face cache, in this order; if it holds the VLM's own weights, the model answers in words,
+//! too. Of a vision-language model ([`VlmCheckpoint`]): what transformers saves.
 //!
-//! Everything read is bounded and checked before it is used, and what is not supported is refused by name: see
-//! [`CheckpointError`].
+//! An optional `waza.json` ([`Card`]) says what people call the model and which embodiment it drives. One digest covers all
+//! of it but the card. Everything read is bounded and checked before it is used, and what is not supported is refused by
+//! name: see [`CheckpointError`].
+//!
+//! # Video and sensors
+//!
+//! Two fields of a policy's `config.json`, which no stock checkpoint has, make it look back and feel. Their oracle is
+//! `training/reference.py`.
+//!
+//! - `"video": {"frames": T, "every_n_layers": n}`: each camera gives up to T frames. In every n-th layer of the image
+//!   encoder a patch also attends to the same place in earlier frames, with the layer's own projections; an earlier frame's
+//!   patches carry a code of its age. The newest frame's tokens go on, so the prefix is as long as before.
+//! - `"sensors": {"channels": C, "samples": S, "tokens": K}`: a window of S samples becomes K tokens beside the state's,
+//!   through `model.sensor_proj`; its statistics are `observation.sensors` of the preprocessor.
 //!
 //! # The rooms
 //!
 //! | module | holds |
 //! |---|---|
 //! | `checkpoint`, `tensors`, [`architecture`] | files, the declared tensors, the dimensions that follow |
-//! | [`plan`] | what a forward pass does, as data; SmolVLA is one builder of it |
-//! | [`executor`], [`cpu`], `wgpu` | who runs it |
-//! | `policy`, `image`, `noise`, [`broker`] | everything around the network, and the thread that owns it |
-//! | [`verify`], [`bench`], `info` | how right, how fast, and what it is |
+//! | [`plan`] | what forward passes do, as data; SmolVLA and SmolVLM2 are two builders |
+//! | [`executor`], [`cpu`], `wgpu` | who runs them |
+//! | `policy`, `vlm`, `image`, `noise` | everything around the networks |
+//! | [`broker`] | the thread that owns a model, and the many that ask it |
+//! | [`verify`], [`mod@bench`], `info`, `about` | how right, how fast, and what it is |
 
 mod about;
 pub mod architecture;
