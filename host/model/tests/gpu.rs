@@ -48,6 +48,11 @@ fn two_cameras_of_odd_shapes_and_a_missing_one_agree_with_the_reference() {
 }
 
 #[test]
+fn videos_and_a_window_of_sensors_agree_with_the_reference() {
+    agrees_with_the_reference("smolvla-c", 7);
+}
+
+#[test]
 fn one_policy_agrees_with_the_cpu_while_cameras_and_words_change() {
     if !adapter_is_here() {
         return;
