@@ -1,7 +1,9 @@
 //! Runs a worked example of the reference implementation and says how far the numbers are apart.
 //!
 //! An example of actions is a folder with `checkpoint/`, `case.json` and `case.safetensors`: inputs, and what LeRobot made
-//! of them. An example of text is a SmolVLM's own folder with `case.safetensors` in it.
+//! of them. One of a model with video says in `case.json` how many `frames` each camera has, and its images have a dimension
+//! more; one of a model with sensors has a tensor `sensors`. `training/make_fixture.py` lists all tensors. An example of text
+//! is a SmolVLM's own folder with `case.safetensors` in it.
 
 mod answers;
 
@@ -79,8 +81,19 @@ pub enum VerifyError {
 #[derive(Deserialize)]
 struct Case {
     task: String,
+    /// Height and width.
     cameras: IndexMap<String, (u32, u32)>,
+    /// Frames of each camera.
+    #[serde(default = "one")]
+    frames: usize,
 }
+
+fn one() -> usize {
+    1
+}
+
+/// A tensor of this name and a number holds the actions for so many of each camera's newest frames.
+const NEWEST: &str = "actions.newest_";
 
 /// Runs the example in `folder` on `device`.
 ///
@@ -116,7 +129,14 @@ pub fn verify_policy(folder: &Path, policy: &mut Policy) -> Result<Verification,
         ("actions_normalized", trace.actions_normalized.as_slice()),
         ("actions", trace.actions.as_slice()),
     ];
-    let computed = embeddings.chain(rest.map(|(name, numbers)| (name.to_owned(), numbers)));
+    let mut fewer: Vec<(String, Vec<f32>)> = Vec::new();
+    for name in expected.tensors.keys() {
+        if let Some(newest) = name.strip_prefix(NEWEST).and_then(|frames| frames.parse().ok()) {
+            fewer.push((name.clone(), policy.trace(&newest_frames(&query, newest))?.actions));
+        }
+    }
+    let fewer = fewer.iter().map(|(name, numbers)| (name.clone(), numbers.as_slice()));
+    let computed = embeddings.chain(rest.map(|(name, numbers)| (name.to_owned(), numbers))).chain(fewer);
     let compare = |(tensor, found): (String, &[f32])| {
         let problem = match expected.tensors.get(&tensor) {
             Some(reference) if reference.len() == found.len() => return Ok(compare(tensor, found, reference)),
@@ -139,6 +159,18 @@ fn compare(tensor: String, found: &[f32], reference: &[f32]) -> TensorError {
         max_abs_reference: reference.iter().map(|x| x.abs()).fold(0.0, f32::max),
         tolerance: TOLERANCE,
     }
+}
+
+/// The query with only so many of each camera's newest frames.
+fn newest_frames(query: &Query, frames: usize) -> Query {
+    let mut images: Vec<(String, Image)> = Vec::new();
+    for (camera, image) in query.images.iter().rev() {
+        if images.iter().filter(|(other, _)| other == camera).count() < frames {
+            images.push((camera.clone(), image.clone()));
+        }
+    }
+    images.reverse();
+    Query { images, ..query.clone() }
 }
 
 /// The two files of an example, as they lie there.
@@ -171,20 +203,32 @@ impl Example {
 
         let mut images = Vec::new();
         for (camera, (height, width)) in case.cameras {
-            let frame = file.tensor(&format!("image.{camera}")).map_err(|cause| broken(cause.to_string()))?;
-            let image = Image::new(width, height, frame.data().to_vec()).map_err(|cause| broken(cause.to_string()))?;
-            images.push((camera, image));
+            let name = format!("image.{camera}");
+            let bytes = file.tensor(&name).map_err(|cause| broken(cause.to_string()))?.data();
+            let frame_bytes = bytes.len() / case.frames.max(1);
+            if frame_bytes == 0 || frame_bytes * case.frames != bytes.len() {
+                return Err(broken(format!(
+                    "`{name}` has {} bytes, which are not {} frames",
+                    bytes.len(),
+                    case.frames
+                )));
+            }
+            for frame in bytes.chunks_exact(frame_bytes) {
+                let image = Image::new(width, height, frame.to_vec()).map_err(|cause| broken(cause.to_string()))?;
+                images.push((camera.clone(), image));
+            }
         }
         let mut tensors = BTreeMap::new();
         for (name, tensor) in file.tensors().into_iter().filter(|(_, tensor)| tensor.dtype() == Dtype::F32) {
             tensors.insert(name, tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect());
         }
+        let sensors = tensors.remove("sensors").unwrap_or_default();
         let mut input = |name: &str| tensors.remove(name).ok_or_else(|| broken(format!("no f32 tensor `{name}`")));
         let query = Query {
             instruction: case.task,
             images,
             state: input("state")?,
-            sensors: Vec::new(),
+            sensors,
             noise: Noise::Given(input("noise")?),
         };
         Ok((query, Expected { tokens: tokens(&file), tensors }))

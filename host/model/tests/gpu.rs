@@ -90,6 +90,11 @@ fn weights_in_half_precision_give_the_cpus_numbers_and_nearly_those_of_full_prec
 }
 
 #[test]
+fn videos_and_a_window_of_sensors_agree_with_the_reference() {
+    agrees_with_the_reference("smolvla-c", 7);
+}
+
+#[test]
 fn one_policy_agrees_with_the_cpu_while_cameras_and_words_change() {
     if !adapter_is_here() {
         return;

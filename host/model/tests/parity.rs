@@ -4,8 +4,8 @@
 
 use std::path::PathBuf;
 
-use waza_model::Device;
 use waza_model::verify::{TOLERANCE, verify};
+use waza_model::{Checkpoint, Device, Image, Noise, Policy, Query};
 
 fn example(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
@@ -42,4 +42,52 @@ fn logits_and_greedy_tokens_about_two_frames_agree_with_transformers() {
     assert_eq!(names, ["logits", "generated"]);
     assert!(verification.tensors[0].tolerance <= 2e-3 && verification.tensors[0].max_abs_reference > 0.2);
     assert!(verification.passed(), "{verification:?}");
+}
+
+#[test]
+fn videos_and_a_window_of_sensors_agree_with_fewer_frames_too() {
+    let tensors = [
+        "image_embeds.front",
+        "image_embeds.wrist",
+        "velocity",
+        "actions_normalized",
+        "actions",
+        "actions.newest_1",
+        "actions.newest_2",
+    ];
+    agrees("smolvla-c", &tensors);
+}
+
+#[test]
+fn a_model_of_videos_does_with_one_frame_what_it_does_as_a_stock_model_bit_for_bit() {
+    let stock = example("smolvla-a");
+    let folder = tempfile::tempdir().unwrap();
+    for part in ["checkpoint", "vlm"] {
+        std::fs::create_dir(folder.path().join(part)).unwrap();
+        for file in std::fs::read_dir(stock.join(part)).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), folder.path().join(part).join(file.file_name())).unwrap();
+        }
+    }
+    let config = folder.path().join("checkpoint/config.json");
+    let mut fields: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    fields["video"] = serde_json::json!({ "frames": 3, "every_n_layers": 2 });
+    std::fs::write(&config, fields.to_string()).unwrap();
+
+    let act = |folder: &std::path::Path| {
+        let checkpoint = Checkpoint::open(&folder.join("checkpoint")).unwrap();
+        let mut policy = Policy::new(&checkpoint, Device::Cpu).unwrap();
+        let rgb = (0..96 * 64 * 3).map(|i: u32| (i.wrapping_mul(7) >> 3) as u8).collect();
+        let query = Query {
+            instruction: "pick up the red cube".to_owned(),
+            images: vec![("front".to_owned(), Image::new(96, 64, rgb).unwrap())],
+            state: vec![0.5, -0.25, 0.0, 1.0, 0.3, -1.0],
+            sensors: Vec::new(),
+            noise: Noise::Seed(11),
+        };
+        (checkpoint.architecture().video.is_some(), policy.act(&query).unwrap().rows)
+    };
+    let ((no_video, stock), (video, one_frame)) = (act(&stock), act(folder.path()));
+    assert!(video && !no_video);
+    assert_eq!(one_frame, stock);
 }

@@ -1,8 +1,8 @@
 //! The executor for CPUs: the `gemm` crate for products, loops that the compiler vectorises for the rest.
 //!
 //! Almost every op of a plan computes row `r` of its output from row `r` of its inputs, so work is split by rows, once for
-//! many ops: a *phase* (`phases.rs`) is a run of ops that each thread takes through its own rows without waiting, and
-//! threads meet only between phases. A request is one broadcast to the pool, however many ops it has; memory for numbers is
+//! many ops: a *phase* (`phases.rs`) is a run of ops that each thread takes through its own part without waiting, and
+//! threads meet only between phases. `docs/decisions/0004-cpu-executor.md` says what was tried. A request is one broadcast to the pool, however many ops it has; memory for numbers is
 //! laid out when a shape is first seen, and after that only `gemm` takes some, for packing.
 
 mod barrier;
@@ -216,11 +216,11 @@ impl Executor for CpuExecutor {
             // SAFETY: each thread has a scratch of its own, of this length.
             let scratch = unsafe { std::slice::from_raw_parts_mut(scratches[thread].0, *scratch) };
             for phase in phases {
-                if let Some(rows) = phase.part(thread) {
-                    for op in &plan.ops[phase.ops.clone()] {
-                        // SAFETY: `phases::split` puts ops into one phase only if no thread reads rows that another one
-                        // writes in it, and the barrier separates phases.
-                        unsafe { context.run(op, rows.clone(), scratch) };
+                for op in &plan.ops[phase.ops.clone()] {
+                    if let Some(part) = phase.part(thread, op.output().columns) {
+                        // SAFETY: `phases::split` puts ops into one phase only if no thread reads what another one writes
+                        // in it, and the barrier separates phases.
+                        unsafe { context.run(op, part, scratch) };
                     }
                 }
                 barrier.wait();

@@ -8,10 +8,12 @@ use pulp::Arch;
 
 use super::math;
 use super::memory::{CpuWeight, Factor};
+use super::phases::Part;
 use crate::plan::{Activation, KeyValue, Mask, Numbers, Op, Operand, Plan, View, WeightId};
 
-/// Queries whose scores are computed at a time, so that they stay in the cache.
-const QUERY_BLOCK: usize = 64;
+/// Queries whose scores are computed at a time, so that they stay in the cache: a multiple of the six that `gemm`'s widest
+/// kernel takes.
+const QUERY_BLOCK: usize = 48;
 
 /// Numbers of a factor that are unpacked at a time where it is kept in half precision: a part of a core's own cache.
 const PANEL: usize = 64 << 10;
@@ -21,9 +23,10 @@ const PANEL_DEPTH: usize = 512;
 /// Numbers of scratch that an op needs.
 pub(super) fn scratch(op: &Op, weights: &[CpuWeight]) -> usize {
     match op {
-        Op::Attention { batch, frames, past, own, query, .. } => {
+        Op::Attention { batch, frames, kv_heads, past, own, query, .. } => {
             let keys = (past.map_or(0, |past| past.key.rows) + own.key.rows) / batch + frames - 1;
-            QUERY_BLOCK.min(query.rows / batch) * keys
+            let packed = 2 * keys * own.key.columns / kv_heads;
+            packed + QUERY_BLOCK.min(query.rows / batch) * keys
         }
         Op::Gemm { weight, .. } => match &weights[weight.0] {
             CpuWeight::Factor(Factor { numbers: Numbers::Bf16(_) | Numbers::F16(_), .. }) => PANEL,
@@ -86,26 +89,29 @@ impl<'a> Context<'a> {
         Self { plan, weights, buffers, ropes, arch: Arch::new() }
     }
 
-    /// Computes `rows` of the output of `op`, with [`scratch`] numbers of scratch.
+    /// Computes a part of the output of `op`, with [`scratch`] numbers of scratch.
     ///
     /// # Safety
-    /// No other thread may meanwhile write what this reads or touch what this writes: rows `rows` of the op's row-by-row
-    /// views, and all of its other views. The plan must have passed [`Plan::check`], and its buffers must be whole.
-    pub unsafe fn run(&self, op: &Op, rows: Range<usize>, scratch: &mut [f32]) {
-        let arch = self.arch;
+    /// No other thread may meanwhile write what this reads or touch what this writes: the part's rows of the op's row-by-row
+    /// views (of a product its columns of what is added), and all of its other views. Only a product's part may lack columns.
+    /// The plan must have passed [`Plan::check`], and its buffers must be whole.
+    pub unsafe fn run(&self, op: &Op, part: Part, scratch: &mut [f32]) {
+        let (arch, Part { rows, columns }) = (self.arch, part);
         // SAFETY: throughout, the caller's promise; views lie in their buffers and buffers in the arena, and outputs are
         // apart from inputs unless an op reads the very element that it writes, which the two in-place ops do.
         unsafe {
             match op {
                 Op::Gemm { input, weight, scale, bias, activation, residual, output } => {
-                    self.begin_sum(rows.clone(), bias.as_ref(), residual.as_ref(), output);
+                    let part = Part { rows, columns };
+                    self.begin_sum(&part, bias.as_ref(), residual.as_ref(), output);
                     let adds = bias.is_some() || residual.is_some();
-                    self.product(rows.clone(), input, *weight, *scale, adds, output, scratch);
-                    for row in rows {
+                    self.product(&part, input, *weight, *scale, adds, output, scratch);
+                    let output = output.columns(part.columns);
+                    for row in part.rows {
                         match activation {
                             Activation::Identity => break,
-                            Activation::Silu => math::silu(arch, self.row_mut(output, row)),
-                            Activation::GeluTanh => math::gelu_tanh(arch, self.row_mut(output, row)),
+                            Activation::Silu => math::silu(arch, self.row_mut(&output, row)),
+                            Activation::GeluTanh => math::gelu_tanh(arch, self.row_mut(&output, row)),
                         }
                     }
                 }
@@ -143,23 +149,31 @@ impl<'a> Context<'a> {
                             let rows = v.rows / batch;
                             v.rows(element * rows..(element + 1) * rows)
                         };
-                        for head in 0..*heads {
-                            let columns = |index: usize| index * head_dim..(index + 1) * head_dim;
+                        let columns = |index: usize| index * head_dim..(index + 1) * head_dim;
+                        for kv_head in 0..*kv_heads {
                             let keys_values = |kv: &KeyValue, element: usize| KeyValue {
-                                key: of(&kv.key, element).columns(columns(head / group)),
-                                value: of(&kv.value, element).columns(columns(head / group)),
+                                key: of(&kv.key, element).columns(columns(kv_head)),
+                                value: of(&kv.value, element).columns(columns(kv_head)),
                             };
+                            let segments: Vec<KeyValue> =
+                                past.iter().chain([own]).map(|kv| keys_values(kv, element)).collect();
+                            let keys = segments.iter().map(|segment| segment.key.rows).sum();
+                            let (packed, scratch) = self.pack(&segments, mask.visible(mine.end - 1, keys), scratch);
                             let earlier = element - element % frames..element;
-                            let attention = HeadAttention {
+                            let mut attention = HeadAttention {
                                 mask,
-                                query: of(query, element).columns(columns(head)),
-                                segments: past.iter().chain([own]).map(|kv| keys_values(kv, element)).collect(),
+                                keys,
                                 earlier: earlier.map(|element| keys_values(own, element)).collect(),
-                                output: of(output, element).columns(columns(head)),
+                                query: *query,
+                                output: *output,
                             };
-                            for start in mine.clone().step_by(QUERY_BLOCK) {
-                                let block = start..mine.end.min(start + QUERY_BLOCK);
-                                self.attend(&attention, block, scratch);
+                            for head in kv_head * group..(kv_head + 1) * group {
+                                attention.query = of(query, element).columns(columns(head));
+                                attention.output = of(output, element).columns(columns(head));
+                                for start in mine.clone().step_by(QUERY_BLOCK) {
+                                    let block = start..mine.end.min(start + QUERY_BLOCK);
+                                    self.attend(&attention, &packed, block, scratch);
+                                }
                             }
                         }
                     }
@@ -194,19 +208,22 @@ impl<'a> Context<'a> {
     ///
     /// # Safety
     /// As [`Context::run`].
-    unsafe fn begin_sum(&self, rows: Range<usize>, bias: Option<&Operand>, residual: Option<&Operand>, output: &View) {
-        for row in rows {
+    unsafe fn begin_sum(&self, part: &Part, bias: Option<&Operand>, residual: Option<&Operand>, output: &View) {
+        let mine = output.columns(part.columns.clone());
+        for row in part.rows.clone() {
             // SAFETY: the caller's promise.
             unsafe {
                 match (residual, bias) {
                     (Some(Operand::View(view)), _) if view == output => {}
                     (Some(first), _) | (None, Some(first)) => {
-                        self.row_mut(output, row).copy_from_slice(self.operand_row(first, row));
+                        let operand = &self.operand_row(first, row)[part.columns.clone()];
+                        self.row_mut(&mine, row).copy_from_slice(operand);
                     }
                     (None, None) => return,
                 }
                 if let (Some(_), Some(bias)) = (residual, bias) {
-                    math::axpy(self.arch, 1.0, self.operand_row(bias, row), self.row_mut(output, row));
+                    let operand = &self.operand_row(bias, row)[part.columns.clone()];
+                    math::axpy(self.arch, 1.0, operand, self.row_mut(&mine, row));
                 }
             }
         }
@@ -219,7 +236,7 @@ impl<'a> Context<'a> {
     #[allow(clippy::too_many_arguments)] // they are those of the op
     unsafe fn product(
         &self,
-        rows: Range<usize>,
+        part: &Part,
         input: &View,
         id: WeightId,
         scale: f32,
@@ -230,6 +247,7 @@ impl<'a> Context<'a> {
         let CpuWeight::Factor(factor) = &self.weights[id.0] else {
             unreachable!("`Plan::check` found the weight to be a factor")
         };
+        let Part { rows, columns } = part;
         // The product is computed transposed: weight x input^T into output^T. Then all three are column by column.
         let multiply = |outputs: Range<usize>, depth: Range<usize>, panel: &[f32], stride: usize, adds: bool| {
             // SAFETY: the caller's promise; dimensions are those that `Plan::check` compared.
@@ -259,9 +277,9 @@ impl<'a> Context<'a> {
         };
         let (n, k) = (factor.rows, factor.columns);
         match &factor.numbers {
-            Numbers::F32(numbers) => multiply(0..n, 0..k, numbers, n, adds),
-            Numbers::Bf16(bits) => self.unpacked(n, k, bits, math::unpack_bf16, scratch, adds, multiply),
-            Numbers::F16(bits) => self.unpacked(n, k, bits, math::unpack_f16, scratch, adds, multiply),
+            Numbers::F32(numbers) => multiply(columns.clone(), 0..k, &numbers[columns.start..], n, adds),
+            Numbers::Bf16(bits) => self.unpacked(columns, n, k, bits, math::unpack_bf16, scratch, adds, multiply),
+            Numbers::F16(bits) => self.unpacked(columns, n, k, bits, math::unpack_f16, scratch, adds, multiply),
         }
     }
 
@@ -269,6 +287,7 @@ impl<'a> Context<'a> {
     #[allow(clippy::too_many_arguments)] // they are those of the product
     fn unpacked(
         &self,
+        mine: &Range<usize>,
         n: usize,
         k: usize,
         bits: &[u16],
@@ -281,8 +300,8 @@ impl<'a> Context<'a> {
         let width = (scratch.len() / depth).min(n);
         for from in (0..k).step_by(depth) {
             let columns = from..k.min(from + depth);
-            for left in (0..n).step_by(width) {
-                let outputs = left..n.min(left + width);
+            for left in mine.clone().step_by(width) {
+                let outputs = left..mine.end.min(left + width);
                 let panel = &mut scratch[..outputs.len() * columns.len()];
                 for (column, numbers) in columns.clone().zip(panel.chunks_exact_mut(outputs.len())) {
                     unpack(self.arch, &bits[column * n..][outputs.clone()], numbers);
@@ -292,53 +311,84 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Brings the keys and values that some query heads share into the order in which products read them.
+    ///
+    /// # Safety
+    /// As [`Context::run`].
+    unsafe fn pack<'s>(
+        &self,
+        segments: &[KeyValue],
+        width: usize,
+        scratch: &'s mut [f32],
+    ) -> (Packed<'s>, &'s mut [f32]) {
+        /// Keys that are brought into order at a time: a cache line of them.
+        const AT_ONCE: usize = 16;
+        let head_dim = segments.first().map_or(0, |segment| segment.key.columns);
+        let (keys, rest) = scratch.split_at_mut(head_dim * width);
+        let (values, rest) = rest.split_at_mut(width * head_dim);
+        let mut first = 0;
+        for segment in segments {
+            let count = segment.key.rows.min(width - first);
+            for start in (0..count).step_by(AT_ONCE) {
+                let block = start..count.min(start + AT_ONCE);
+                for (column, keys) in keys.chunks_exact_mut(width).enumerate() {
+                    for (key, row) in keys[first + block.start..first + block.end].iter_mut().zip(block.clone()) {
+                        // SAFETY: the caller's promise; the column is one of the view's.
+                        *key = unsafe { *self.pointer(&segment.key, row).add(column) };
+                    }
+                }
+            }
+            for (row, values) in values[first * head_dim..].chunks_exact_mut(head_dim).take(count).enumerate() {
+                // SAFETY: the caller's promise.
+                values.copy_from_slice(unsafe { self.row(&segment.value, row) });
+            }
+            first += count;
+        }
+        (Packed { keys, values, width }, rest)
+    }
+
     /// One head's attention for a block of queries of one batch element.
     ///
     /// # Safety
     /// As [`Context::run`].
-    unsafe fn attend(&self, a: &HeadAttention, block: Range<usize>, scratch: &mut [f32]) {
-        let all: usize = a.segments.iter().map(|segment| segment.key.rows).sum();
+    unsafe fn attend(&self, a: &HeadAttention, packed: &Packed, block: Range<usize>, scratch: &mut [f32]) {
         // No query of the block sees more keys than its last one.
-        let most = a.mask.visible(block.end - 1, all);
+        let most = a.mask.visible(block.end - 1, a.keys);
         let head_dim = a.query.columns;
         let scale = 1.0 / (head_dim as f32).sqrt();
         let stride = |view: &View| self.plan.stride(view) as isize;
         // A row of scores: of the keys that the mask lets through, then of the same place in earlier frames.
         let width = most + a.earlier.len();
         let scores = &mut scratch[..width * block.len()];
-        let mut first = 0;
-        for segment in &a.segments {
-            let keys = segment.key.rows.min(most - first);
-            // SAFETY: the caller's promise; a row of `scores` holds all keys.
-            unsafe {
-                gemm(
-                    keys,
-                    block.len(),
-                    head_dim,
-                    scores.as_mut_ptr().add(first),
-                    width as isize,
-                    1,
-                    false,
-                    self.pointer(&segment.key, 0).cast_const(),
-                    1,
-                    stride(&segment.key),
-                    self.pointer(&a.query, block.start).cast_const(),
-                    stride(&a.query),
-                    1,
-                    0.0,
-                    scale,
-                    false,
-                    false,
-                    false,
-                    Parallelism::None,
-                );
-            }
-            first += keys;
+        // SAFETY: the caller's promise; a row of `scores` holds all keys, of which as many are packed.
+        unsafe {
+            gemm(
+                most,
+                block.len(),
+                head_dim,
+                scores.as_mut_ptr(),
+                width as isize,
+                1,
+                false,
+                packed.keys.as_ptr(),
+                packed.width as isize,
+                1,
+                self.pointer(&a.query, block.start).cast_const(),
+                stride(&a.query),
+                1,
+                0.0,
+                scale,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
         }
-        for (query, row) in block.clone().zip(scores.chunks_exact_mut(width)) {
+        let mut factors = [0.0; QUERY_BLOCK];
+        for ((query, row), factor) in block.clone().zip(scores.chunks_exact_mut(width)).zip(&mut factors) {
             if a.earlier.is_empty() {
-                let (seen, hidden) = row.split_at_mut(a.mask.visible(query, all));
-                math::softmax(self.arch, seen);
+                let (seen, hidden) = row.split_at_mut(a.mask.visible(query, a.keys));
+                *factor = math::softmax(self.arch, seen);
                 hidden.fill(0.0);
                 continue;
             }
@@ -347,44 +397,40 @@ impl<'a> Context<'a> {
                 let (query, key) = unsafe { (self.row(&a.query, query), self.row(&frame.key, query)) };
                 *score = scale * math::dot(self.arch, query, key);
             }
-            math::softmax(self.arch, row);
+            *factor = math::softmax(self.arch, row);
         }
-        first = 0;
-        for segment in &a.segments {
-            let keys = segment.key.rows.min(most - first);
-            // SAFETY: as above.
-            unsafe {
-                gemm(
-                    head_dim,
-                    block.len(),
-                    keys,
-                    self.pointer(&a.output, block.start),
-                    stride(&a.output),
-                    1,
-                    first > 0,
-                    self.pointer(&segment.value, 0).cast_const(),
-                    stride(&segment.value),
-                    1,
-                    scores.as_ptr().add(first),
-                    width as isize,
-                    1,
-                    1.0,
-                    1.0,
-                    false,
-                    false,
-                    false,
-                    Parallelism::None,
-                );
-            }
-            first += keys;
+        // SAFETY: as above.
+        unsafe {
+            gemm(
+                head_dim,
+                block.len(),
+                most,
+                self.pointer(&a.output, block.start),
+                stride(&a.output),
+                1,
+                false,
+                packed.values.as_ptr(),
+                head_dim as isize,
+                1,
+                scores.as_ptr(),
+                width as isize,
+                1,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
         }
-        for (query, row) in block.zip(scores.chunks_exact(width)) {
+        for ((query, row), factor) in block.zip(scores.chunks_exact(width)).zip(factors) {
+            // SAFETY: the caller's promise.
+            let output = unsafe { self.row_mut(&a.output, query) };
             for (weight, frame) in row[most..].iter().zip(&a.earlier) {
                 // SAFETY: the caller's promise.
-                unsafe {
-                    math::axpy(self.arch, *weight, self.row(&frame.value, query), self.row_mut(&a.output, query))
-                };
+                math::axpy(self.arch, *weight, unsafe { self.row(&frame.value, query) }, output);
             }
+            math::multiply(self.arch, factor, output);
         }
     }
 
@@ -428,11 +474,21 @@ impl<'a> Context<'a> {
     }
 }
 
+/// Keys and values in the order in which products read them.
+struct Packed<'a> {
+    /// `head_dim` rows of `width` keys.
+    keys: &'a [f32],
+    /// `width` rows of `head_dim`.
+    values: &'a [f32],
+    width: usize,
+}
+
 /// The views of one head in one batch element.
 struct HeadAttention<'a> {
     mask: &'a Mask,
     query: View,
-    segments: Vec<KeyValue>,
+    /// Keys that there are, the mask aside.
+    keys: usize,
     /// Of the frames before this one.
     earlier: Vec<KeyValue>,
     output: View,

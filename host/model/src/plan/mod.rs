@@ -268,6 +268,23 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// What it writes.
+    #[must_use]
+    pub fn output(&self) -> View {
+        match self {
+            Self::Gemm { output, .. }
+            | Self::LayerNorm { output, .. }
+            | Self::RmsNorm { output, .. }
+            | Self::Attention { output, .. }
+            | Self::SwiGlu { output, .. }
+            | Self::PixelShuffle { output, .. }
+            | Self::Axpy { output, .. }
+            | Self::Rope { view: output, .. } => *output,
+        }
+    }
+}
+
 /// A weight as executors see it: a dense `rows` x `columns` matrix, put together from a checkpoint's tensors. Its numbers
 /// are those of the tensors one after the other, cut to `take`, of which `pick` says which rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
