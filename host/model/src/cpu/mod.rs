@@ -281,7 +281,7 @@ fn host_memory(resident: &Resident) -> &[f32] {
     }
 }
 
-fn memory_for<'a>(resident: &'a mut Option<Resident>, numbers: usize) -> &'a mut [f32] {
+fn memory_for(resident: &mut Option<Resident>, numbers: usize) -> &mut [f32] {
     if resident.as_ref().is_none_or(|resident| resident.numbers != numbers) {
         *resident = None;
     }

@@ -3,8 +3,11 @@
 //! A question is read by one plan, and each word of the answer by another, whose keys and values last from word to word. So
 //! an answer is made step by step, and whoever owns the model may do other work in between.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
+mod decoding;
+mod detection;
+
+pub use decoding::{Decoding, Sampling};
+pub use detection::{Detection, boxes, locating};
 
 use crate::about::About;
 use crate::architecture::VlmArchitecture;
@@ -15,6 +18,7 @@ use crate::executor::{Executor, Resident, Source, Target};
 use crate::image::{Image, patches_from_pixels, stretched_patches};
 use crate::plan::{DecodePlan, EncodePlan, Layout, PromptPlan, TextNetwork, View};
 use crate::recent::Recent;
+use decoding::Next;
 
 /// Images that are encoded together at most.
 const IMAGES_AT_ONCE: usize = 8;
@@ -34,32 +38,6 @@ pub struct Question {
     pub text: String,
     /// What it is about, oldest first; none for a question about nothing seen.
     pub images: Vec<Image>,
-}
-
-/// How words are chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Decoding {
-    /// An answer ends after so many tokens, if it has not ended by itself.
-    pub most_tokens: usize,
-    /// Draw tokens at random; else the likeliest is taken.
-    pub sampling: Option<Sampling>,
-}
-
-/// Drawing tokens at random.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// Divides the logits; above 0.
-    pub temperature: f32,
-    /// Only the likeliest tokens that have together this probability are drawn, in (0, 1].
-    pub top_p: f32,
-    /// Equal seeds draw equally.
-    pub seed: u64,
-}
-
-impl Default for Decoding {
-    fn default() -> Self {
-        Self { most_tokens: 128, sampling: None }
-    }
 }
 
 /// What a step of an answer brought.
@@ -84,21 +62,6 @@ pub struct Answer {
     pub ended: bool,
 }
 
-/// Where something is seen, as fractions of the image's sides; `x`, `y` is the upper left corner.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Detection {
-    /// From the left.
-    pub x: f32,
-    /// From the top.
-    pub y: f32,
-    /// In [0, 1 - x].
-    pub width: f32,
-    /// In [0, 1 - y].
-    pub height: f32,
-    /// As [`Answer::confidence`], of the answer that named it.
-    pub confidence: f32,
-}
-
 /// An answer in the making. Its keys and values lie in the model, which has room for those of one answer: beginning another
 /// one ends it.
 #[derive(Debug)]
@@ -116,13 +79,6 @@ pub struct Generation {
     log_probability: f64,
     text: String,
     stream: TextStream,
-}
-
-/// How the next token is chosen.
-#[derive(Debug)]
-enum Next {
-    Likeliest,
-    Drawn(Sampling, Box<ChaCha8Rng>),
 }
 
 /// A vision-language model, loaded and ready.
@@ -350,10 +306,7 @@ impl Vlm {
             most_tokens: decoding.most_tokens,
             prompt: read.caches,
             logits: read.logits,
-            next: match decoding.sampling {
-                None => Next::Likeliest,
-                Some(sampling) => Next::Drawn(sampling, Box::new(ChaCha8Rng::seed_from_u64(sampling.seed))),
-            },
+            next: Next::new(decoding),
             tokens: Vec::new(),
             log_probability: 0.0,
             text: String::new(),
@@ -451,21 +404,6 @@ fn forget(executor: &mut dyn Executor, evicted: Option<Layout>) {
     }
 }
 
-impl Decoding {
-    fn check(&self) -> Result<(), ModelError> {
-        let sound = |sampling: &Sampling| {
-            sampling.temperature.is_finite()
-                && sampling.temperature > 0.0
-                && sampling.top_p > 0.0
-                && sampling.top_p <= 1.0
-        };
-        if self.most_tokens > 0 && self.sampling.as_ref().is_none_or(sound) {
-            return Ok(());
-        }
-        Err(ModelError::Decoding)
-    }
-}
-
 impl Generation {
     fn over(&self, tokenizer: &VlmTokenizer) -> bool {
         let ended = self.tokens.last().is_some_and(|token| tokenizer.end_tokens().contains(token));
@@ -482,100 +420,5 @@ impl Generation {
             tokens,
             ended: self.tokens.last().is_some_and(|token| tokenizer.end_tokens().contains(token)),
         }
-    }
-}
-
-impl Next {
-    /// A token, and the logarithm of its probability before any temperature.
-    fn choose(&mut self, logits: &[f32]) -> Result<(u32, f64), ModelError> {
-        if logits.iter().any(|logit| !logit.is_finite()) {
-            return Err(ModelError::NotFinite { what: "distribution of words", hint: CHECK });
-        }
-        let highest = logits.iter().copied().fold(f32::MIN, f32::max);
-        let total: f64 = logits.iter().map(|logit| f64::from(logit - highest).exp()).sum();
-        let token = match self {
-            // The first of equals, as PyTorch's argmax takes it.
-            Self::Likeliest => logits.iter().position(|logit| *logit == highest).unwrap_or(0),
-            Self::Drawn(sampling, random) => draw(logits, highest, sampling, random.next_u64()),
-        };
-        Ok((token as u32, f64::from(logits[token] - highest) - total.ln()))
-    }
-}
-
-/// Nucleus sampling (Holtzman et al., arXiv 1904.09751).
-fn draw(logits: &[f32], highest: f32, sampling: &Sampling, random: u64) -> usize {
-    let weight = |index: usize| f64::from((logits[index] - highest) / sampling.temperature).exp();
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
-    let total: f64 = order.iter().map(|index| weight(*index)).sum();
-    let mut nucleus = 0.0;
-    let mut kept = 0;
-    while kept < order.len() && nucleus < f64::from(sampling.top_p) * total {
-        nucleus += weight(order[kept]);
-        kept += 1;
-    }
-    // 53 random bits make a fraction in [0, 1).
-    let mut left = (random >> 11) as f64 / (1u64 << 53) as f64 * nucleus;
-    for &index in &order[..kept] {
-        left -= weight(index);
-        if left < 0.0 {
-            return index;
-        }
-    }
-    order[kept.saturating_sub(1)]
-}
-
-/// The question that a model trained to locate is asked.
-pub fn locating(what: &str, image: &Image) -> Question {
-    let text =
-        format!("Locate {what}. Answer with its left, top, width and height in percent of the image, a line each.");
-    Question { text, images: vec![image.clone()] }
-}
-
-/// Boxes from an answer: each line that holds four numbers is one: left, top, width and height in percent of the image's
-/// sides. Boxes are cut to the image; empty ones and other lines are passed over.
-pub fn boxes(answer: &Answer) -> Vec<Detection> {
-    let number = |word: &str| word.trim_matches(|c: char| !c.is_ascii_digit() && c != '.').parse::<f32>().ok();
-    let line = |line: &str| {
-        let words = line.split([' ', ',', ';', '\t']).filter(|word| word.chars().any(|c| c.is_ascii_digit()));
-        let numbers: Option<Vec<f32>> = words.map(|word| number(word).map(|percent| percent / 100.0)).collect();
-        let &[x, y, width, height] = numbers?.as_slice() else { return None };
-        let (x, y) = (x.clamp(0.0, 1.0), y.clamp(0.0, 1.0));
-        let (width, height) = (width.min(1.0 - x), height.min(1.0 - y));
-        let seen = width > 0.0 && height > 0.0;
-        seen.then_some(Detection { x, y, width, height, confidence: answer.confidence })
-    };
-    answer.text.lines().filter_map(line).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn answer(text: &str) -> Answer {
-        Answer { text: text.to_owned(), confidence: 0.5, tokens: 1, ended: true }
-    }
-
-    #[test]
-    fn boxes_are_lines_of_four_percentages_cut_to_the_image() {
-        let found = boxes(&answer("Here:\n10, 20, 30, 40\n(90% 50% 20% 10%)\n1 2 3\n5 5 0 5\nnan nan 1 1"));
-        let sides: Vec<[f32; 4]> = found.iter().map(|d| [d.x, d.y, d.width, d.height]).collect();
-        assert_eq!(sides.len(), 2);
-        for (found, wanted) in sides.iter().flatten().zip([0.1, 0.2, 0.3, 0.4, 0.9, 0.5, 0.1, 0.1]) {
-            assert!((found - wanted).abs() < 1e-6, "{sides:?}");
-        }
-    }
-
-    #[test]
-    fn a_small_nucleus_draws_the_likeliest_and_a_whole_one_draws_in_proportion() {
-        let logits = [0.0, 3f32.ln(), f32::MIN];
-        let sampling = |top_p| Sampling { temperature: 1.0, top_p, seed: 0 };
-        let mut random = ChaCha8Rng::seed_from_u64(1);
-        let mut counts = [0; 3];
-        for _ in 0..4000 {
-            counts[draw(&logits, logits[1], &sampling(1.0), random.next_u64())] += 1;
-            assert_eq!(draw(&logits, logits[1], &sampling(0.7), random.next_u64()), 1);
-        }
-        assert!(counts[2] == 0 && (900..1100).contains(&counts[0]), "{counts:?}");
     }
 }
