@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
+use waza_model::Checkpoint;
 use waza_model::wgpu::{Adapters, Gpu};
 
 use crate::assets::Checkout;
@@ -65,7 +66,7 @@ fn examine() -> Vec<Finding> {
     let checkout = Checkout::find().ok();
     let existing = |path: std::path::PathBuf| path.exists().then(|| path.display().to_string());
     let skills = checkout.as_ref().and_then(|checkout| existing(checkout.skills()));
-    let checkpoint = checkout.as_ref().and_then(|checkout| existing(checkout.checkpoint()));
+    let checkpoint = checkpoint(checkout.as_ref());
     let here = checkout.map_or_else(|| ".".into(), |checkout| checkout.skills());
     let target = toolchain::has_target(&here).then(|| TARGET.to_owned());
     let cores = std::thread::available_parallelism().map(|cores| format!("{cores} cores, {}", std::env::consts::ARCH));
@@ -77,8 +78,20 @@ fn examine() -> Vec<Finding> {
         Finding::needed("rustc", toolchain::version("rustc"), "install Rust with https://rustup.rs"),
         Finding::needed("skill target", target, format!("run `rustup target add {TARGET}`")),
         Finding::needed("skills", skills, "run waza inside a clone of its repository"),
-        Finding::needed("checkpoint", checkpoint, "run waza inside a clone of its repository"),
+        checkpoint,
     ]
+}
+
+/// The bundled checkpoint, read as the demo would read it, without its weights.
+fn checkpoint(checkout: Option<&Checkout>) -> Finding {
+    const WHAT: &str = "checkpoint";
+    let Some(checkout) = checkout else {
+        return Finding::needed(WHAT, None, "run waza inside a clone of its repository");
+    };
+    match Checkpoint::open(&checkout.checkpoint()) {
+        Ok(whole) => Finding::needed(WHAT, Some(whole.folder().display().to_string()), ""),
+        Err(error) => Finding::needed(WHAT, None, format!("{error}, or `git restore` the folder")),
+    }
 }
 
 /// The adapter that `--device gpu` would take.

@@ -183,7 +183,7 @@ impl WgpuExecutor {
     fn make_ready(&mut self, plan: &Plan) -> Result<(), ExecutorError> {
         match self.prepared.get(&plan.layout) {
             None => {
-                let prepared = self.prepare(plan)?;
+                let prepared = self.prepare(plan).map_err(|error| no_room_for_buffers(error, plan))?;
                 self.prepared.insert(plan.layout, prepared);
             }
             Some(prepared) if prepared.variant != plan.variant => {
@@ -201,6 +201,18 @@ impl WgpuExecutor {
         }
         Ok(())
     }
+}
+
+/// An error of making a plan's buffers, with what they take.
+fn no_room_for_buffers(error: ExecutorError, plan: &Plan) -> ExecutorError {
+    let ExecutorError::Memory { device, .. } = error else { return error };
+    let cause = format!(
+        "besides its weights the model needs {} MiB to {}. Free memory on it, show fewer cameras or frames, ask for fewer \
+         chunks at a time, or use `--device cpu`",
+        plan.bytes() >> 20,
+        plan.name
+    );
+    ExecutorError::Memory { device, cause }
 }
 
 /// A weight in the adapter's memory: products take what the file has, tables are few and small.
