@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{Thread, current, park};
 
-use waza_model::{Broker, Checkpoint, Device, Image, ModelError, Noise, Policy, Query, Work};
+use waza_model::{Broker, Checkpoint, Device, Image, LARGEST_BATCH, ModelError, Noise, Policy, Query, Work};
 
 fn policy(example: &str) -> Policy {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(example).join("checkpoint");
@@ -209,4 +209,29 @@ fn the_broker_turns_away_what_it_cannot_keep_and_serves_the_rest() {
     }
     assert!(busy > 0);
     wait(handle.act(query())).unwrap();
+}
+
+#[test]
+fn the_largest_batch_of_different_observations_agrees_with_what_each_gets_alone() {
+    let queries: Vec<Query> = (0..LARGEST_BATCH as u32)
+        .map(|i| Query {
+            images: ["front", "wrist", "top"]
+                .into_iter()
+                .zip(3 * i..)
+                .map(|(c, i)| (c.to_owned(), image(5 + i)))
+                .collect(),
+            state: vec![0.1; 7],
+            noise: Noise::Seed(i.into()),
+            ..query()
+        })
+        .collect();
+    let mut policy = policy("smolvla-b");
+    let together = policy.act_together(&queries.iter().collect::<Vec<_>>());
+    assert_eq!(policy.work().runs, 1);
+    for (query, together) in queries.iter().zip(together) {
+        policy.forget();
+        let alone = policy.act(query).unwrap().rows.concat();
+        let worst = together.unwrap().rows.concat().iter().zip(alone).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-4, "{worst}");
+    }
 }

@@ -5,6 +5,39 @@ use pulp::Arch;
 
 const LANES: usize = 16;
 
+/// Functions of an `Arch` and more, whose bodies are compiled once for each instruction set. `Arch::dispatch` would leave
+/// it to the compiler whether the loop becomes a part of the function that may use them, and of long ones it does not.
+macro_rules! vectorised {
+    ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $output:ty)? $body:block)*) => {$(
+        $(#[$doc])*
+        pub(super) fn $name(arch: Arch, $($argument: $type),*) $(-> $output)? {
+            #[inline(always)]
+            fn body($($argument: $type),*) $(-> $output)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
+                fn with_avx512($($argument: $type),*) $(-> $output)? {
+                    body($($argument),*)
+                }
+                #[target_feature(enable = "avx2")]
+                fn with_avx2($($argument: $type),*) $(-> $output)? {
+                    body($($argument),*)
+                }
+                match arch {
+                    // SAFETY: `pulp` found these instructions.
+                    Arch::V4(_) => return unsafe { with_avx512($($argument),*) },
+                    // SAFETY: as above.
+                    Arch::V3(_) => return unsafe { with_avx2($($argument),*) },
+                    _ => {}
+                }
+            }
+            let _ = arch;
+            body($($argument),*)
+        }
+    )*};
+}
+
 /// `e^x` to two units in the last place between -87 and 88, and the ends of that range beyond it.
 ///
 /// Cephes' `expf`: `x = n ln 2 + r`, a polynomial for `e^r`, and `n` put into the exponent. Without branches and library
@@ -54,33 +87,29 @@ fn maximum(numbers: &[f32]) -> f32 {
     lanes.iter().chain(rest).fold(f32::MIN, |a, &b| a.max(b))
 }
 
-/// `silu` of every number.
-pub(super) fn silu(arch: Arch, numbers: &mut [f32]) {
-    arch.dispatch(|| numbers.iter_mut().for_each(|x| *x /= 1.0 + exp(-*x)));
-}
+vectorised! {
+    /// `silu` of every number.
+    fn silu(numbers: &mut [f32]) {
+        numbers.iter_mut().for_each(|x| *x /= 1.0 + exp(-*x));
+    }
 
-/// `gelu` of every number, in its `tanh` form: `0.5 (1 + tanh u)` is the sigmoid of `2 u`.
-pub(super) fn gelu_tanh(arch: Arch, numbers: &mut [f32]) {
-    const SLOPE: f32 = 2.0 * 0.797_884_6;
-    arch.dispatch(|| {
+    /// `gelu` of every number, in its `tanh` form: `0.5 (1 + tanh u)` is the sigmoid of `2 u`.
+    fn gelu_tanh(numbers: &mut [f32]) {
+        const SLOPE: f32 = 2.0 * 0.797_884_6;
         for x in numbers {
             *x /= 1.0 + exp(-SLOPE * (*x + 0.044715 * *x * *x * *x));
         }
-    });
-}
+    }
 
-/// `silu(gate) * up`.
-pub(super) fn swiglu(arch: Arch, gate: &[f32], up: &[f32], output: &mut [f32]) {
-    arch.dispatch(|| {
+    /// `silu(gate) * up`.
+    fn swiglu(gate: &[f32], up: &[f32], output: &mut [f32]) {
         for ((out, &g), &u) in output.iter_mut().zip(gate).zip(up) {
             *out = g / (1.0 + exp(-g)) * u;
         }
-    });
-}
+    }
 
-/// One row's softmax, in place, but for the factor that comes back: it is cheaper to multiply what they weigh by it.
-pub(super) fn softmax(arch: Arch, scores: &mut [f32]) -> f32 {
-    arch.dispatch(|| {
+    /// One row's softmax, in place, but for the factor that comes back: it is cheaper to multiply what they weigh by it.
+    fn softmax(scores: &mut [f32]) -> f32 {
         let most = maximum(scores);
         let mut lanes = [0.0; LANES];
         let (chunks, rest) = scores.as_chunks_mut::<LANES>();
@@ -95,28 +124,24 @@ pub(super) fn softmax(arch: Arch, scores: &mut [f32]) -> f32 {
             *lane += *score;
         }
         1.0 / lanes.iter().sum::<f32>()
-    })
-}
+    }
 
-/// `numbers *= scale`.
-pub(super) fn multiply(arch: Arch, scale: f32, numbers: &mut [f32]) {
-    arch.dispatch(|| numbers.iter_mut().for_each(|number| *number *= scale));
-}
+    /// `numbers *= scale`.
+    fn multiply(scale: f32, numbers: &mut [f32]) {
+        numbers.iter_mut().for_each(|number| *number *= scale);
+    }
 
-/// One row of an RMS norm.
-pub(super) fn rms_norm(arch: Arch, input: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
-    arch.dispatch(|| {
+    /// One row of an RMS norm.
+    fn rms_norm(input: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
         let mean_square = sum(input, |x| x * x) / input.len() as f32;
         let scale = 1.0 / (mean_square + epsilon).sqrt();
         for ((out, &x), &w) in output.iter_mut().zip(input).zip(weight) {
             *out = w * (x * scale);
         }
-    });
-}
+    }
 
-/// One row of a layer norm.
-pub(super) fn layer_norm(arch: Arch, input: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, output: &mut [f32]) {
-    arch.dispatch(|| {
+    /// One row of a layer norm.
+    fn layer_norm(input: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, output: &mut [f32]) {
         let n = input.len() as f32;
         let mean = sum(input, |x| x) / n;
         let variance = sum(input, |x| (x - mean) * (x - mean)) / n;
@@ -124,22 +149,18 @@ pub(super) fn layer_norm(arch: Arch, input: &[f32], weight: &[f32], bias: &[f32]
         for (((out, &x), &w), &b) in output.iter_mut().zip(input).zip(weight).zip(bias) {
             *out = (x - mean) * scale * w + b;
         }
-    });
-}
+    }
 
-/// Turns one head by the angles whose cosines and sines are given.
-pub(super) fn rotate(arch: Arch, head: &mut [f32], cosines: &[f32], sines: &[f32]) {
-    arch.dispatch(|| {
+    /// Turns one head by the angles whose cosines and sines are given.
+    fn rotate(head: &mut [f32], cosines: &[f32], sines: &[f32]) {
         let (low, high) = head.split_at_mut(cosines.len());
         for (((a, b), &cos), &sin) in low.iter_mut().zip(high).zip(cosines).zip(sines) {
             (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
         }
-    });
-}
+    }
 
-/// The sum of products.
-pub(super) fn dot(arch: Arch, a: &[f32], b: &[f32]) -> f32 {
-    arch.dispatch(|| {
+    /// The sum of products.
+    fn dot(a: &[f32], b: &[f32]) -> f32 {
         let mut lanes = [0.0; LANES];
         for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
             for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
@@ -147,33 +168,29 @@ pub(super) fn dot(arch: Arch, a: &[f32], b: &[f32]) -> f32 {
             }
         }
         lanes.iter().sum()
-    })
-}
+    }
 
-/// Numbers of which `bits` are the upper halves.
-pub(super) fn unpack_bf16(arch: Arch, bits: &[u16], numbers: &mut [f32]) {
-    arch.dispatch(|| {
+    /// Numbers of which `bits` are the upper halves.
+    fn unpack_bf16(bits: &[u16], numbers: &mut [f32]) {
         for (number, &bits) in numbers.iter_mut().zip(bits) {
             *number = f32::from_bits(u32::from(bits) << 16);
         }
-    });
-}
+    }
 
-/// Numbers in IEEE half precision.
-pub(super) fn unpack_f16(arch: Arch, bits: &[u16], numbers: &mut [f32]) {
-    /// `2^112`, which makes up for the difference of the two exponents' biases; subnormals come out right, too.
-    const REBIAS: f32 = f32::from_bits((112 + 127) << 23);
-    arch.dispatch(|| {
+    /// Numbers in IEEE half precision.
+    fn unpack_f16(bits: &[u16], numbers: &mut [f32]) {
+        /// `2^112`, which makes up for the difference of the two exponents' biases; subnormals come out right, too.
+        const REBIAS: f32 = f32::from_bits((112 + 127) << 23);
         for (number, &bits) in numbers.iter_mut().zip(bits) {
             let magnitude = f32::from_bits(u32::from(bits & 0x7fff) << 13) * REBIAS;
             *number = f32::from_bits(magnitude.to_bits() | u32::from(bits & 0x8000) << 16);
         }
-    });
-}
+    }
 
-/// `output += scale * input`.
-pub(super) fn axpy(arch: Arch, scale: f32, input: &[f32], output: &mut [f32]) {
-    arch.dispatch(|| output.iter_mut().zip(input).for_each(|(out, &x)| *out += scale * x));
+    /// `output += scale * input`.
+    fn axpy(scale: f32, input: &[f32], output: &mut [f32]) {
+        output.iter_mut().zip(input).for_each(|(out, &x)| *out += scale * x);
+    }
 }
 
 #[cfg(test)]

@@ -29,6 +29,9 @@ use phases::Phase;
 /// More threads than this wait for each other longer than they compute, on chunks of common length.
 const MOST_THREADS: usize = 16;
 
+/// The largest number of kernel widths that `gemm` takes as the rows beyond which it packs: more than 1500 rows.
+const NEVER_PACK: usize = 256;
+
 /// Runs plans on the CPU.
 pub struct CpuExecutor {
     weights: Vec<CpuWeight>,
@@ -87,6 +90,9 @@ impl CpuExecutor {
         source: &(dyn WeightSource + Sync),
         threads: NonZeroUsize,
     ) -> Result<Self, CheckpointError> {
+        // Of panels nothing need be packed, however many rows they are multiplied by. The process has one such setting, and
+        // nobody else in it uses this crate.
+        gemm::set_lhs_packing_threshold_single_thread(NEVER_PACK);
         let pool = match threads.get() {
             1 => None,
             n => ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("waza-model-{i}")).build().ok(),

@@ -7,7 +7,7 @@ use gemm::{Parallelism, gemm};
 use pulp::Arch;
 
 use super::math;
-use super::memory::{CpuWeight, Factor};
+use super::memory::{CpuWeight, Factor, PANEL_ROWS};
 use super::phases::Part;
 use crate::plan::{Activation, KeyValue, Mask, Numbers, Op, Operand, Plan, View, WeightId};
 
@@ -15,10 +15,9 @@ use crate::plan::{Activation, KeyValue, Mask, Numbers, Op, Operand, Plan, View, 
 /// kernel takes.
 const QUERY_BLOCK: usize = 48;
 
-/// Numbers of a factor that are unpacked at a time where it is kept in half precision: a part of a core's own cache.
-const PANEL: usize = 64 << 10;
-/// Columns of a panel; `gemm` wants some depth.
-const PANEL_DEPTH: usize = 512;
+/// Columns of a panel that are unpacked at a time where a factor is kept in half precision: they take a part of a core's own
+/// cache.
+const PANEL_DEPTH: usize = 1024;
 
 /// Numbers of scratch that an op needs.
 pub(super) fn scratch(op: &Op, weights: &[CpuWeight]) -> usize {
@@ -29,7 +28,7 @@ pub(super) fn scratch(op: &Op, weights: &[CpuWeight]) -> usize {
             packed + QUERY_BLOCK.min(query.rows / batch) * keys
         }
         Op::Gemm { weight, .. } => match &weights[weight.0] {
-            CpuWeight::Factor(Factor { numbers: Numbers::Bf16(_) | Numbers::F16(_), .. }) => PANEL,
+            CpuWeight::Factor(Factor { numbers: Numbers::Bf16(_) | Numbers::F16(_), .. }) => PANEL_ROWS * PANEL_DEPTH,
             _ => 0,
         },
         _ => 0,
@@ -275,38 +274,22 @@ impl<'a> Context<'a> {
                 );
             }
         };
-        let (n, k) = (factor.rows, factor.columns);
-        match &factor.numbers {
-            Numbers::F32(numbers) => multiply(columns.clone(), 0..k, &numbers[columns.start..], n, adds),
-            Numbers::Bf16(bits) => self.unpacked(columns, n, k, bits, math::unpack_bf16, scratch, adds, multiply),
-            Numbers::F16(bits) => self.unpacked(columns, n, k, bits, math::unpack_f16, scratch, adds, multiply),
-        }
-    }
-
-    /// Multiplies by a factor in half precision, panel by panel.
-    #[allow(clippy::too_many_arguments)] // they are those of the product
-    fn unpacked(
-        &self,
-        mine: &Range<usize>,
-        n: usize,
-        k: usize,
-        bits: &[u16],
-        unpack: fn(Arch, &[u16], &mut [f32]),
-        scratch: &mut [f32],
-        adds: bool,
-        multiply: impl Fn(Range<usize>, Range<usize>, &[f32], usize, bool),
-    ) {
-        let depth = k.min(PANEL_DEPTH);
-        let width = (scratch.len() / depth).min(n);
-        for from in (0..k).step_by(depth) {
-            let columns = from..k.min(from + depth);
-            for left in mine.clone().step_by(width) {
-                let outputs = left..mine.end.min(left + width);
-                let panel = &mut scratch[..outputs.len() * columns.len()];
-                for (column, numbers) in columns.clone().zip(panel.chunks_exact_mut(outputs.len())) {
-                    unpack(self.arch, &bits[column * n..][outputs.clone()], numbers);
+        let k = factor.columns;
+        for (panel, begin) in factor.panels(columns) {
+            let mine = columns.start.max(panel.start)..columns.end.min(panel.end);
+            let (width, skipped) = (panel.len(), mine.start - panel.start);
+            let unpack = |unpack: fn(Arch, &[u16], &mut [f32]), bits: &[u16], scratch: &mut [f32]| {
+                for from in (0..k).step_by(PANEL_DEPTH) {
+                    let depth = from..k.min(from + PANEL_DEPTH);
+                    let numbers = &mut scratch[..depth.len() * width];
+                    unpack(self.arch, &bits[begin + from * width..][..numbers.len()], numbers);
+                    multiply(mine.clone(), depth, &numbers[skipped..], width, adds || from > 0);
                 }
-                multiply(outputs.clone(), columns.clone(), panel, outputs.len(), adds || from > 0);
+            };
+            match &factor.numbers {
+                Numbers::F32(numbers) => multiply(mine.clone(), 0..k, &numbers[begin + skipped..], width, adds),
+                Numbers::Bf16(bits) => unpack(math::unpack_bf16, bits, scratch),
+                Numbers::F16(bits) => unpack(math::unpack_f16, bits, scratch),
             }
         }
     }

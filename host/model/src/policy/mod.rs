@@ -27,10 +27,10 @@ use inputs::{Host, Prepared};
 pub const LARGEST_BATCH: usize = 16;
 /// Camera frames that are encoded together at most.
 const FRAMES_AT_ONCE: usize = 16;
-/// Encoded frames that are kept: those of a few cameras over a few moments.
-const FRAMES_KEPT: usize = 32;
-/// Observations with an instruction whose keys and values are kept.
-const PREFIXES_KEPT: usize = 8;
+/// Moments that each camera's encoded frames are kept of. A batch must find all of its own, so it may not be smaller.
+const MOMENTS_KEPT: usize = LARGEST_BATCH;
+/// Observations with an instruction whose keys and values are kept; not fewer either.
+const PREFIXES_KEPT: usize = LARGEST_BATCH;
 /// Plans of each kind that are kept; each has buffers on the device.
 const PLANS_KEPT: usize = 8;
 
@@ -195,6 +195,7 @@ impl Policy {
         let network = Network::new(checkpoint.architecture().clone());
         let executor = device::open(device, network.weights(), weights)?;
         let about = checkpoint.about(executor.device());
+        let cameras = about.cameras.len();
         Ok(Self {
             camera_sizes_px: checkpoint.features().camera_sizes_px.clone(),
             host: Host::new(checkpoint, about.cameras.clone(), &embeddings)?,
@@ -206,7 +207,7 @@ impl Policy {
             encoders: Recent::new(PLANS_KEPT),
             prefixers: Recent::new(PLANS_KEPT),
             denoisers: Recent::new(PLANS_KEPT),
-            encoded: Recent::new(FRAMES_KEPT),
+            encoded: Recent::new(MOMENTS_KEPT * cameras),
             prefixes: Recent::new(PREFIXES_KEPT),
             time_sections: false,
             work: Work::default(),
