@@ -58,7 +58,7 @@ fn images(
     frames
         .map(|(camera, frame)| {
             let image = frame.image();
-            let image = Image::new(image.width, image.height, image.rgb.clone());
+            let image = Image::shared(image.width, image.height, image.rgb.clone());
             let image = image.map_err(|error| Refusal::Failed(format!("camera {}: {error}", camera.name)))?;
             Ok((camera.name.clone(), image))
         })

@@ -46,7 +46,7 @@ impl Link for Follower {
 
     fn capture(&mut self) -> Result<Vec<Frame>, LinkError> {
         let grey =
-            |width, height| Frame::lazy(move || Image { width, height, rgb: vec![127; (width * height * 3) as usize] });
+            |width, height| Frame::lazy(move || Image { width, height, rgb: vec![127; (width * height * 3) as usize].into() });
         Ok(vec![grey(4, 3), grey(2, 2)])
     }
 }
