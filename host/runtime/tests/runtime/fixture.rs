@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use waza_model::{Ability, About, Actions, ModelError, Query};
+use waza_model::{Ability, About, Actions, ModelError, Query, Ticket};
 use waza_robot::observation::Measurement;
 use waza_robot::{Embodiment, Frame, Image, Link, LinkError, Pace, Proprioception, Robot, RobotOptions};
 use waza_runtime::model::Answer;
@@ -45,8 +45,9 @@ impl Link for Follower {
     }
 
     fn capture(&mut self) -> Result<Vec<Frame>, LinkError> {
-        let grey =
-            |width, height| Frame::lazy(move || Image { width, height, rgb: vec![127; (width * height * 3) as usize].into() });
+        let grey = |width, height| {
+            Frame::lazy(move || Image { width, height, rgb: vec![127; (width * height * 3) as usize].into() })
+        };
         Ok(vec![grey(4, 3), grey(2, 2)])
     }
 }
@@ -73,6 +74,7 @@ impl Turner {
             action_size: 6,
             chunk_length: 16,
             rate_hz: Some(10.0),
+            sensors: None,
             abilities: vec![Ability::Act],
         };
         Self { about, asked: Arc::default(), thinks }
@@ -84,7 +86,7 @@ impl Model for Turner {
         &self.about
     }
 
-    fn act(&self, query: Query) -> Answer {
+    fn act(&self, query: Query, _: &Ticket) -> Answer {
         let (sender, answer) = futures_channel::oneshot::channel();
         let thinks = self.thinks;
         self.asked.lock().unwrap().push(query.clone());
