@@ -1,5 +1,7 @@
 //! Words and pictures on a canvas of pixels.
 
+use std::sync::Arc;
+
 use font8x8::{BASIC_FONTS, UnicodeFonts};
 use waza_robot::Image;
 
@@ -12,7 +14,7 @@ pub const LINE: u32 = GLYPH * SCALE;
 
 /// A picture of one colour.
 pub fn canvas(width: u32, height: u32, colour: [u8; 3]) -> Image {
-    Image { width, height, rgb: colour.repeat((width * height) as usize) }
+    Image { width, height, rgb: colour.repeat((width * height) as usize).into() }
 }
 
 /// Copies `picture` onto the canvas with its upper left corner at `[x, y]`; what hangs over is cut off.
@@ -21,7 +23,7 @@ pub fn paste(canvas: &mut Image, picture: &Image, [x, y]: [u32; 2]) {
     for row in 0..picture.height.min(canvas.height.saturating_sub(y)) {
         let from = (row * picture.width) as usize * 3;
         let to = ((y + row) * canvas.width + x) as usize * 3;
-        canvas.rgb[to..to + columns].copy_from_slice(&picture.rgb[from..from + columns]);
+        Arc::make_mut(&mut canvas.rgb)[to..to + columns].copy_from_slice(&picture.rgb[from..from + columns]);
     }
 }
 
@@ -37,7 +39,7 @@ pub fn write(canvas: &mut Image, text: &str, [x, y]: [u32; 2], colour: [u8; 3]) 
             for column in 0..LINE {
                 if glyph[(row / SCALE) as usize] >> (column / SCALE) & 1 == 1 {
                     let at = ((y + row) * canvas.width + left + column) as usize * 3;
-                    canvas.rgb[at..at + 3].copy_from_slice(&colour);
+                    Arc::make_mut(&mut canvas.rgb)[at..at + 3].copy_from_slice(&colour);
                 }
             }
         }

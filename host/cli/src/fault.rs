@@ -64,6 +64,7 @@ pub fn model_fault(error: ModelError) -> anyhow::Error {
         | ModelError::Late { .. }
         | ModelError::Quota { .. }
         | ModelError::Superseded
+        | ModelError::Thread(_)
         | ModelError::Stopped => error.into(),
     }
 }

@@ -120,8 +120,8 @@ mod tests {
     fn square(at: u32) -> Image {
         let inside = |x: u32, y: u32| (at..at + 16).contains(&x) && (8..24).contains(&y);
         let colour = |x, y| if inside(x, y) { [220, 30, 30] } else { [90, 120, 90] };
-        let rgb = (0..48).flat_map(|y| (0..64).flat_map(move |x| colour(x, y))).collect();
-        Image { width: 64, height: 48, rgb }
+        let rgb: Vec<u8> = (0..48).flat_map(|y| (0..64).flat_map(move |x| colour(x, y))).collect();
+        Image { width: 64, height: 48, rgb: rgb.into() }
     }
 
     #[test]
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn primary_colours_land_on_their_bt601_values() {
         let flat = |rgb: [u8; 3]| {
-            let yuv = yuv_from_rgb(&Image { width: 2, height: 2, rgb: rgb.repeat(4) });
+            let yuv = yuv_from_rgb(&Image { width: 2, height: 2, rgb: rgb.repeat(4).into() });
             [yuv.y[0], yuv.u[0], yuv.v[0]]
         };
         assert_eq!(flat([255, 255, 255]), [235, 128, 128]);

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::architecture::Sensors;
 use crate::checkpoint::{Checkpoint, VlmCheckpoint};
 
 /// What a model can be asked for.
@@ -47,6 +48,8 @@ pub struct About {
     pub chunk_length: usize,
     /// Actions of a chunk per second, if the card says so.
     pub rate_hz: Option<f32>,
+    /// What it looks at of the robot's sensors, if it was trained on them.
+    pub sensors: Option<Sensors>,
     /// What it can be asked for.
     pub abilities: Vec<Ability>,
 }
@@ -69,6 +72,7 @@ impl VlmCheckpoint {
             action_size: 0,
             chunk_length: 0,
             rate_hz: None,
+            sensors: None,
             abilities: abilities.into_iter().flatten().collect(),
         }
     }
@@ -95,6 +99,7 @@ impl Checkpoint {
             action_size: features.action_size,
             chunk_length: self.architecture().flow.chunk,
             rate_hz: card.and_then(|card| card.action_rate_hz),
+            sensors: self.architecture().sensors,
             abilities: [
                 Some(Ability::Act),
                 self.architecture().video.map(|_| Ability::Video),

@@ -1,5 +1,7 @@
 //! The dimensions of a network, all that its plans and its list of tensors are derived from.
 
+use serde::Serialize;
+
 pub use crate::tensors::Backbone;
 
 /// What one checkpoint's network looks like. Made by [`crate::Checkpoint::open`] from `config.json` and the VLM's
@@ -56,7 +58,7 @@ pub struct Video {
 }
 
 /// Sensors besides cameras and joints, such as force and touch, sampled more often than actions are asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Sensors {
     /// Numbers in a sample.
     pub channels: usize,

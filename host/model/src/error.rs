@@ -119,6 +119,9 @@ pub enum ModelError {
     /// A way of choosing words that makes no sense.
     #[error("an answer needs at least one token, a temperature above 0 and a `top_p` in (0, 1]")]
     Decoding,
+    /// The system gave the broker no thread.
+    #[error("the model got no thread of its own: {0}. End other programs")]
+    Thread(std::io::Error),
     /// The broker's thread has ended.
     #[error("the model has stopped. Restart the host; its log says why")]
     Stopped,

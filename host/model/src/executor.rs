@@ -32,6 +32,15 @@ pub trait Executor: Send {
     /// Frees what it keeps for the plans of a layout.
     fn forget(&mut self, layout: Layout);
 
+    /// Whether a plan of several requests takes less time than one of each, one after the other.
+    fn gains_in_batches(&self) -> bool {
+        false
+    }
+
+    /// Loses the device, where that can happen. For tests.
+    #[doc(hidden)]
+    fn lose(&mut self) {}
+
     /// Bytes of weights and buffers that it holds; residents are not counted.
     fn bytes(&self) -> u64;
 

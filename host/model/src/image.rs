@@ -41,14 +41,18 @@ impl Image {
     /// # Errors
     /// If there are more or fewer bytes, or a side is 0 or longer than 16384 px.
     pub fn new(width: u32, height: u32, rgb: Vec<u8>) -> Result<Self, ImageError> {
+        Self::shared(width, height, Arc::new(rgb))
+    }
+
+    /// As [`Image::new`], of bytes that others look at, too. Images that share them are equal at a glance.
+    ///
+    /// # Errors
+    /// As [`Image::new`].
+    pub fn shared(width: u32, height: u32, rgb: Arc<Vec<u8>>) -> Result<Self, ImageError> {
         let sides = 1..=LONGEST_SIDE_PX;
         let fits =
             sides.contains(&width) && sides.contains(&height) && rgb.len() == width as usize * height as usize * 3;
-        if fits {
-            Ok(Self { width, height, rgb: Arc::new(rgb) })
-        } else {
-            Err(ImageError { width, height, bytes: rgb.len() })
-        }
+        if fits { Ok(Self { width, height, rgb }) } else { Err(ImageError { width, height, bytes: rgb.len() }) }
     }
 
     /// px.

@@ -69,6 +69,7 @@ mod error;
 pub mod executor;
 mod image;
 mod info;
+mod model;
 mod noise;
 pub mod plan;
 mod policy;
@@ -80,7 +81,7 @@ mod vlm;
 pub mod wgpu;
 
 pub use about::{Ability, About};
-pub use broker::{Broker, ModelHandle};
+pub use broker::{Answering, Broker, ModelHandle, Priority, Statistics, Ticket};
 pub use checkpoint::{
     AnyCheckpoint, Card, Checkpoint, CheckpointError, InstructionError, Misshapen, TensorMismatch, TextStream,
     TokenEmbeddings, VlmCheckpoint, VlmTokenizer,
@@ -89,5 +90,6 @@ pub use device::{Device, UnknownDevice};
 pub use error::ModelError;
 pub use image::{Image, ImageError};
 pub use info::{Info, PolicyInfo, TextInfo};
+pub use model::Model;
 pub use policy::{Actions, Cost, LARGEST_BATCH, Noise, Policy, Query, Sections, Work};
 pub use vlm::{Answer, Decoding, Detection, Generation, MOST_IMAGES, Question, Sampling, Step, Vlm, boxes, locating};

@@ -1,14 +1,10 @@
-//! What a policy does with queries, good and bad, on the CPU; and the broker in front of it.
+//! What a policy does with queries, good and bad, on the CPU.
 
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests, too
 
 use std::path::PathBuf;
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{Thread, current, park};
 
-use waza_model::{Broker, Checkpoint, Device, Image, LARGEST_BATCH, ModelError, Noise, Policy, Query, Work};
+use waza_model::{Checkpoint, Device, Image, LARGEST_BATCH, ModelError, Noise, Policy, Query, Work};
 
 fn policy(example: &str) -> Policy {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(example).join("checkpoint");
@@ -26,24 +22,6 @@ fn query() -> Query {
         state: vec![0.5, -0.25, 0.0, 1.0, 0.3, -1.0],
         sensors: Vec::new(),
         noise: Noise::Seed(11),
-    }
-}
-
-/// Blocks this thread on a future.
-fn wait<F: Future>(future: F) -> F::Output {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => park(),
-        }
     }
 }
 
@@ -173,42 +151,6 @@ fn an_instruction_beyond_the_tokenizers_length_is_cut_there() {
     let mut act = |instruction: String| policy.act(&Query { instruction, ..query() }).unwrap().rows;
     assert_eq!(act("a".repeat(48) + "b"), act("a".repeat(48) + "c"));
     assert_ne!(act("a".repeat(46) + "b"), act("a".repeat(46) + "c"));
-}
-
-#[test]
-fn the_broker_answers_every_handle_as_the_policy_would() {
-    let expected = policy("smolvla-a").act(&query()).unwrap().rows;
-    let handle = Broker::start(policy("smolvla-a")).unwrap();
-    assert_eq!(handle.about().chunk_length, 50);
-    let threads: Vec<_> = (0..4)
-        .map(|_| {
-            let handle = handle.clone();
-            std::thread::spawn(move || wait(handle.act(query())).unwrap().rows)
-        })
-        .collect();
-    for thread in threads {
-        assert_eq!(thread.join().unwrap(), expected);
-    }
-}
-
-#[test]
-fn the_broker_turns_away_what_it_cannot_keep_and_serves_the_rest() {
-    let handle = Broker::start(policy("smolvla-a")).unwrap();
-    let answers: Vec<_> = (0..80).map(|_| handle.act(query())).collect();
-    // All but a few are withdrawn, so that the test need not wait for them.
-    let mut busy = 0;
-    for (index, answer) in answers.into_iter().enumerate() {
-        if index < 2 {
-            wait(answer).unwrap();
-        } else if index > 70
-            && let Err(error) = wait(answer)
-        {
-            assert!(matches!(error, ModelError::Busy { .. }), "{error}");
-            busy += 1;
-        }
-    }
-    assert!(busy > 0);
-    wait(handle.act(query())).unwrap();
 }
 
 #[test]

@@ -29,8 +29,8 @@ pub struct Image {
     pub width: u32,
     /// Pixels.
     pub height: u32,
-    /// `height * width * 3` bytes.
-    pub rgb: Vec<u8>,
+    /// `height * width * 3` bytes, shared by whoever looks at them.
+    pub rgb: Arc<Vec<u8>>,
 }
 
 type Render = Box<dyn FnOnce() -> Image + Send>;

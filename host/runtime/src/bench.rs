@@ -72,6 +72,8 @@ fn instantiate(host: &Host, skill: &str) -> Result<Duration, SkillError> {
     let context = Arc::new(Context {
         site: site.clone(),
         skill: skill.clone(),
+        name: skill.manifest.id.as_str().into(),
+        until_tick: u64::MAX,
         seed: 0,
         requests: AtomicU64::new(0),
         depth: 0,

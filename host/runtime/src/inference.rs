@@ -1,64 +1,111 @@
-//! One request to the model: from what a skill saw to a chunk, with the time that it takes.
+//! One request to the model: from what a skill saw to an answer, with the time that it takes.
 
-use waza_model::{Image, Noise, Query};
-use waza_robot::Observation;
+use std::time::Duration;
+
+use waza_model::{Image, Noise, Priority, Query, Ticket};
+use waza_robot::Pace;
 
 use crate::bindings::Refusal;
 use crate::calls::{Chunk, Context, Observed};
 use crate::event::Event;
-use crate::model::{Ability, refusal};
+use crate::model::{Ability, Answer, refusal};
+use crate::window::window;
 
-/// A chunk, and when a robot that thinks at its own pace would have it.
-pub(crate) struct Inferred {
-    pub chunk: Chunk,
-    /// Under lockstep inference takes no robot time by itself: a fixed number of ticks is charged for it.
+/// What the model answered.
+pub(crate) struct Inferred<T = Chunk> {
+    pub answer: T,
+    /// When a robot that thinks at its own pace would have it. Under lockstep inference takes no robot time by itself: a
+    /// fixed number of ticks is charged for it.
     pub due_tick: u64,
 }
 
-/// Asks the model what to do. The request is made, and robot time stands still for it, as soon as this returns.
+/// Asks the model what to do, which is of use until a tick. The request is made, and robot time stands still for it, as soon
+/// as this returns.
+///
+/// Several observations are a video, oldest first; the newest one's state and sensors count.
 pub(crate) fn infer(
     context: &Context,
     instruction: &str,
-    seen: &Observed,
+    seen: &[Observed],
+    until_tick: u64,
 ) -> Result<impl Future<Output = Result<Inferred, Refusal>> + Send + use<>, Refusal> {
     let site = &context.site;
-    let about = site.model.about();
+    let (about, robot) = (site.model.about(), site.robot.embodiment());
     Ability::Act.demand(about)?;
-    let images = context.burst.uncounted(|| images(seen, &about.cameras, site.robot.embodiment()))?;
+    let [earlier @ .., newest] = seen else {
+        return Err(Refusal::Invalid("the model needs an observation to act on".into()));
+    };
+    if !earlier.is_empty() {
+        Ability::Video.demand(about)?;
+    }
+    if seen.windows(2).any(|pair| pair[0].tick > pair[1].tick) {
+        return Err(Refusal::Invalid("the observations of a video must come oldest first".into()));
+    }
     let query = Query {
         instruction: instruction.into(),
-        images,
-        state: seen.joints.positions.clone(),
-        sensors: Vec::new(),
+        images: images(context, seen)?,
+        state: newest.joints.positions.clone(),
+        sensors: about.sensors.map_or(Ok(Vec::new()), |wanted| window(newest, robot, wanted))?,
         noise: Noise::Seed(mix(context.seed, context.next_request())),
     };
-    let rate_hz = about.rate_hz.unwrap_or(site.robot.embodiment().action.rate_hz);
-    let since_tick = Some(seen.tick);
-    let due_tick = site.robot.tick() + u64::from(site.latency_ticks);
-    let hold = site.robot.hold_time();
-    let (holds, events) = (context.holds.clone(), context.events.clone());
-    let answer = site.model.act(query);
+    let rate_hz = about.rate_hz.unwrap_or(robot.action.rate_hz);
+    let since_tick = Some(newest.tick);
+    let events = context.events.clone();
+    // Something moves, or is about to.
+    let asked = answered(context, site.model.act(query, &ticket(context, Priority::High, until_tick)));
     Ok(async move {
-        let answer = answer.await;
-        // Until the run waits again.
-        holds.keep(hold);
-        let actions = answer.map_err(|error| refusal(&error))?;
-        events(Event::Inference { elapsed: actions.elapsed });
-        Ok(Inferred { chunk: Chunk { rate_hz, rows: actions.rows, since_tick }, due_tick })
+        let Inferred { answer, due_tick } = asked.await?;
+        events(Event::Inference { elapsed: answer.elapsed });
+        Ok(Inferred { answer: Chunk { rate_hz, rows: answer.rows, since_tick }, due_tick })
     })
 }
 
-/// What the model's cameras saw.
-fn images(
-    seen: &Observation,
-    wanted: &[String],
-    robot: &waza_robot::Embodiment,
-) -> Result<Vec<(String, Image)>, Refusal> {
-    let frames = robot.cameras.iter().zip(&seen.frames).filter(|(camera, _)| wanted.contains(&camera.name));
-    frames
+/// A request of this run, whose answer is of use until a tick. Under lockstep robot time stands still until it is there, so
+/// it cannot come too late, however long it takes.
+pub(crate) fn ticket(context: &Context, priority: Priority, until_tick: u64) -> Ticket {
+    let robot = &context.site.robot;
+    let ticket = Ticket::new(context.name.clone()).of(priority);
+    match robot.pace() {
+        Pace::Lockstep => ticket,
+        Pace::RealTime => {
+            let ticks = until_tick.min(context.until_tick).saturating_sub(robot.tick());
+            ticket.within(Duration::from_secs_f64(ticks as f64 / f64::from(robot.embodiment().control_hz)))
+        }
+    }
+}
+
+/// Waits for the answer to a request that has been made, while robot time stands still.
+pub(crate) fn answered<T>(
+    context: &Context,
+    answer: Answer<T>,
+) -> impl Future<Output = Result<Inferred<T>, Refusal>> + Send + use<T> {
+    let site = &context.site;
+    let due_tick = site.robot.tick() + u64::from(site.latency_ticks);
+    let hold = site.robot.hold_time();
+    let holds = context.holds.clone();
+    async move {
+        let answer = answer.await;
+        // Until the run waits again.
+        holds.keep(hold);
+        Ok(Inferred { answer: answer.map_err(|error| refusal(&error))?, due_tick })
+    }
+}
+
+/// What the model's cameras saw, or all cameras if it names none. The pixels are shared by everybody who asks about this
+/// moment, so the model sees at a glance that it knows them.
+pub(crate) fn images(context: &Context, seen: &[Observed]) -> Result<Vec<(String, Image)>, Refusal> {
+    let (site, burst) = (&context.site, &context.burst);
+    let wanted = &site.model.about().cameras;
+    let cameras = &site.robot.embodiment().cameras;
+    let of = |seen: &Observed| {
+        let frames: Vec<_> = cameras.iter().zip(seen.frames.clone()).collect();
+        frames.into_iter().filter(|(camera, _)| wanted.is_empty() || wanted.contains(&camera.name))
+    };
+    seen.iter()
+        .flat_map(of)
         .map(|(camera, frame)| {
-            let image = frame.image();
-            let image = Image::new(image.width, image.height, image.rgb.clone());
+            let image = burst.uncounted(|| frame.image());
+            let image = Image::shared(image.width, image.height, image.rgb.clone());
             let image = image.map_err(|error| Refusal::Failed(format!("camera {}: {error}", camera.name)))?;
             Ok((camera.name.clone(), image))
         })

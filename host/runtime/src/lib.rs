@@ -47,6 +47,7 @@
 //! | `actor` | what drives a run, and keeps robot time still meanwhile |
 //! | `lease` | who may move which joints |
 //! | `inference` | one request to the model |
+//! | `window` | what it looks at of the sensors |
 //! | `rollout` | the host's own loop of seeing, asking and moving |
 //! | `feed` | a bounded queue to a stream that a skill reads |
 
@@ -71,6 +72,7 @@ mod rollout;
 mod run;
 mod wasi;
 pub mod watch;
+mod window;
 
 pub use bindings::Refusal;
 pub use budget::{Budget, Budgets};

@@ -4,14 +4,14 @@ use std::fmt;
 use std::pin::Pin;
 
 use serde::Deserialize;
-use waza_model::{About, Actions, ModelError, ModelHandle, Query};
+use waza_model::{About, Actions, Decoding, Detection, Image, ModelError, ModelHandle, Query, Question, Ticket};
 use waza_robot::Embodiment;
 
 use crate::bindings::{Refusal, model};
 use crate::error::RuntimeError;
 
 /// An answer of the model, when it is there. Dropping it withdraws the request if it has not begun.
-pub type Answer = Pin<Box<dyn Future<Output = Result<Actions, ModelError>> + Send>>;
+pub type Answer<T = Actions> = Pin<Box<dyn Future<Output = Result<T, ModelError>> + Send>>;
 
 /// A foundation model, as skills ask it through the host.
 pub trait Model: Send + Sync + 'static {
@@ -19,7 +19,32 @@ pub trait Model: Send + Sync + 'static {
     fn about(&self) -> &About;
 
     /// What to do next. The request is made when this returns; the future only waits.
-    fn act(&self, query: Query) -> Answer;
+    fn act(&self, query: Query, ticket: &Ticket) -> Answer;
+
+    /// An answer in words.
+    fn ask(&self, question: Question, ticket: &Ticket) -> Answer<waza_model::Answer> {
+        let _ = (question, ticket);
+        lacking("answer")
+    }
+
+    /// Boxes around what is named, best first.
+    fn locate(&self, what: &str, image: &Image, ticket: &Ticket) -> Answer<Vec<Detection>> {
+        let _ = (what, image, ticket);
+        lacking("locate")
+    }
+
+    /// A vector for comparing.
+    fn embed(&self, text: String, images: Vec<Image>, ticket: &Ticket) -> Answer<Vec<f32>> {
+        let _ = (text, images, ticket);
+        lacking("embed")
+    }
+}
+
+fn lacking<T>(what: &'static str) -> Answer<T>
+where
+    T: Send + 'static,
+{
+    Box::pin(async move { Err(ModelError::Lacking { what, hint: "Choose another model" }) })
 }
 
 impl Model for ModelHandle {
@@ -27,8 +52,20 @@ impl Model for ModelHandle {
         self.about()
     }
 
-    fn act(&self, query: Query) -> Answer {
-        Box::pin(self.act(query))
+    fn act(&self, query: Query, ticket: &Ticket) -> Answer {
+        Box::pin(self.act(query, ticket))
+    }
+
+    fn ask(&self, question: Question, ticket: &Ticket) -> Answer<waza_model::Answer> {
+        Box::pin(self.ask(question, Decoding::default(), ticket).whole())
+    }
+
+    fn locate(&self, what: &str, image: &Image, ticket: &Ticket) -> Answer<Vec<Detection>> {
+        Box::pin(self.locate(what, image, ticket))
+    }
+
+    fn embed(&self, text: String, images: Vec<Image>, ticket: &Ticket) -> Answer<Vec<f32>> {
+        Box::pin(self.embed(text, images, ticket))
     }
 }
 
@@ -105,6 +142,10 @@ impl fmt::Display for Ability {
 /// Refuses a model that was made for another robot.
 pub(crate) fn check_fit(model: &About, robot: &Embodiment) -> Result<(), RuntimeError> {
     let joints = robot.joints.len();
+    if !Ability::of(model).any(|it| it == Ability::Act) {
+        // It moves nothing.
+        return Ok(());
+    }
     let mut wrong = Vec::new();
     if let Some(made_for) = model.embodiment.as_ref().filter(|it| **it != robot.name) {
         wrong.push(format!("it was trained for {made_for}"));
@@ -119,6 +160,10 @@ pub(crate) fn check_fit(model: &About, robot: &Embodiment) -> Result<(), Runtime
     if !model.cameras.iter().any(|it| cameras.contains(&it.as_str())) {
         wrong.push(format!("it sees {}, the robot has {}", model.cameras.join(", "), cameras.join(", ")));
     }
+    let channels: usize = robot.sensors.iter().map(|it| it.channels.len()).sum();
+    if let Some(sensors) = model.sensors.filter(|it| it.channels != channels) {
+        wrong.push(format!("it looks at {} sensor channels, the robot has {channels}", sensors.channels));
+    }
     if wrong.is_empty() {
         return Ok(());
     }
@@ -129,9 +174,12 @@ pub(crate) fn check_fit(model: &About, robot: &Embodiment) -> Result<(), Runtime
 pub(crate) fn refusal(error: &ModelError) -> Refusal {
     let what = error.to_string();
     match error {
-        ModelError::Instruction(_) => Refusal::Invalid(what),
-        ModelError::Busy { .. } => Refusal::Exhausted(what),
-        ModelError::Stopped => Refusal::Unavailable(what),
+        ModelError::Instruction(_)
+        | ModelError::Frames { .. }
+        | ModelError::Images { .. }
+        | ModelError::Prompt { .. } => Refusal::Invalid(what),
+        ModelError::Busy { .. } | ModelError::Quota { .. } | ModelError::Late { .. } => Refusal::Exhausted(what),
+        ModelError::Stopped | ModelError::Lacking { .. } => Refusal::Unavailable(what),
         _ => Refusal::Failed(what),
     }
 }

@@ -39,6 +39,9 @@ pub(crate) struct Rollout {
     pub events: Writer<Event>,
 }
 
+/// Requests in a row that the model may have no time for, before a rollout ends with `exhausted`.
+const MOST_MISSED: u32 = 3;
+
 type Asked = Pin<Box<dyn Future<Output = Result<Inferred, Refusal>> + Send>>;
 
 /// What a rollout is in the middle of. All of it is polled together, in [`Rollout::next`]: an answer that lies unread
@@ -53,6 +56,10 @@ struct Going {
     /// Plays that have not ended; the newest moves the robot.
     playing: Vec<Playing>,
     chunks: u32,
+    /// The tick after the last row of the newest chunk.
+    ends: u64,
+    /// Requests in a row that the model had no time for.
+    missed: u32,
     /// Observations that were due for the skill.
     observed: u64,
 }
@@ -89,7 +96,7 @@ impl Rollout {
         loop {
             self.motion.check()?;
             let tick = robot.tick();
-            if let Some(Inferred { chunk, .. }) = going.answered.take_if(|it| it.due_tick <= tick) {
+            if let Some(Inferred { answer: chunk, .. }) = going.answered.take_if(|it| it.due_tick <= tick) {
                 replan = self.play(going, chunk)?;
                 continue;
             }
@@ -107,12 +114,19 @@ impl Rollout {
             let wake = [Some(end), look, answer].into_iter().flatten().min().unwrap_or(end);
             match self.next(going, wake).await {
                 Next::Played(ended) => self.report(ended)?,
-                Next::Answered(answer) => going.answered = Some(answer?),
+                // What was seen is old by now; what is seen next may find the model less busy.
+                Next::Answered(Err(Refusal::Exhausted(_))) if going.missed < MOST_MISSED => going.missed += 1,
+                Next::Answered(answer) => {
+                    going.answered = Some(answer?);
+                    going.missed = 0;
+                }
                 Next::Ticked(tick) => drop(tick?),
                 Next::Seen(seen) => {
                     let seen = seen?;
                     if plan.is_some_and(|due| due <= seen.tick) {
-                        going.asked = Some(Box::pin(infer(&self.context, &self.instruction, &seen)?));
+                        let until = self.until(going, seen.tick);
+                        let asked = infer(&self.context, &self.instruction, std::slice::from_ref(&seen), until)?;
+                        going.asked = Some(Box::pin(asked));
                     }
                     if let Some(every) = self.observe_ticks.filter(|_| show.is_some_and(|due| due <= seen.tick)) {
                         going.observed = ((seen.tick - begin) as f64 / every).floor() as u64 + 1;
@@ -124,12 +138,26 @@ impl Rollout {
         }
     }
 
+    /// Until when a chunk for what was seen at a tick is of use: when the newest chunk runs out, the arm would stand still;
+    /// and if it stands already, until all rows would have been due.
+    fn until(&self, going: &Going, seen: u64) -> u64 {
+        let about = self.context.site.model.about();
+        let rate_hz = about.rate_hz.unwrap_or(self.context.site.robot.embodiment().action.rate_hz);
+        let runs_out = |tick: u64| tick + (about.chunk_length as f64 * self.row_ticks(rate_hz)).round() as u64;
+        if going.ends > seen { going.ends } else { runs_out(seen) }
+    }
+
+    fn row_ticks(&self, rate_hz: f32) -> f64 {
+        f64::from(self.context.site.robot.embodiment().control_hz) / f64::from(rate_hz)
+    }
+
     /// Hands a chunk to the player; returns the tick from which the next shall be asked for.
     fn play(&self, going: &mut Going, chunk: Chunk) -> Result<u64, Refusal> {
         let robot = &self.context.site.robot;
         let Chunk { rate_hz, rows, since_tick } = chunk;
-        let row_ticks = f64::from(robot.embodiment().control_hz) / f64::from(rate_hz);
+        let row_ticks = self.row_ticks(rate_hz);
         let since = since_tick.unwrap_or(robot.tick());
+        going.ends = since + (rows.len() as f64 * row_ticks).round() as u64;
         let joints = self.motion.joints().clone();
         going.playing.push(robot.play(Play { joints, rate_hz, rows, since_tick }));
         self.events.push(Event::Chunk(going.chunks)).map_err(unread)?;

@@ -62,9 +62,14 @@ fn drive(
     let Start { request, events, depth } = start;
     let (sender, tasks) = mpsc::unbounded();
     let burst = Burst::default();
+    let begun = site.robot.tick();
+    let limit = site.options.budgets.run_time;
+    let control_hz = site.robot.embodiment().control_hz;
     let context = Arc::new(Context {
         site: site.clone(),
         skill: skill.clone(),
+        name: skill.manifest.id.as_str().into(),
+        until_tick: begun.saturating_add((limit.as_secs_f64() * f64::from(control_hz)) as u64),
         seed: request.seed,
         requests: AtomicU64::new(0),
         depth,
@@ -77,9 +82,6 @@ fn drive(
     let mut store = store(context, signal.clone());
     let log = store.data().wasi.log();
 
-    let begun = site.robot.tick();
-    let limit = site.options.budgets.run_time;
-    let control_hz = site.robot.embodiment().control_hz;
     let left = || {
         let ticks = site.robot.tick().saturating_sub(begun);
         limit.saturating_sub(Duration::from_secs_f64(ticks as f64 / f64::from(control_hz)))

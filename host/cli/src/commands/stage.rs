@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use waza_model::{Broker, Checkpoint, Device, Policy};
+use waza_model::{Broker, Checkpoint, Device, Model, Policy, Vlm, VlmCheckpoint};
 use waza_robot::{Embodiment, Pace};
 
 use crate::assets::Checkout;
 use crate::episode::Stage;
-use crate::fault::{OrBadInput, model_fault};
+use crate::fault::model_fault;
 use crate::{progress, toolchain};
 
 #[derive(Debug, Args)]
@@ -21,6 +21,9 @@ pub struct StageOptions {
     /// A checkpoint folder; the bundled one if left out.
     #[arg(long)]
     model: Option<PathBuf>,
+    /// A folder of a SmolVLM2, for skills that ask questions; none if left out.
+    #[arg(long)]
+    vlm: Option<PathBuf>,
     /// Let robot time pass as the wall clock does, not as fast as the machine can. Episodes then do not repeat exactly.
     #[arg(long)]
     realtime: bool,
@@ -29,16 +32,23 @@ pub struct StageOptions {
 impl StageOptions {
     /// The bundled checkpoint, in real time.
     pub fn realtime_on_cpu() -> Self {
-        Self { device: Device::Cpu, model: None, realtime: true }
+        Self { device: Device::Cpu, model: None, vlm: None, realtime: true }
     }
 
     /// Loads the model.
     pub fn open(&self, checkout: &Checkout) -> Result<Stage> {
         let spinner = progress::spinner("loading the model");
         let folder = self.model.clone().unwrap_or_else(|| checkout.checkpoint());
-        let checkpoint = Checkpoint::open(&folder).or_bad_input()?;
-        let policy = Policy::new(&checkpoint, self.device).map_err(model_fault)?;
-        let model = Broker::start(policy).context("starting the model's thread")?;
+        let (vlm, device) = (self.vlm.clone(), self.device);
+        // On the model's own thread, and once more if its device is ever lost.
+        let load = move || {
+            let policy = Policy::new(&Checkpoint::open(&folder)?, device)?;
+            Ok(match &vlm {
+                Some(folder) => Model::new(policy, Vlm::new(&VlmCheckpoint::open(folder)?, device)?),
+                None => policy.into(),
+            })
+        };
+        let model = Broker::start(load).map_err(model_fault)?;
         spinner.finish_with_message(format!("model on {}", model.about().device));
         let pace = if self.realtime { Pace::RealTime } else { Pace::Lockstep };
         Ok(Stage { embodiment: Arc::new(Embodiment::so101()), model, pace })

@@ -123,6 +123,7 @@ pub struct Policy {
     encoded: Recent<Vec<Image>, Resident>,
     prefixes: Recent<PrefixKey, Vec<Resident>>,
     time_sections: bool,
+    batches: bool,
     work: Work,
 }
 
@@ -203,14 +204,15 @@ impl Policy {
             embeddings,
             empty_cameras: checkpoint.features().empty_cameras,
             network,
-            executor,
             encoders: Recent::new(PLANS_KEPT),
             prefixers: Recent::new(PLANS_KEPT),
             denoisers: Recent::new(PLANS_KEPT),
             encoded: Recent::new(MOMENTS_KEPT * cameras),
             prefixes: Recent::new(PREFIXES_KEPT),
             time_sections: false,
+            batches: executor.gains_in_batches(),
             work: Work::default(),
+            executor,
         })
     }
 
@@ -342,6 +344,28 @@ impl Policy {
             trace.actions = raw(rows, &self.host.action).concat();
         }
         Ok(trace)
+    }
+
+    /// What a query must have in common with others to run together with them.
+    pub(crate) fn shape_of(&self, query: &Query) -> Result<Shape, ModelError> {
+        let flow = &self.network.architecture().flow;
+        Ok(self.shape(&self.host.prepare(query, flow.chunk * flow.max_action)?))
+    }
+
+    /// Whether a broker shall let queries that wait run together. By default where that gains much: on a GPU, which has
+    /// little to do with one query. On the CPU a batch of four gains 4 %, and makes the first one wait for the last.
+    pub fn batch(&mut self, wanted: bool) {
+        self.batches = wanted;
+    }
+
+    pub(crate) fn batches(&self) -> bool {
+        self.batches
+    }
+
+    /// Loses the device, as if its driver had been reset, where there is one that can be lost. For tests.
+    #[doc(hidden)]
+    pub fn lose_device(&mut self) {
+        self.executor.lose();
     }
 
     /// What the plans depend on of a request by itself.

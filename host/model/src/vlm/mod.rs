@@ -147,6 +147,12 @@ impl Vlm {
         self.executor.bytes() + self.encoded.values().map(Resident::bytes).sum::<usize>() as u64
     }
 
+    /// Loses the device, as if its driver had been reset, where there is one that can be lost. For tests.
+    #[doc(hidden)]
+    pub fn lose_device(&mut self) {
+        self.executor.lose();
+    }
+
     /// Reads a question; [`Vlm::step`] then answers it.
     ///
     /// # Errors

@@ -98,12 +98,8 @@ impl Gpu {
             note(&heard, Fault { kind, cause });
         }));
         let heard = faults.clone();
-        device.set_device_lost_callback(move |reason, message| {
-            // Dropping the last handle of a device also counts as losing it.
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                note(&heard, Fault { kind: Kind::Lost, cause: message });
-            }
-        });
+        // Dropping the last handle of a device also counts as losing it, but then nobody is left to look at this.
+        device.set_device_lost_callback(move |_, message| note(&heard, Fault { kind: Kind::Lost, cause: message }));
         let keeps = device.features().contains(wgpu::Features::PIPELINE_CACHE);
         let pipeline_cache_key = if keeps { wgpu::util::pipeline_cache_key(&info) } else { None };
         // A subgroup there is a SIMD vector: 128, 256 or 512 bits.
@@ -153,6 +149,10 @@ impl Gpu {
     /// # Errors
     /// [`ExecutorError::Failed`], [`ExecutorError::Memory`] or [`ExecutorError::Lost`].
     pub(super) fn check(&self) -> Result<(), ExecutorError> {
+        if lock(&self.faults).is_some() {
+            // What is asked of a lost device is invalid, and that is heard first. That the device is lost, a poll says.
+            let _ = self.device.poll(wgpu::PollType::Poll);
+        }
         let mut fault = lock(&self.faults);
         let Some(Fault { kind, cause }) = fault.clone() else { return Ok(()) };
         let device = self.name.clone();

@@ -7,7 +7,6 @@ use std::ops::Range;
 use std::sync::mpsc;
 
 use wgpu::BufferUsages as Usages;
-use wgpu::util::DeviceExt;
 
 use super::device::Gpu;
 use super::fuse::{Fused, fuse};
@@ -129,11 +128,7 @@ impl WgpuExecutor {
         }
         let dispatches = self.lower(plan);
         let (params, places) = self.params(&dispatches);
-        let params = self.gpu.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
-            label: Some("params"),
-            contents: &params,
-            usage: Usages::UNIFORM | Usages::COPY_DST,
-        });
+        let params = filled(&self.gpu, "params", &params, Usages::UNIFORM | Usages::COPY_DST);
         // Bound where a kernel has a binding that an op does not use.
         let nothing = constant(&self.gpu, "nothing", &[]);
 
@@ -222,7 +217,7 @@ fn upload(gpu: &Gpu, weight: &Weight, numbers: Numbers) -> (Format, wgpu::Buffer
         Numbers::F16(bits) if weight.role == Role::Factor => (Format::F16, bits),
         numbers => return (Format::F32, constant(gpu, "weight", &numbers.into_f32())),
     };
-    (format, filled(gpu, "weight", bytemuck::cast_slice(&bits)))
+    (format, filled(gpu, "weight", bytemuck::cast_slice(&bits), Usages::STORAGE | Usages::COPY_SRC))
 }
 
 /// An error of uploading weights, with what would have fitted.
@@ -345,6 +340,14 @@ impl Executor for WgpuExecutor {
         self.prepared.remove(&layout);
     }
 
+    fn gains_in_batches(&self) -> bool {
+        !self.gpu.is_software()
+    }
+
+    fn lose(&mut self) {
+        self.gpu.device().destroy();
+    }
+
     fn bytes(&self) -> u64 {
         let buffers = self.prepared.values().flat_map(|prepared| &prepared.buffers);
         self.weight_buffers.iter().chain(buffers).map(wgpu::Buffer::size).sum()
@@ -403,16 +406,19 @@ fn empty(gpu: &Gpu, label: &str, numbers: usize, usage: Usages) -> wgpu::Buffer 
 
 /// A buffer that kernels only read.
 fn constant(gpu: &Gpu, label: &str, numbers: &[f32]) -> wgpu::Buffer {
-    filled(gpu, label, bytemuck::cast_slice(numbers))
+    filled(gpu, label, bytemuck::cast_slice(numbers), Usages::STORAGE | Usages::COPY_SRC)
 }
 
-fn filled(gpu: &Gpu, label: &str, content: &[u8]) -> wgpu::Buffer {
-    let mut contents = content.to_vec();
-    contents.resize(content.len().next_multiple_of(16).max(16), 0);
-    let usage = Usages::STORAGE | Usages::COPY_SRC;
-    gpu.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
-        label: Some(label),
-        contents: &contents,
-        usage,
-    })
+/// A buffer with this in it, and zeros up to a whole `vec4`. Of a device that is lost or full it is a buffer of nothing, and
+/// [`Gpu::check`] says so; wgpu's `create_buffer_init` would panic.
+fn filled(gpu: &Gpu, label: &str, contents: &[u8], usage: Usages) -> wgpu::Buffer {
+    let size = contents.len().next_multiple_of(16).max(16) as u64;
+    let description = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: true };
+    let buffer = gpu.device().create_buffer(&description);
+    if let Ok(mut mapped) = buffer.get_mapped_range_mut(..) {
+        mapped.slice(..contents.len()).copy_from_slice(contents);
+        drop(mapped);
+        buffer.unmap();
+    }
+    buffer
 }

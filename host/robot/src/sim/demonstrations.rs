@@ -181,7 +181,7 @@ fn record(sample: &Sample, options: &Options) -> Vec<u8> {
         .collect();
     let mut bytes = Vec::new();
     for camera in &cameras {
-        bytes.extend(render::draw(&sample.snapshot, camera, options.side, options.side).rgb);
+        bytes.extend_from_slice(&render::draw(&sample.snapshot, camera, options.side, options.side).rgb);
     }
     let [x, y] = sample.snapshot.bowl;
     let points = cameras.iter().flat_map(|camera| {

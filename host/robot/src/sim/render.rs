@@ -304,7 +304,7 @@ impl Canvas {
                 rgb.extend(sum.map(|channel| SRGB[(channel / (SAMPLES * SAMPLES) as f32 * SRGB_LAST) as usize]));
             }
         }
-        Image { width: width as u32, height: height as u32, rgb }
+        Image { width: width as u32, height: height as u32, rgb: rgb.into() }
     }
 }
 

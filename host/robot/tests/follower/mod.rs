@@ -66,7 +66,7 @@ impl Link for Follower {
         if log.cameras_fail {
             return Err(LinkError("the front camera is gone".into()));
         }
-        let dark = || Frame::ready(Image { width: 1, height: 1, rgb: vec![0; 3] });
+        let dark = || Frame::ready(Image { width: 1, height: 1, rgb: vec![0; 3].into() });
         Ok(vec![dark(), dark()])
     }
 }

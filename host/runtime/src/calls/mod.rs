@@ -48,6 +48,10 @@ pub struct Chunk {
 pub(crate) struct Context {
     pub site: Arc<Site>,
     pub skill: Arc<Skill>,
+    /// The skill's id, as the model's broker counts it.
+    pub name: Arc<str>,
+    /// When the run's time is up.
+    pub until_tick: u64,
     /// Of this run.
     pub seed: u64,
     /// Counts the requests to the model, so that each has its own noise.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use futures_util::future::try_join_all;
 use wasmtime::component::{Accessor, HasSelf, Resource};
+use waza_model::{Image, Priority, Question, Ticket};
 
 use super::{Chunk, Context, Fault, Observed, Run};
 use crate::bindings::{Refusal, model};
-use crate::inference::infer;
+use crate::inference::{Inferred, answered, images, infer, ticket};
 use crate::model::Ability;
 use crate::permission::Permission;
 
@@ -31,40 +33,82 @@ impl<T: Send + 'static> model::HostWithStore<T> for HasSelf<Run> {
         seen: Vec<Resource<Observed>>,
     ) -> Result<Resource<Chunk>, Fault> {
         let (context, seen) = arguments(accessor, &seen)?;
-        let [seen] = seen.as_slice() else {
-            if seen.is_empty() {
-                return Err(Refusal::Invalid("the model needs an observation to act on".into()).into());
-            }
-            Ability::Video.demand(context.site.model.about())?;
-            return Err(Refusal::Invalid("this host hands the model one observation at a time".into()).into());
-        };
-        let inferred = infer(&context, &instruction, seen)?.await?;
-        let robot = &context.site.robot;
-        if inferred.due_tick > robot.tick() {
-            context.holds.settle(robot.reach(inferred.due_tick)).await?;
-        }
-        Ok(accessor.with(|mut access| access.get().push(inferred.chunk))?)
+        let chunk = due(&context, infer(&context, &instruction, &seen, context.until_tick)?.await?).await?;
+        Ok(accessor.with(|mut access| access.get().push(chunk))?)
     }
 
     async fn ask(
         accessor: &Accessor<T, Self>,
-        _: String,
+        question: String,
         seen: Vec<Resource<Observed>>,
     ) -> Result<model::Answer, Fault> {
-        Err(lacking(accessor, Ability::Answer, &seen))
+        let (context, seen) = arguments(accessor, &seen)?;
+        let model = &context.site.model;
+        Ability::Answer.demand(model.about())?;
+        let question = Question { text: question, images: pictures(&context, &seen)? };
+        let asked = answered(&context, model.ask(question, &thinking(&context)));
+        let answer = due(&context, asked.await?).await?;
+        Ok(model::Answer { text: answer.text, confidence: answer.confidence })
     }
 
     async fn locate(
         accessor: &Accessor<T, Self>,
-        _: String,
+        what: String,
         seen: Resource<Observed>,
     ) -> Result<Vec<model::Detection>, Fault> {
-        Err(lacking(accessor, Ability::Locate, &[seen]))
+        let (context, seen) = arguments(accessor, &[seen])?;
+        let model = &context.site.model;
+        Ability::Locate.demand(model.about())?;
+        let images = images(&context, &seen)?;
+        // All at once: the model answers them one after the other, and robot time stands still for all of them.
+        let asked = images.iter().map(|(_, image)| model.locate(&what, image, &thinking(&context)));
+        let asked: Vec<_> = asked.map(|answer| answered(&context, answer)).collect();
+        let mut found = Vec::new();
+        for ((camera, _), detections) in images.iter().zip(try_join_all(asked).await?) {
+            found.extend(due(&context, detections).await?.into_iter().map(|it| model::Detection {
+                camera: camera.clone(),
+                label: what.clone(),
+                x: it.x,
+                y: it.y,
+                width: it.width,
+                height: it.height,
+                confidence: it.confidence,
+            }));
+        }
+        found.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
+        Ok(found)
     }
 
-    async fn embed(accessor: &Accessor<T, Self>, _: String, seen: Vec<Resource<Observed>>) -> Result<Vec<f32>, Fault> {
-        Err(lacking(accessor, Ability::Embed, &seen))
+    async fn embed(
+        accessor: &Accessor<T, Self>,
+        text: String,
+        seen: Vec<Resource<Observed>>,
+    ) -> Result<Vec<f32>, Fault> {
+        let (context, seen) = arguments(accessor, &seen)?;
+        let model = &context.site.model;
+        Ability::Embed.demand(model.about())?;
+        let asked = answered(&context, model.embed(text, pictures(&context, &seen)?, &thinking(&context)));
+        Ok(due(&context, asked.await?).await?)
     }
+}
+
+/// The ticket of a request for which nothing moves; the answer is of use as long as the run lasts.
+fn thinking(context: &Context) -> Ticket {
+    ticket(context, Priority::Normal, context.until_tick)
+}
+
+/// What was seen, without the cameras' names.
+fn pictures(context: &Context, seen: &[Observed]) -> Result<Vec<Image>, Refusal> {
+    Ok(images(context, seen)?.into_iter().map(|(_, image)| image).collect())
+}
+
+/// An answer, when it is due.
+async fn due<T>(context: &Context, Inferred { answer, due_tick }: Inferred<T>) -> Result<T, Refusal> {
+    let robot = &context.site.robot;
+    if due_tick > robot.tick() {
+        context.holds.settle(robot.reach(due_tick)).await?;
+    }
+    Ok(answer)
 }
 
 type Arguments = (Arc<Context>, Vec<Observed>);
@@ -76,13 +120,4 @@ fn arguments<T>(accessor: &Accessor<T, HasSelf<Run>>, seen: &[Resource<Observed>
         let seen: Result<_, _> = seen.iter().map(|it| run.table.get(it).cloned()).collect();
         Ok((run.context.clone(), seen?))
     })
-}
-
-/// The model interface has calls for more than [`crate::Model`] serves; no model has these abilities yet.
-fn lacking<T>(accessor: &Accessor<T, HasSelf<Run>>, ability: Ability, seen: &[Resource<Observed>]) -> Fault {
-    let refused = arguments(accessor, seen).and_then(|(context, _)| {
-        ability.demand(context.site.model.about())?;
-        Err::<(), Fault>(Refusal::Unavailable(format!("this host does not serve `{ability}`")).into())
-    });
-    refused.err().unwrap_or_else(|| Refusal::Unavailable(format!("this host does not serve `{ability}`")).into())
 }

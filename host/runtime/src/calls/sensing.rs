@@ -95,7 +95,7 @@ impl sensing::HostObservation for Run {
         let seen = self.table.get(&seen)?;
         let frame = seen.frames.get(index).ok_or_else(|| Refusal::Unavailable(format!("{camera} is dark")))?;
         let image = self.context.burst.uncounted(|| frame.image());
-        Ok(sensing::Image { width: image.width, height: image.height, rgb: image.rgb.clone() })
+        Ok(sensing::Image { width: image.width, height: image.height, rgb: image.rgb.to_vec() })
     }
 
     fn drop(&mut self, seen: Resource<Observed>) -> wasmtime::Result<()> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use waza_model::{Ability, About, Actions, ModelError, Query};
+use waza_model::{Ability, About, Actions, ModelError, Query, Ticket};
 use waza_robot::observation::Measurement;
 use waza_robot::{Embodiment, Frame, Image, Link, LinkError, Pace, Proprioception, Robot, RobotOptions};
 use waza_runtime::model::Answer;
@@ -45,8 +45,9 @@ impl Link for Follower {
     }
 
     fn capture(&mut self) -> Result<Vec<Frame>, LinkError> {
-        let grey =
-            |width, height| Frame::lazy(move || Image { width, height, rgb: vec![127; (width * height * 3) as usize] });
+        let grey = |width, height| {
+            Frame::lazy(move || Image { width, height, rgb: vec![127; (width * height * 3) as usize].into() })
+        };
         Ok(vec![grey(4, 3), grey(2, 2)])
     }
 }
@@ -56,12 +57,15 @@ pub struct Turner {
     pub about: About,
     /// What it was asked, in order.
     pub asked: Arc<Mutex<Vec<Query>>>,
+    pub tickets: Arc<Mutex<Vec<Ticket>>>,
+    /// Requests that it has no time for, before it has.
+    pub late: usize,
     /// How long it thinks.
     pub thinks: Duration,
 }
 
 impl Turner {
-    fn new(thinks: Duration) -> Self {
+    pub fn new(thinks: Duration) -> Self {
         let about = About {
             name: "turner".into(),
             version: "1".into(),
@@ -73,9 +77,10 @@ impl Turner {
             action_size: 6,
             chunk_length: 16,
             rate_hz: Some(10.0),
+            sensors: None,
             abilities: vec![Ability::Act],
         };
-        Self { about, asked: Arc::default(), thinks }
+        Self { about, asked: Arc::default(), tickets: Arc::default(), late: 0, thinks }
     }
 }
 
@@ -84,10 +89,15 @@ impl Model for Turner {
         &self.about
     }
 
-    fn act(&self, query: Query) -> Answer {
+    fn act(&self, query: Query, ticket: &Ticket) -> Answer {
         let (sender, answer) = futures_channel::oneshot::channel();
         let thinks = self.thinks;
-        self.asked.lock().unwrap().push(query.clone());
+        self.tickets.lock().unwrap().push(ticket.clone());
+        let late = {
+            let mut asked = self.asked.lock().unwrap();
+            asked.push(query.clone());
+            asked.len() <= self.late
+        };
         std::thread::spawn(move || {
             std::thread::sleep(thinks);
             let row = |row: u16| {
@@ -98,6 +108,8 @@ impl Model for Turner {
             let rows = (0..16).map(row).collect();
             let _ = sender.send(if query.instruction == "fly" {
                 Err(ModelError::NoImage { known: vec![] })
+            } else if late {
+                Err(ModelError::Late { given: thinks })
             } else {
                 Ok(Actions { rows, elapsed: thinks, sections: None })
             });
@@ -112,6 +124,7 @@ pub struct Bench {
     pub robot: Robot,
     pub commands: Arc<Mutex<Vec<Vec<f32>>>>,
     pub asked: Arc<Mutex<Vec<Query>>>,
+    pub tickets: Arc<Mutex<Vec<Ticket>>>,
     pub packages: TempDir,
     pub events: Arc<Mutex<Vec<Event>>>,
 }
@@ -127,15 +140,21 @@ impl Bench {
     }
 
     pub fn thinking(pace: Pace, options: HostOptions, permissions: &[&str], thinks: Duration) -> Self {
+        let turner = Turner::new(thinks);
+        let (asked, tickets) = (turner.asked.clone(), turner.tickets.clone());
+        Self { asked, tickets, ..Self::asking(turner, pace, options, permissions) }
+    }
+
+    /// With a model of one's own.
+    pub fn asking(model: impl Model, pace: Pace, options: HostOptions, permissions: &[&str]) -> Self {
         let commands = Arc::new(Mutex::new(Vec::new()));
         let link = Box::new(Follower { commands: commands.clone() });
         let kinematics = Box::new(|_: &[f32]| [0.2, 0.0, 0.2]);
         let robot = Robot::start(Arc::new(Embodiment::so101()), link, RobotOptions { pace, kinematics }).unwrap();
-        let model = Turner::new(thinks);
-        let asked = model.asked.clone();
         let host = Host::new(robot.clone(), model, options).unwrap();
         let packages = tempfile::tempdir().unwrap();
-        let bench = Self { host, robot, commands, asked, packages, events: Arc::default() };
+        let (asked, tickets, events) = Default::default();
+        let bench = Self { host, robot, commands, asked, tickets, packages, events };
         bench.load("conduct", permissions).unwrap();
         bench
     }

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod asking;
 mod controller;
 mod fixture;
 mod isolation;
 mod loading;
+
 mod lockstep;
 mod motion;
 mod services;

@@ -106,6 +106,27 @@ impl Guest for Conduct {
                 let late = clock::now() - seen.taken();
                 format!("{} rows, {} ms late", chunk.steps().len(), late / 1_000_000)
             }
+            "act on a video" => {
+                let (earlier, later) = (sensing::observe().await?, sensing::observe().await?);
+                let seen = if with == "backwards" { vec![&later, &earlier] } else { vec![&earlier, &later] };
+                model::act("turn".into(), seen).await?.steps().len().to_string()
+            }
+            "act twice" => {
+                let seen = sensing::observe().await?;
+                model::act("turn".into(), vec![&seen]).await?;
+                model::act("turn".into(), vec![&seen]).await?;
+                String::new()
+            }
+            "ask" => {
+                let seen = sensing::observe().await?;
+                let answer = model::ask(with.into(), vec![&seen]).await?;
+                let late = clock::now() - seen.taken();
+                format!("{:.3} {} ms late {}", answer.confidence, late / 1_000_000, answer.text)
+            }
+            "embed" => {
+                let seen = sensing::observe().await?;
+                format!("{} numbers", model::embed(with.into(), vec![&seen]).await?.len())
+            }
             "locate" => {
                 let seen = sensing::observe().await?;
                 format!("{} found", model::locate(with.into(), &seen).await?.len())

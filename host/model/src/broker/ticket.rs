@@ -1,0 +1,53 @@
+//! What a request says about itself, whatever it asks for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Who asks, how much depends on it, and until when an answer is of use.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    /// Whose quota the request counts against.
+    pub skill: Arc<str>,
+    /// Before all others of a lower one.
+    pub priority: Priority,
+    /// A request that has not begun by then is dropped. Without one it is dropped after ten minutes.
+    pub deadline: Option<Instant>,
+}
+
+/// Classes of requests. A class is served only when none waits of a higher one: what moves a robot must not be late because
+/// somebody's question has a nearer deadline, and no deadline says how much is lost when it passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Nobody waits for it: a measurement, say.
+    Low,
+    /// A skill waits for it.
+    #[default]
+    Normal,
+    /// A robot waits for it, or is about to.
+    High,
+}
+
+impl Ticket {
+    /// Of normal priority, without a deadline.
+    pub fn new(skill: impl Into<Arc<str>>) -> Self {
+        Self { skill: skill.into(), priority: Priority::Normal, deadline: None }
+    }
+
+    /// Of this priority.
+    #[must_use]
+    pub fn of(self, priority: Priority) -> Self {
+        Self { priority, ..self }
+    }
+
+    /// To begin before this moment.
+    #[must_use]
+    pub fn until(self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self }
+    }
+
+    /// To begin within this time from now.
+    #[must_use]
+    pub fn within(self, time: Duration) -> Self {
+        Self { deadline: Instant::now().checked_add(time), ..self }
+    }
+}

@@ -1,0 +1,523 @@
+//! What becomes of requests that several skills make of one model: on the CPU, and where a device must be lost, on whatever
+//! adapter is here.
+
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests, too
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{Thread, current, park};
+use std::time::{Duration, Instant};
+
+use waza_model::{
+    Ability, Actions, Answering, Broker, Checkpoint, Decoding, Device, Image, Model, ModelError, ModelHandle, Noise,
+    Policy, Priority, Query, Question, Ticket, Vlm, VlmCheckpoint,
+};
+
+fn policy(device: Device) -> Result<Policy, ModelError> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/smolvla-a/checkpoint");
+    Policy::new(&Checkpoint::open(&folder).unwrap(), device)
+}
+
+fn broker() -> ModelHandle {
+    Broker::start(|| policy(Device::Cpu).map(Model::from)).unwrap()
+}
+
+/// A broker that lets what waits run together, as on a GPU.
+fn batching() -> ModelHandle {
+    Broker::start(|| {
+        let mut policy = policy(Device::Cpu)?;
+        policy.batch(true);
+        Ok(policy.into())
+    })
+    .unwrap()
+}
+
+fn image(seed: u32) -> Image {
+    Image::new(96, 64, (0..96 * 64 * 3).map(|i: u32| (i.wrapping_mul(seed) >> 3) as u8).collect()).unwrap()
+}
+
+fn query(seed: u64) -> Query {
+    Query {
+        instruction: "pick up the red cube".to_owned(),
+        images: vec![("front".to_owned(), image(7))],
+        state: vec![0.5, -0.25, 0.0, 1.0, 0.3, -1.0],
+        sensors: Vec::new(),
+        noise: Noise::Seed(seed),
+    }
+}
+
+fn ticket(skill: &str) -> Ticket {
+    Ticket::new(skill)
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Actions, ModelError>> + Send>>;
+
+/// Blocks this thread on a future.
+fn wait<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(current())));
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => park(),
+        }
+    }
+}
+
+/// Does something on the model's own thread when a request is answered: that thread wakes whoever waits.
+struct OnAnswer<F>(F);
+
+impl<F: Fn() + Send + Sync + 'static> Wake for OnAnswer<F> {
+    fn wake(self: Arc<Self>) {
+        (self.0)();
+    }
+}
+
+fn on_answer(answer: &mut Answer, action: impl Fn() + Send + Sync + 'static) {
+    let waker = Waker::from(Arc::new(OnAnswer(action)));
+    assert!(answer.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+}
+
+/// Keeps the model's thread busy, until this is opened, with the answer to a first request.
+struct Gate {
+    open: mpsc::Sender<()>,
+    _first: Answer,
+}
+
+impl Gate {
+    fn shut(handle: &ModelHandle) -> Self {
+        let (open, opened) = mpsc::channel();
+        let (shut, is_shut) = mpsc::channel();
+        let opened = Mutex::new(opened);
+        let mut first: Answer = Box::pin(handle.act(query(0), &ticket("gate").of(Priority::Low)));
+        on_answer(&mut first, move || {
+            shut.send(()).unwrap();
+            // An error means that the test is over.
+            let _ = opened.lock().unwrap().recv();
+        });
+        is_shut.recv().unwrap();
+        Self { open, _first: first }
+    }
+
+    fn open(self) {
+        self.open.send(()).unwrap();
+    }
+}
+
+/// In which order requests are answered.
+struct Order {
+    note: mpsc::Sender<String>,
+    noted: mpsc::Receiver<String>,
+}
+
+impl Order {
+    fn new() -> Self {
+        let (note, noted) = mpsc::channel();
+        Self { note, noted }
+    }
+
+    fn ask(&self, handle: &ModelHandle, name: &str, ticket: &Ticket) -> Answer {
+        let mut answer: Answer = Box::pin(handle.act(query(1), ticket));
+        let (note, name) = (self.note.clone(), name.to_owned());
+        on_answer(&mut answer, move || note.send(name.clone()).unwrap());
+        answer
+    }
+
+    fn of(&self, answers: &[Answer]) -> Vec<String> {
+        answers.iter().map(|_| self.noted.recv_timeout(Duration::from_secs(60)).unwrap()).collect()
+    }
+}
+
+#[test]
+fn every_handle_is_answered_as_the_policy_would() {
+    let expected = policy(Device::Cpu).unwrap().act(&query(1)).unwrap().rows;
+    let handle = broker();
+    assert_eq!(handle.about().chunk_length, 50);
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let handle = handle.clone();
+            std::thread::spawn(move || wait(handle.act(query(1), &ticket("skill"))).unwrap().rows)
+        })
+        .collect();
+    for thread in threads {
+        assert_eq!(thread.join().unwrap(), expected);
+    }
+}
+
+#[test]
+fn what_is_more_urgent_is_served_first() {
+    let (handle, order) = (broker(), Order::new());
+    let gate = Gate::shut(&handle);
+    let within = |seconds| ticket("skill").within(Duration::from_secs(seconds));
+    let answers = [
+        order.ask(&handle, "low, 50 s", &within(50).of(Priority::Low)),
+        order.ask(&handle, "no deadline", &ticket("skill")),
+        order.ask(&handle, "90 s", &within(90)),
+        order.ask(&handle, "60 s", &within(60)),
+        order.ask(&handle, "60 s after all", &within(60)),
+        order.ask(&handle, "high, 99 s", &within(99).of(Priority::High)),
+    ];
+    gate.open();
+    assert_eq!(order.of(&answers), ["high, 99 s", "60 s", "60 s after all", "90 s", "no deadline", "low, 50 s"]);
+}
+
+#[test]
+fn a_skill_that_floods_is_turned_away_at_its_quota_and_another_one_is_served() {
+    let (handle, order) = (broker(), Order::new());
+    let gate = Gate::shut(&handle);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut answers: Vec<Answer> =
+        (0..16).map(|i| order.ask(&handle, &format!("flood {i}"), &ticket("flood").until(deadline))).collect();
+    let refused = wait(handle.act(query(1), &ticket("flood").until(deadline))).unwrap_err();
+    assert!(matches!(refused, ModelError::Quota { most: 16 }), "{refused}");
+    answers.push(order.ask(&handle, "other", &ticket("other").until(deadline)));
+    gate.open();
+    assert_eq!(order.of(&answers)[..3], ["flood 0", "other", "flood 1"]);
+    assert_eq!(handle.statistics().refused, 1);
+    wait(handle.act(query(1), &ticket("flood"))).unwrap();
+}
+
+#[test]
+fn no_more_requests_wait_than_the_broker_keeps() {
+    let handle = broker();
+    let gate = Gate::shut(&handle);
+    let waiting: Vec<Answer> =
+        (0..256).map(|i| Box::pin(handle.act(query(1), &ticket(&format!("skill {}", i / 16)))) as Answer).collect();
+    let refused = wait(handle.act(query(1), &ticket("one more"))).unwrap_err();
+    assert!(matches!(refused, ModelError::Busy { waiting: 256 }), "{refused}");
+    drop(waiting);
+    gate.open();
+    wait(handle.act(query(1), &ticket("one more"))).unwrap();
+}
+
+#[test]
+fn what_has_not_begun_by_its_deadline_is_dropped_by_name_and_never_done() {
+    let handle = broker();
+    let gate = Gate::shut(&handle);
+    let late = handle.act(query(1), &ticket("skill").until(Instant::now() + Duration::from_millis(20)));
+    let in_time = handle.act(query(1), &ticket("skill").within(Duration::from_secs(60)));
+    std::thread::sleep(Duration::from_millis(30));
+    gate.open();
+    let error = wait(late).unwrap_err();
+    assert!(
+        matches!(error, ModelError::Late { .. }) && error.to_string().contains("no time for this within"),
+        "{error}"
+    );
+    wait(in_time).unwrap();
+    let done = handle.statistics();
+    assert_eq!((done.late, done.served, done.runs), (1, 2, 2));
+}
+
+#[test]
+fn a_request_that_nobody_waits_for_any_more_never_begins_and_makes_room() {
+    let handle = broker();
+    let gate = Gate::shut(&handle);
+    let mut waiting: Vec<_> = (0..16).map(|_| handle.act(query(1), &ticket("skill"))).collect();
+    waiting.truncate(4);
+    let more: Vec<_> = (0..12).map(|_| handle.act(query(1), &ticket("skill"))).collect();
+    drop(more);
+    gate.open();
+    waiting.into_iter().for_each(|answer| drop(wait(answer).unwrap()));
+    let done = handle.statistics();
+    assert_eq!((done.asked, done.cancelled, done.served, done.runs), (29, 24, 5, 5));
+}
+
+#[test]
+fn skills_that_ask_about_one_frame_have_it_encoded_once() {
+    for handle in [broker(), batching()] {
+        let colours = ["red", "blue", "green", "white"];
+        let gate = Gate::shut(&handle);
+        let before = handle.statistics().frames;
+        let seen = image(99);
+        let about = |colour: &str| Query {
+            instruction: format!("pick up the {colour} cube"),
+            images: vec![("front".to_owned(), seen.clone())],
+            ..query(1)
+        };
+        let answers: Vec<_> = colours.iter().map(|colour| handle.act(about(colour), &ticket(colour))).collect();
+        gate.open();
+        answers.into_iter().for_each(|answer| drop(wait(answer).unwrap()));
+        assert_eq!(handle.statistics().frames, before + 1);
+    }
+}
+
+#[test]
+fn requests_that_wait_run_together_and_each_gets_what_it_would_get_alone() {
+    let handle = batching();
+    let queries: Vec<Query> =
+        (0..4).map(|i| Query { images: vec![("front".to_owned(), image(i + 3))], ..query(i.into()) }).collect();
+    let other_shape = Query { instruction: "lift".to_owned(), ..query(9) };
+    let bad = Query { state: vec![f32::NAN; 6], ..query(1) };
+    let gate = Gate::shut(&handle);
+    let before = handle.statistics();
+    let bad = handle.act(bad, &ticket("bad"));
+    let answers: Vec<_> =
+        queries.iter().chain([&other_shape]).map(|query| handle.act(query.clone(), &ticket("skill"))).collect();
+    gate.open();
+    assert!(matches!(wait(bad).unwrap_err(), ModelError::NotFinite { .. }));
+    let mut alone = policy(Device::Cpu).unwrap();
+    for (query, answer) in queries.iter().chain([&other_shape]).zip(answers) {
+        let (together, alone) = (wait(answer).unwrap().rows, alone.act(query).unwrap().rows);
+        for (a, b) in alone.iter().flatten().zip(together.iter().flatten()) {
+            assert!((a - b).abs() < 1e-4, "{a} alone, {b} together");
+        }
+    }
+    let done = handle.statistics();
+    // The four, the one of another shape, and the one that could not run.
+    assert_eq!((done.runs - before.runs, done.served - before.served, done.failed), (3, 5, 1));
+}
+
+#[test]
+fn when_the_models_thread_dies_everybody_is_told() {
+    let handle = broker();
+    let gate = Gate::shut(&handle);
+    let mut fatal: Answer = Box::pin(handle.act(query(1), &ticket("skill").of(Priority::High)));
+    on_answer(&mut fatal, || panic!("on the model's thread"));
+    let waiting = handle.act(query(1), &ticket("skill"));
+    gate.open();
+    assert!(matches!(wait(waiting), Err(ModelError::Stopped)));
+    assert!(matches!(wait(handle.act(query(1), &ticket("skill"))), Err(ModelError::Stopped)));
+}
+
+#[test]
+fn a_model_that_cannot_be_opened_says_why() {
+    let missing = || Checkpoint::open("no such folder".as_ref()).map_err(ModelError::from);
+    let error = Broker::start(move || Ok(Policy::new(&missing()?, Device::Cpu)?.into())).unwrap_err();
+    assert!(matches!(error, ModelError::Checkpoint(_)), "{error}");
+    assert!(matches!(Broker::start(|| panic!("while opening")), Err(ModelError::Stopped)));
+}
+
+#[test]
+fn what_was_asked_is_answered_even_if_no_handle_is_left() {
+    let handle = broker();
+    let answers: Vec<_> = (0..4).map(|i| handle.act(query(i), &ticket("skill"))).collect();
+    drop(handle);
+    answers.into_iter().for_each(|answer| drop(wait(answer).unwrap()));
+}
+
+fn vlm(device: Device) -> Result<Vlm, ModelError> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/smolvlm");
+    Vlm::new(&VlmCheckpoint::open(&folder).unwrap(), device)
+}
+
+/// A broker of a model that acts and one that answers in words.
+fn talking() -> ModelHandle {
+    Broker::start(|| Ok(Model::new(policy(Device::Cpu)?, vlm(Device::Cpu)?))).unwrap()
+}
+
+fn question(text: &str) -> Question {
+    Question { text: text.to_owned(), images: vec![image(7)] }
+}
+
+/// Keeps the model's thread busy in the middle of an answer, after its first words, until a message comes.
+fn stop_in_the_middle(asked: &mut Answering) -> mpsc::Sender<()> {
+    let (open, opened) = mpsc::channel();
+    let (shut, is_shut) = mpsc::channel();
+    let opened = Mutex::new(opened);
+    let waker = Waker::from(Arc::new(OnAnswer(move || {
+        // Errors mean that the test is over.
+        let _ = shut.send(());
+        let _ = opened.lock().unwrap().recv();
+    })));
+    // What is there already is passed over.
+    while let Poll::Ready(words) = std::pin::pin!(asked.words()).poll(&mut Context::from_waker(&waker)) {
+        assert!(words.is_some(), "the answer was whole before anybody could look");
+    }
+    is_shut.recv().unwrap();
+    open
+}
+
+/// Long enough that something comes in between.
+const DECODING: Decoding = Decoding { most_tokens: 150, sampling: None };
+
+#[test]
+fn words_come_one_by_one_and_make_the_answer_that_the_model_gives() {
+    let mut alone = vlm(Device::Cpu).unwrap();
+    let expected = alone.ask(&question("what is there?"), &DECODING).unwrap();
+    let handle = talking();
+    let mut asked = handle.ask(question("what is there?"), DECODING, &ticket("skill"));
+    let mut pieces = Vec::new();
+    while let Some(piece) = wait(asked.words()) {
+        pieces.push(piece);
+    }
+    let whole = wait(asked.whole()).unwrap();
+    assert_eq!(whole, expected);
+    assert!(pieces.len() > 3 && expected.text.starts_with(pieces.concat().trim()), "{pieces:?} of {expected:?}");
+    let boxes = wait(handle.locate("the cube", &image(7), &ticket("skill"))).unwrap();
+    assert_eq!(boxes, alone.locate("the cube", &image(7)).unwrap());
+    let vector = wait(handle.embed("a cube".to_owned(), vec![image(7)], &ticket("skill"))).unwrap();
+    assert_eq!(vector, alone.embed("a cube", &[image(7)]).unwrap());
+    assert_eq!((handle.statistics().images, handle.statistics().served), (1, 3));
+}
+
+#[test]
+fn what_is_more_urgent_is_served_between_two_words_and_another_question_is_not() {
+    let (handle, order) = (talking(), Order::new());
+    let mut first = handle.ask(question("what is there?"), DECODING, &ticket("asks"));
+    let open = stop_in_the_middle(&mut first);
+    let begun = handle.statistics();
+    let act = order.ask(&handle, "act", &ticket("acts").of(Priority::High));
+    let urgent = Box::pin(
+        handle.ask(question("and now?"), DECODING, &ticket("asks, too").within(Duration::from_secs(9))).whole(),
+    );
+    let (note, first) = (order.note.clone(), std::thread::spawn(move || wait(first.whole())));
+    let urgent = std::thread::spawn(move || {
+        let answer = wait(urgent);
+        note.send("urgent question".to_owned()).unwrap();
+        answer
+    });
+    open.send(()).unwrap();
+    assert_eq!(order.of(&[act]), ["act"]);
+    let done = handle.statistics();
+    assert!(done.tokens <= begun.tokens + 1, "{begun:?} {done:?}");
+    let expected = vlm(Device::Cpu).unwrap().ask(&question("what is there?"), &DECODING).unwrap();
+    assert_eq!(first.join().unwrap().unwrap(), expected);
+    urgent.join().unwrap().unwrap();
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_any_more_ends_in_the_middle() {
+    let handle = talking();
+    let mut asked = handle.ask(question("what is there?"), DECODING, &ticket("skill"));
+    let open = stop_in_the_middle(&mut asked);
+    drop(asked);
+    open.send(()).unwrap();
+    wait(handle.act(query(1), &ticket("skill"))).unwrap();
+    let done = handle.statistics();
+    assert!((1..3).contains(&done.tokens), "{done:?}");
+    assert_eq!((done.cancelled, done.served), (1, 1));
+}
+
+#[test]
+fn a_model_is_asked_only_for_what_it_can_do() {
+    let lacks = |error: ModelError| assert!(matches!(error, ModelError::Lacking { .. }), "{error}");
+    lacks(wait(broker().ask(question("what is there?"), DECODING, &ticket("skill")).whole()).unwrap_err());
+    lacks(wait(broker().embed("a cube".to_owned(), Vec::new(), &ticket("skill"))).unwrap_err());
+    let words_only = Broker::start(|| Ok(vlm(Device::Cpu)?.into())).unwrap();
+    lacks(wait(words_only.act(query(1), &ticket("skill"))).unwrap_err());
+    assert!(
+        talking().about().abilities.contains(&Ability::Act) && talking().about().abilities.contains(&Ability::Answer)
+    );
+}
+
+/// Numbers that look random and repeat (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, most: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % most
+    }
+}
+
+#[test]
+fn whatever_is_asked_and_withdrawn_nobody_waits_for_ever_and_the_counts_add_up() {
+    for seed in 0..4 {
+        let (mut random, handle) = (Random(seed), if seed % 2 == 0 { broker() } else { batching() });
+        let priorities = [Priority::Low, Priority::Normal, Priority::High];
+        let mut waiting: Vec<Answer> = Vec::new();
+        let (mut answered, mut late, mut refused) = (0, 0, 0);
+        for _ in 0..400 {
+            match random.below(10) {
+                0..6 => {
+                    let mut ticket = ticket(["a", "b", "c"][random.below(3) as usize]);
+                    ticket.priority = priorities[random.below(3) as usize];
+                    if random.below(2) == 0 {
+                        ticket = ticket.within(Duration::from_millis(random.below(60)));
+                    }
+                    let instruction = ["lift", "pick up the red cube"][random.below(2) as usize].to_owned();
+                    waiting.push(Box::pin(handle.act(Query { instruction, ..query(random.below(9)) }, &ticket)));
+                }
+                6 | 7 if !waiting.is_empty() => drop(waiting.swap_remove(random.below(waiting.len() as u64) as usize)),
+                8 => std::thread::sleep(Duration::from_millis(random.below(5))),
+                _ => {}
+            }
+        }
+        for answer in waiting {
+            match wait(answer) {
+                Ok(_) => answered += 1,
+                Err(ModelError::Late { .. }) => late += 1,
+                Err(ModelError::Quota { .. } | ModelError::Busy { .. }) => refused += 1,
+                Err(error) => panic!("seed {seed}: {error}"),
+            }
+        }
+        let s = handle.statistics();
+        assert_eq!(s.asked, s.refused + s.late + s.cancelled + s.served, "seed {seed}: {s:?}");
+        assert!(s.served >= answered && s.late >= late && s.refused >= refused && s.failed == 0, "seed {seed}: {s:?}");
+    }
+}
+
+#[cfg(feature = "gpu")]
+mod devices {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A broker whose device is lost so many times before it stays, and how often the model was opened. None: there is no
+    /// adapter here; with `WAZA_REQUIRE_GPU=1` there has to be one.
+    fn losing(times: usize) -> Option<(ModelHandle, Arc<AtomicUsize>)> {
+        let opened = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&opened);
+        let started = Broker::start(move || {
+            let mut policy = policy(Device::Gpu)?;
+            if count.fetch_add(1, Ordering::Relaxed) < times {
+                policy.lose_device();
+            }
+            Ok(policy.into())
+        });
+        match started {
+            Ok(handle) => Some((handle, opened)),
+            Err(error) if std::env::var_os("WAZA_REQUIRE_GPU").is_some_and(|v| v == "1") => panic!("{error}"),
+            Err(error) => {
+                eprintln!("skipped: {error}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_device_is_opened_again_and_whoever_asked_notices_nothing() {
+        let Some((handle, opened)) = losing(1) else { return };
+        let rows = wait(handle.act(query(1), &ticket("skill"))).unwrap().rows;
+        let expected = policy(Device::Gpu).unwrap().act(&query(1)).unwrap().rows;
+        assert_eq!(rows, expected);
+        let done = handle.statistics();
+        assert_eq!((opened.load(Ordering::Relaxed), done.reopened, done.retried, done.served), (2, 1, 1, 1));
+    }
+
+    #[test]
+    fn a_question_that_a_lost_device_interrupts_is_answered_all_the_same() {
+        let mut lose = true;
+        let started = Broker::start(move || {
+            let mut vlm = vlm(Device::Gpu)?;
+            if std::mem::take(&mut lose) {
+                vlm.lose_device();
+            }
+            Ok(vlm.into())
+        });
+        let Ok(handle) = started else { return };
+        let answer = wait(handle.ask(question("what is there?"), DECODING, &ticket("skill")).whole()).unwrap();
+        assert_eq!(answer, vlm(Device::Gpu).unwrap().ask(&question("what is there?"), &DECODING).unwrap());
+        assert_eq!(handle.statistics().reopened, 1);
+    }
+
+    #[test]
+    fn a_device_lost_twice_is_the_callers_error_and_the_next_request_is_served() {
+        let Some((handle, opened)) = losing(2) else { return };
+        let error = wait(handle.act(query(1), &ticket("skill"))).unwrap_err();
+        assert!(error.to_string().contains("was lost"), "{error}");
+        wait(handle.act(query(1), &ticket("skill"))).unwrap();
+        let done = handle.statistics();
+        assert_eq!((opened.load(Ordering::Relaxed), done.reopened, done.failed, done.served), (3, 2, 1, 1));
+    }
+}
