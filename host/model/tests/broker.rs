@@ -94,17 +94,22 @@ struct Gate {
 
 impl Gate {
     fn shut(handle: &ModelHandle) -> Self {
-        let (open, opened) = mpsc::channel();
-        let (shut, is_shut) = mpsc::channel();
-        let opened = Mutex::new(opened);
-        let mut first: Answer = Box::pin(handle.act(query(0), &ticket("gate").of(Priority::Low)));
-        on_answer(&mut first, move || {
-            shut.send(()).unwrap();
-            // An error means that the test is over.
-            let _ = opened.lock().unwrap().recv();
-        });
-        is_shut.recv().unwrap();
-        Self { open, _first: first }
+        loop {
+            let (open, opened) = mpsc::channel();
+            let (shut, is_shut) = mpsc::channel();
+            let opened = Mutex::new(opened);
+            let mut first: Answer = Box::pin(handle.act(query(0), &ticket("gate").of(Priority::Low)));
+            let waker = Waker::from(Arc::new(OnAnswer(move || {
+                shut.send(()).unwrap();
+                // An error means that the test is over.
+                let _ = opened.lock().unwrap().recv();
+            })));
+            // Once in a while it is answered before this looks.
+            if first.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+                is_shut.recv().unwrap();
+                return Self { open, _first: first };
+            }
+        }
     }
 
     fn open(self) {
@@ -202,6 +207,7 @@ fn no_more_requests_wait_than_the_broker_keeps() {
 fn what_has_not_begun_by_its_deadline_is_dropped_by_name_and_never_done() {
     let handle = broker();
     let gate = Gate::shut(&handle);
+    let before = handle.statistics();
     let late = handle.act(query(1), &ticket("skill").until(Instant::now() + Duration::from_millis(20)));
     let in_time = handle.act(query(1), &ticket("skill").within(Duration::from_secs(60)));
     std::thread::sleep(Duration::from_millis(30));
@@ -213,13 +219,14 @@ fn what_has_not_begun_by_its_deadline_is_dropped_by_name_and_never_done() {
     );
     wait(in_time).unwrap();
     let done = handle.statistics();
-    assert_eq!((done.late, done.served, done.runs), (1, 2, 2));
+    assert_eq!((done.late, done.served - before.served, done.runs - before.runs), (1, 1, 1));
 }
 
 #[test]
 fn a_request_that_nobody_waits_for_any_more_never_begins_and_makes_room() {
     let handle = broker();
     let gate = Gate::shut(&handle);
+    let before = handle.statistics();
     let mut waiting: Vec<_> = (0..16).map(|_| handle.act(query(1), &ticket("skill"))).collect();
     waiting.truncate(4);
     let more: Vec<_> = (0..12).map(|_| handle.act(query(1), &ticket("skill"))).collect();
@@ -227,7 +234,7 @@ fn a_request_that_nobody_waits_for_any_more_never_begins_and_makes_room() {
     gate.open();
     waiting.into_iter().for_each(|answer| drop(wait(answer).unwrap()));
     let done = handle.statistics();
-    assert_eq!((done.asked, done.cancelled, done.served, done.runs), (29, 24, 5, 5));
+    assert_eq!((done.asked - before.asked, done.cancelled, done.runs - before.runs), (28, 24, 4));
 }
 
 #[test]
