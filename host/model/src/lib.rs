@@ -29,8 +29,8 @@
 //! Of a policy ([`Checkpoint`]): `config.json`, `model.safetensors` (f32, f16 or bf16; memory-mapped, and kept on the device
 //! in the same format), `policy_preprocessor.json` and `policy_postprocessor.json` with their statistics; and the folder of
 //! the VLM's `config.json` and `tokenizer.json` that they name. That folder is looked for inside the checkpoint, beside it,
-//! as a path, and in the Hugging Face cache, in this order; if it holds the VLM's own weights, the model answers in words,
-//! too. Of a vision-language model ([`VlmCheckpoint`]): what transformers saves.
+//! as a path, and in the Hugging Face cache, in this order; if it holds the VLM's own weights, [`Checkpoint::vlm`] opens
+//! them. Of a vision-language model ([`VlmCheckpoint`]), which answers in words: what transformers saves.
 //!
 //! An optional `waza.json` ([`Card`]) says what people call the model and which embodiment it drives. One digest covers all
 //! of it but the card. Everything read is bounded and checked before it is used, and what is not supported is refused by
