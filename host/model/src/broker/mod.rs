@@ -13,6 +13,8 @@
 //!   the making at a time: it has the room for keys and values to itself. So when another question is the most urgent
 //!   request, the answer in the making goes on for it. An answer that is not whole at its deadline ends there.
 //! - A camera's frame is encoded once, however many skills ask about it: [`Policy`](crate::Policy) keeps what it encoded.
+//!   Four skills that ask about one frame take 1.07 times the vision time of one (0.65 ms and 0.61 ms: bundled checkpoint,
+//!   2 CPU threads).
 //! - On a GPU, requests of one shape that wait at the same time run together. A batch may round differently than a request
 //!   alone, so answers are then equal only to f32 tolerance; one request at a time is never batched. On the CPU each runs
 //!   alone: four requests take 6.7 ms together and 6.9 ms one after the other (bundled checkpoint, 2 threads), but the
