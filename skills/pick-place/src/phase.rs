@@ -21,6 +21,8 @@ pub struct Thresholds {
     pub release_rad: f32,
     /// Each joint of an arm that is home stands within this angle of where it started.
     pub home_rad: f32,
+    /// An arm that stands there for so many looks in a row stays: one that missed sets out again.
+    pub home_looks: u32,
 }
 
 /// One after the other; none is skipped.
@@ -36,7 +38,10 @@ pub enum Phase {
         tightest: f32,
     },
     /// Has opened it again.
-    Returning,
+    Returning {
+        /// Looks in a row at which it stood where it started.
+        home_looks: u32,
+    },
     /// Stands where it started.
     Home,
 }
@@ -48,9 +53,18 @@ impl Phase {
         match self {
             Self::Reaching if posture.gripper > thresholds.open_rad => Self::Grasping,
             Self::Grasping if posture.gripper < thresholds.closed_rad => Self::Carrying { tightest: posture.gripper },
-            Self::Carrying { tightest } if posture.gripper > tightest + thresholds.release_rad => Self::Returning,
+            Self::Carrying { tightest } if posture.gripper > tightest + thresholds.release_rad => {
+                Self::Returning { home_looks: 0 }
+            }
             Self::Carrying { tightest } => Self::Carrying { tightest: tightest.min(posture.gripper) },
-            Self::Returning if posture.arm.iter().zip(&home.arm).all(near) => Self::Home,
+            Self::Returning { home_looks } if posture.arm.iter().zip(&home.arm).all(near) => {
+                if home_looks + 1 >= thresholds.home_looks {
+                    Self::Home
+                } else {
+                    Self::Returning { home_looks: home_looks + 1 }
+                }
+            }
+            Self::Returning { .. } => Self::Returning { home_looks: 0 },
             unchanged => unchanged,
         }
     }
@@ -61,7 +75,7 @@ impl Phase {
             Self::Reaching => "reaching",
             Self::Grasping => "grasping",
             Self::Carrying { .. } => "carrying",
-            Self::Returning => "returning",
+            Self::Returning { .. } => "returning",
             Self::Home => "home",
         }
     }
@@ -72,7 +86,7 @@ impl Phase {
             Self::Reaching => 0.0,
             Self::Grasping => 0.25,
             Self::Carrying { .. } => 0.5,
-            Self::Returning => 0.75,
+            Self::Returning { .. } => 0.75,
             Self::Home => 1.0,
         }
     }
@@ -82,7 +96,8 @@ impl Phase {
 mod tests {
     use super::*;
 
-    const THRESHOLDS: Thresholds = Thresholds { closed_rad: 0.45, open_rad: 0.65, release_rad: 0.2, home_rad: 0.15 };
+    const THRESHOLDS: Thresholds =
+        Thresholds { closed_rad: 0.45, open_rad: 0.65, release_rad: 0.2, home_rad: 0.15, home_looks: 2 };
 
     fn posture(pan: f32, gripper: f32) -> Posture {
         Posture { arm: vec![pan, 0.5], gripper }
@@ -95,7 +110,8 @@ mod tests {
     #[test]
     fn an_arm_that_closed_opened_and_returned_is_home() {
         let moments = [posture(0.0, 0.1), posture(0.6, 0.8), posture(0.6, 0.3), posture(-0.4, 0.8), posture(0.1, 0.1)];
-        assert_eq!(last_phase(&moments), Phase::Home);
+        assert_eq!(last_phase(&moments), Phase::Returning { home_looks: 1 });
+        assert_eq!(last_phase(&[&moments[..], &[posture(0.0, 0.1)]].concat()), Phase::Home);
     }
 
     #[test]
@@ -106,13 +122,19 @@ mod tests {
 
     #[test]
     fn a_hand_lets_go_without_opening_as_far_as_to_grasp() {
-        let moments = [posture(0.6, 0.8), posture(0.6, 0.4), posture(0.6, 0.3), posture(-0.4, 0.55), posture(0.0, 0.2)];
-        assert_eq!(last_phase(&moments), Phase::Home);
+        let moments = [posture(0.6, 0.8), posture(0.6, 0.4), posture(0.6, 0.3), posture(-0.4, 0.55)];
+        assert_eq!(last_phase(&moments), Phase::Returning { home_looks: 0 });
+    }
+
+    #[test]
+    fn an_arm_that_sets_out_again_has_not_come_home() {
+        let moments = [posture(0.6, 0.8), posture(0.6, 0.3), posture(-0.4, 0.8), posture(0.0, 0.1), posture(0.5, 0.7)];
+        assert_eq!(last_phase(&moments), Phase::Returning { home_looks: 0 });
     }
 
     #[test]
     fn an_arm_that_let_go_far_from_its_start_is_still_returning() {
         let moments = [posture(0.6, 0.8), posture(0.6, 0.3), posture(-0.4, 0.8)];
-        assert_eq!(last_phase(&moments), Phase::Returning);
+        assert_eq!(last_phase(&moments), Phase::Returning { home_looks: 0 });
     }
 }
