@@ -17,7 +17,7 @@ use crate::observation::{Measurement, Observation};
 use crate::play::{Ended, PlayReport};
 use crate::player::{Over, Player};
 use crate::robot::{RobotError, RobotOptions, Shared};
-use crate::safety::Rule;
+use crate::safety::{Act, Rule};
 
 /// A robot that is found further than this from its last command after its link was down, rad, has been moved
 /// meanwhile: it holds where it is found instead of snapping back.
@@ -221,12 +221,15 @@ impl ControlLoop {
     fn move_on(&mut self) {
         let Self { tick, player, filter, demands, acted, shared, over, .. } = self;
         let tick = *tick;
-        player.demands(tick, demands);
-        filter.step(demands, |act| {
+        let mut count = |act: Act| {
             let last = acted[act.rule as usize].replace(tick);
             if last.is_none_or(|last| last + 1 < tick) {
                 shared.interventions[act.rule as usize].fetch_add(1, Ordering::Release);
             }
+        };
+        player.demands(tick, demands, &mut count);
+        filter.step(demands, |act| {
+            count(act);
             player.note(act, tick);
         });
         player.end_finished(tick, |joint| filter.state(joint).velocity == 0.0, over);

@@ -39,6 +39,7 @@
 //! | `control` | the control loop itself, on its own thread |
 //! | `player` | the chunk player: rows become smooth demands, a newer chunk blends into the older |
 //! | `filter` | the safety filter: demands become commands within every limit |
+//! | `track` | how one joint follows a target within its limits |
 //! | `limits` | what one joint can do in whole ticks |
 //! | `history` | the newest samples of a sensor |
 //! | `inbox` | the seam between handles and the loop |
@@ -58,6 +59,7 @@ mod player;
 pub mod robot;
 pub mod safety;
 pub mod sim;
+mod track;
 
 pub use clock::Pace;
 pub use embodiment::Embodiment;

@@ -4,14 +4,19 @@
 //! speed they have, through its remaining rows: velocity is continuous, and between two rows no joint leaves their
 //! range. Rows that follow a newer play's start within [`BLEND_S`] are mixed with what is left of the older play, the
 //! way real-time chunking weights the overlap (Black et al. 2025), so that a change of mind becomes no jerk.
+//!
+//! Rows of a model jitter, and a spline through them turns harder than a joint may. So the demands follow the spline
+//! within the joint's velocity and acceleration, and rows that cannot be met are reported. Where the rows lead is not
+//! the player's business: positions and places are the safety filter's.
 
 use crate::embodiment::Embodiment;
 use crate::filter::Demand;
 use crate::inbox::Answer;
-use crate::limits::State;
+use crate::limits::{Limits, State};
 use crate::play::{Ended, Play, PlayReport};
 use crate::robot::RobotError;
-use crate::safety::{Act, Record};
+use crate::safety::{Act, Record, Response};
+use crate::track::Tracker;
 
 /// How long a newer play takes to prevail over what is left of an older one, seconds.
 const BLEND_S: f64 = 0.3;
@@ -144,12 +149,20 @@ pub(crate) type Over = (Answer<PlayReport>, Result<PlayReport, RobotError>);
 pub(crate) struct Player {
     /// No two drive one joint.
     active: Vec<Active>,
+    /// One a joint.
+    shapers: Vec<Tracker>,
     control_hz: f64,
 }
 
 impl Player {
     pub fn new(embodiment: &Embodiment) -> Self {
-        Self { active: Vec::with_capacity(embodiment.joints.len()), control_hz: embodiment.control_hz.into() }
+        let hz = embodiment.control_hz;
+        let shaper = |joint| Tracker::new(Limits::of(joint, hz).anywhere());
+        Self {
+            active: Vec::with_capacity(embodiment.joints.len()),
+            shapers: embodiment.joints.iter().map(shaper).collect(),
+            control_hz: hz.into(),
+        }
     }
 
     pub fn is_idle(&self) -> bool {
@@ -185,6 +198,7 @@ impl Player {
         for column in 0..new.play.joints.len() {
             let joint = new.play.joints[column];
             new.play.starts[column] = state(joint);
+            self.shapers[joint].continue_from(state(joint));
             let Some(old) = self.active.iter().find(|old| old.drives(joint)) else { continue };
             let Some(old_column) = old.play.joints.iter().position(|&driven| driven == joint) else { continue };
             // Not the last row: the joints are to rest where it says.
@@ -203,7 +217,11 @@ impl Player {
     }
 
     /// Where every joint is to be at `tick`; a joint that nothing drives holds.
-    pub fn demands(&mut self, tick: u64, demands: &mut [Demand]) {
+    ///
+    /// Whatever it reports is kept for the plays that it concerns.
+    ///
+    /// Demands that are late by less than a tick of full speed are no news: servos lag by about as much.
+    pub fn demands(&mut self, tick: u64, demands: &mut [Demand], mut report: impl FnMut(Act)) {
         demands.fill(Demand::Hold);
         let now = tick as f64;
         for active in &mut self.active {
@@ -211,7 +229,14 @@ impl Player {
                 active.next += 1;
             }
             for (column, &joint) in active.play.joints.iter().enumerate() {
-                demands[joint] = Demand::To(active.position(column, now));
+                let (target, shaper) = (Some(active.position(column, now)), &mut self.shapers[joint]);
+                shaper.advance(target, shaper.velocity(target));
+                if let Some((rule, excess)) = shaper.lag(target, shaper.limits.speed) {
+                    let act = Act { rule, response: Response::Slow, joint: Some(joint), excess };
+                    active.record.note(act, tick);
+                    report(act);
+                }
+                demands[joint] = Demand::To(shaper.state.position);
             }
         }
     }
