@@ -1,11 +1,13 @@
 //! The safety filter: the last thing between a demand and the robot.
 //!
 //! Whatever comes in, the commands that go out keep each joint's position, velocity and acceleration limits from tick
-//! to tick (to within the rounding of a position to `f32`), and the tool stays in the workspace. A demand that keeps
+//! to tick (to within the rounding of a position to `f32`), and the tool stays in the workspace, the links
+//! out of forbidden boxes and of each other. A demand that keeps
 //! them goes through unchanged. Nothing here allocates after the start.
 
 use std::array;
 
+use crate::body::Body;
 use crate::embodiment::{Embodiment, Workspace};
 use crate::limits::{Limits, State};
 use crate::safety::{Act, Kinematics, Response, Rule};
@@ -24,8 +26,11 @@ pub(crate) enum Demand {
 /// turn).
 const UNNOTICED_RAD: f64 = 1e-3;
 
-/// The tool may be outside the workspace by this much before anything is done about it, metres.
+/// The tool may be outside the workspace, and links in a forbidden box or in each other, by this much before anything is done about it, metres.
 const UNNOTICED_M: f64 = 1e-5;
+
+/// The rules about where the robot may be, whatever its speed.
+const PLACES: [Rule; 3] = [Rule::Workspace, Rule::Forbidden, Rule::SelfCollision];
 
 /// A demand outside the workspace is pulled this far into it, metres, so that the way along its wall stays inside too.
 const INSET_M: f32 = 1e-3;
@@ -50,6 +55,7 @@ pub(crate) struct Filter {
     joints: Vec<Joint>,
     workspace: Workspace,
     kinematics: Box<dyn Kinematics>,
+    body: Body,
     latched: bool,
     command: Vec<f32>,
     /// A posture to ask the kinematics about.
@@ -69,6 +75,7 @@ impl Filter {
             joints: embodiment.joints.iter().map(joint).collect(),
             workspace: embodiment.workspace,
             kinematics,
+            body: Body::new(embodiment),
             latched: false,
             command: positions.to_vec(),
             posture: positions.to_vec(),
@@ -117,7 +124,7 @@ impl Filter {
             joint.tracker.advance(joint.target, joint.velocity);
             self.command[index] = joint.tracker.state.position as f32;
             let lag = joint.tracker.lag(joint.target, UNNOTICED_RAD);
-            if let Some((rule, excess)) = lag.filter(|(rule, _)| *rule != Rule::Workspace) {
+            if let Some((rule, excess)) = lag.filter(|(rule, _)| !PLACES.contains(rule)) {
                 report(Act { rule, response: Response::Slow, joint: Some(index), excess });
             }
         }
@@ -211,7 +218,7 @@ impl Filter {
         }
     }
 
-    /// Brakes now if the arm could not come to rest inside the workspace after one more tick as chosen. As that held
+    /// Brakes now if the arm could not come to rest inside the workspace and clear of what is forbidden after one more tick as chosen. As that held
     /// after the tick before, braking keeps the tool inside.
     fn stop_before_the_wall(&mut self, report: &mut impl FnMut(Act)) {
         let ticks =
@@ -219,7 +226,9 @@ impl Filter {
         if self.joints.iter().all(|joint| joint.velocity == 0.0) {
             return;
         }
-        let allowed = self.allowed_outside();
+        self.posture.copy_from_slice(&self.command);
+        // No further than it is.
+        let allowed = self.depths().map(at_least_unnoticed);
         let stride = (ticks / CHECKS).ceil().max(1.0);
         let mut tick = 0.0;
         loop {
@@ -227,17 +236,18 @@ impl Filter {
                 let next = joint.tracker.state.position + joint.velocity;
                 *posture = (next + joint.tracker.limits.braking_travel(joint.velocity, tick)) as f32;
             }
-            let outside = self.outside();
-            if outside > allowed {
+            let depths = self.depths();
+            if let Some(place) = (0..PLACES.len()).find(|&place| depths[place] > allowed[place]) {
+                let (rule, excess) = (PLACES[place], depths[place]);
                 let mut changed = false;
                 for joint in self.joints.iter_mut() {
                     let braked = joint.tracker.limits.braked(joint.tracker.state.velocity);
                     changed |= braked != joint.velocity;
                     joint.velocity = braked;
-                    joint.tracker.blame(Rule::Workspace);
+                    joint.tracker.blame(rule);
                 }
                 if changed {
-                    report(Act { rule: Rule::Workspace, response: Response::Hold, joint: None, excess: outside });
+                    report(Act { rule, response: Response::Hold, joint: None, excess });
                 }
                 return;
             }
@@ -248,11 +258,16 @@ impl Filter {
         }
     }
 
+    /// How far the posture is in the wrong, metres, one value for each of [`PLACES`].
+    fn depths(&mut self) -> [f64; PLACES.len()] {
+        let [forbidden, collision] = self.body.depths(&self.posture);
+        [self.outside(), forbidden, collision]
+    }
+
     /// How far the tool may be outside: no further than it is.
     fn allowed_outside(&mut self) -> f64 {
         self.posture.copy_from_slice(&self.command);
-        let outside = self.outside();
-        if outside.is_finite() { outside.max(UNNOTICED_M) } else { UNNOTICED_M }
+        at_least_unnoticed(self.outside())
     }
 
     fn outside_at_targets(&mut self) -> f64 {
@@ -276,6 +291,11 @@ impl Filter {
         let beyond = |axis: usize| f64::from((min[axis] - tool[axis]).max(tool[axis] - max[axis]));
         (0..3).map(beyond).fold(0.0, f64::max)
     }
+}
+
+/// What is allowed of a place where the robot is that deep in the wrong.
+fn at_least_unnoticed(depth: f64) -> f64 {
+    if depth.is_finite() { depth.max(UNNOTICED_M) } else { UNNOTICED_M }
 }
 
 fn dot(a: [f32; 3], b: [f32; 3]) -> f32 {

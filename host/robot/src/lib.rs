@@ -41,10 +41,12 @@
 //! | `filter` | the safety filter: demands become commands within every limit |
 //! | `track` | how one joint follows a target within its limits |
 //! | `limits` | what one joint can do in whole ticks |
+//! | `body` | the robot's capsules: how deep they are in each other or in forbidden boxes |
 //! | `history` | the newest samples of a sensor |
 //! | `inbox` | the seam between handles and the loop |
 //! | [`sim`] | the default link: a simulated tabletop arm with cameras and a wrist force/torque sensor |
 
+mod body;
 pub mod clock;
 mod control;
 pub mod embodiment;

@@ -30,6 +30,10 @@ pub enum Rule {
     Position,
     /// The tool centre point must stay in the workspace box.
     Workspace,
+    /// A link would get into a forbidden box.
+    Forbidden,
+    /// Two links would touch that may not.
+    SelfCollision,
     /// A demand moves faster than the joint may.
     Velocity,
     /// A demand speeds up, turns or stops harder than the joint may.
@@ -38,8 +42,16 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 6] =
-        [Self::HostStop, Self::NotANumber, Self::Position, Self::Workspace, Self::Velocity, Self::Acceleration];
+    pub const ALL: [Self; 8] = [
+        Self::HostStop,
+        Self::NotANumber,
+        Self::Position,
+        Self::Workspace,
+        Self::Forbidden,
+        Self::SelfCollision,
+        Self::Velocity,
+        Self::Acceleration,
+    ];
 
     /// As logs, reports and skills see it.
     pub fn name(self) -> &'static str {
@@ -48,6 +60,8 @@ impl Rule {
             Self::NotANumber => "not_a_number",
             Self::Position => "position",
             Self::Workspace => "workspace",
+            Self::Forbidden => "forbidden",
+            Self::SelfCollision => "self_collision",
             Self::Velocity => "velocity",
             Self::Acceleration => "acceleration",
         }
@@ -87,7 +101,7 @@ pub struct Intervention {
     pub first_tick: u64,
     /// In how many ticks it acted.
     pub ticks: u64,
-    /// How far the command was from the demand at most, rad; for the workspace, how far the demand was outside, metres.
+    /// How far the command was from the demand at most, rad; for places, how far the demand was in the wrong one, metres.
     /// Infinite where the demand is no number.
     pub excess: f32,
 }
@@ -106,6 +120,10 @@ impl Intervention {
                 format!("the tool would have left the workspace by {excess:.4} m; the arm held {times}")
             }
             Rule::Workspace => format!("the tool was kept inside the workspace, up to {excess:.4} m short, {times}"),
+            Rule::Forbidden => {
+                format!("a link would have entered a forbidden box by {excess:.4} m; the arm held {times}")
+            }
+            Rule::SelfCollision => format!("two links would have met by {excess:.4} m; the arm held {times}"),
             Rule::Position => {
                 let [low, high] = joint.map_or([f32::NAN; 2], |joint| joint.position);
                 format!("{name} was kept within {low} to {high} rad, up to {excess:.4} rad short, {times}")
