@@ -17,7 +17,7 @@ use crate::observation::{Measurement, Observation};
 use crate::play::{Ended, PlayReport};
 use crate::player::{Over, Player};
 use crate::robot::{RobotError, RobotOptions, Shared};
-use crate::safety::{Act, Rule};
+use crate::safety::{Act, Response, Rule};
 
 /// A robot that is found further than this from its last command after its link was down, rad, has been moved
 /// meanwhile: it holds where it is found instead of snapping back.
@@ -39,7 +39,7 @@ pub(crate) struct ControlLoop {
     filter: Filter,
     demands: Vec<Demand>,
     /// The last tick in which each rule acted.
-    acted: [Option<u64>; Rule::ALL.len()],
+    acted: Acted,
     commands: Vec<Command>,
     observers: Vec<Answer<Arc<Observation>>>,
     /// What they see, to be answered at the end of the tick.
@@ -90,7 +90,7 @@ impl ControlLoop {
         loop {
             let start = match self.pace {
                 Pace::RealTime => metronome.wait(),
-                Pace::Lockstep => Start { late: Duration::ZERO, missed: 0 },
+                Pace::Lockstep => Start { late: Duration::ZERO, missed: 0, jumped: false },
             };
             let busy =
                 !(self.player.is_idle() && self.filter.stands() && self.waiters.is_empty() && self.commands.is_empty());
@@ -102,6 +102,9 @@ impl ControlLoop {
                 }
             }
             let stopwatch = Stopwatch::start(self.pace);
+            if start.jumped {
+                self.hold_after_jump();
+            }
             self.step();
             let work = stopwatch.elapsed();
             raise(&self.shared.longest_work_ns, work);
@@ -111,6 +114,16 @@ impl ControlLoop {
             self.publish();
             self.answer();
         }
+    }
+
+    /// Ends every play: what was asked before the clock jumped may be of another day.
+    fn hold_after_jump(&mut self) {
+        tracing::error!(tick = self.tick, "the clock jumped; the robot holds");
+        let Self { tick, player, acted, shared, over, .. } = self;
+        let next = *tick + 1;
+        let act = Act { rule: Rule::ClockJump, response: Response::Hold, joint: None, excess: 0.0 };
+        count(act, next, acted, shared);
+        player.interrupt(act, next, over);
     }
 
     /// One tick, but for its answers.
@@ -181,8 +194,10 @@ impl ControlLoop {
                     } else if play.stops != self.stops || self.stops % 2 == 1 {
                         self.over.push((answer, Ok(PlayReport { ended: Ended::Stopped, interventions: Vec::new() })));
                     } else {
-                        let filter = &self.filter;
-                        self.player.start(play, answer, self.tick, |joint| filter.state(joint), &mut self.over);
+                        let Self { player, filter, acted, shared, over, .. } = self;
+                        let (tick, filter) = (self.tick, &*filter);
+                        let report = |act| count(act, tick, acted, shared);
+                        player.start(play, answer, tick, |joint| filter.state(joint), over, report);
                     }
                 }
             }
@@ -221,15 +236,9 @@ impl ControlLoop {
     fn move_on(&mut self) {
         let Self { tick, player, filter, demands, acted, shared, over, .. } = self;
         let tick = *tick;
-        let mut count = |act: Act| {
-            let last = acted[act.rule as usize].replace(tick);
-            if last.is_none_or(|last| last + 1 < tick) {
-                shared.interventions[act.rule as usize].fetch_add(1, Ordering::Release);
-            }
-        };
-        player.demands(tick, demands, &mut count);
+        player.demands(tick, demands, |act| count(act, tick, acted, shared));
         filter.step(demands, |act| {
-            count(act);
+            count(act, tick, acted, shared);
             player.note(act, tick);
         });
         player.end_finished(tick, |joint| filter.state(joint).velocity == 0.0, over);
@@ -262,6 +271,16 @@ impl ControlLoop {
 impl Drop for ControlLoop {
     fn drop(&mut self) {
         self.inbox.end();
+    }
+}
+
+type Acted = [Option<u64>; Rule::ALL.len()];
+
+/// Counts a rule that begins to act.
+fn count(act: Act, tick: u64, acted: &mut Acted, shared: &Shared) {
+    let last = acted[act.rule as usize].replace(tick);
+    if last.is_none_or(|last| last + 1 < tick) {
+        shared.interventions[act.rule as usize].fetch_add(1, Ordering::Release);
     }
 }
 

@@ -13,6 +13,9 @@ pub struct Embodiment {
     pub name: String,
     /// Ticks of the control loop per second.
     pub control_hz: f32,
+    /// The oldest observation that a play may act on, seconds; without, any.
+    #[serde(default)]
+    pub command_age_s: Option<f32>,
     /// In the order of every vector of joint values, action rows included.
     pub joints: Vec<Joint>,
     /// What can be leased: a tree, parents before their children.
@@ -257,6 +260,9 @@ impl Embodiment {
         }
         if !positive(self.action.rate_hz) || self.action.rate_hz > self.control_hz {
             wrong.push(format!("action.rate_hz is {}, it must lie in (0, control_hz]", self.action.rate_hz));
+        }
+        if self.command_age_s.is_some_and(|age| !positive(age)) {
+            wrong.push("command_age_s must be above 0".into());
         }
         if self.joints.is_empty() {
             wrong.push("joints is empty".into());

@@ -35,6 +35,7 @@
 //! | [`robot`] | the handle to a running control loop: observe, play, hold, stop |
 //! | [`play`] | action chunks and planned moves, checked before they reach the loop |
 //! | [`safety`] | the rules of the safety filter, and what it reports |
+//! | [`stop`] | what may stop the robot, each to be seen alive before anything moves |
 //! | [`clock`] | robot time and its pace |
 //! | `control` | the control loop itself, on its own thread |
 //! | `player` | the chunk player: rows become smooth demands, a newer chunk blends into the older |
@@ -61,6 +62,7 @@ mod player;
 pub mod robot;
 pub mod safety;
 pub mod sim;
+pub mod stop;
 mod track;
 
 pub use clock::Pace;
@@ -70,3 +72,4 @@ pub use observation::{Frame, Image, Observation, Proprioception};
 pub use play::{Ended, Play, PlayError, PlayReport};
 pub use robot::{Pending, Playing, Reply, Robot, RobotError, RobotOptions, Statistics, TimeHold};
 pub use safety::{Intervention, Kinematics, Response, Rule};
+pub use stop::{StopFile, StopSource, Stopped};

@@ -15,7 +15,7 @@ use crate::inbox::Answer;
 use crate::limits::{Limits, State};
 use crate::play::{Ended, Play, PlayReport};
 use crate::robot::RobotError;
-use crate::safety::{Act, Record, Response};
+use crate::safety::{Act, Record, Response, Rule};
 use crate::track::Tracker;
 
 /// How long a newer play takes to prevail over what is left of an older one, seconds.
@@ -152,6 +152,8 @@ pub(crate) struct Player {
     /// One a joint.
     shapers: Vec<Tracker>,
     control_hz: f64,
+    /// The oldest observation that a play may act on, ticks.
+    oldest: Option<f64>,
 }
 
 impl Player {
@@ -162,6 +164,7 @@ impl Player {
             active: Vec::with_capacity(embodiment.joints.len()),
             shapers: embodiment.joints.iter().map(shaper).collect(),
             control_hz: hz.into(),
+            oldest: embodiment.command_age_s.map(|seconds| f64::from(seconds) * f64::from(hz)),
         }
     }
 
@@ -179,12 +182,22 @@ impl Player {
         tick: u64,
         state: impl Fn(usize) -> State,
         over: &mut Vec<Over>,
+        mut report: impl FnMut(Act),
     ) {
         let now = tick as f64;
         let since = play.since_tick.map_or(now - 1.0, |since| since as f64);
         let record = Record::default();
         let mut new = Active { play, since, first: 0, started: now - 1.0, next: 0, record, answer };
         let last = new.play.last();
+        if let Some(oldest) = self.oldest.filter(|oldest| now - since > *oldest) {
+            let excess = (now - since - oldest) / self.control_hz;
+            let act = Act { rule: Rule::CommandAge, response: Response::Hold, joint: None, excess };
+            new.record.note(act, tick);
+            report(act);
+            let late = new.report(Ended::Late);
+            over.push((new.answer, Ok(late)));
+            return;
+        }
         if since + (last + 1) as f64 * new.play.spacing < now {
             over.push((new.answer, Ok(PlayReport { ended: Ended::Late, interventions: Vec::new() })));
             return;
@@ -262,6 +275,12 @@ impl Player {
     /// Ends the plays that drive any of `joints`.
     pub fn hold(&mut self, joints: &[usize], over: &mut Vec<Over>) {
         self.end_those(Ended::Held, over, |active| joints.iter().any(|&joint| active.drives(joint)));
+    }
+
+    /// Ends every play because of `act`.
+    pub fn interrupt(&mut self, act: Act, tick: u64, over: &mut Vec<Over>) {
+        self.note(act, tick);
+        self.end_those(Ended::Held, over, |_| true);
     }
 
     /// Ends every play.

@@ -24,6 +24,10 @@ impl<F: Fn(&[f32]) -> [f32; 3] + Send> Kinematics for F {
 pub enum Rule {
     /// The host stop: every joint comes to hold and stays until the stop is reset.
     HostStop,
+    /// The clock leapt by more than 250 ms or went backwards: every play ends, every joint holds.
+    ClockJump,
+    /// The observation that a play acted on is older than the embodiment's `command_age_s`: it moves nothing.
+    CommandAge,
     /// A demanded position is infinite or not a number: that joint holds.
     NotANumber,
     /// A demanded position is outside the joint's limits.
@@ -42,8 +46,10 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::HostStop,
+        Self::ClockJump,
+        Self::CommandAge,
         Self::NotANumber,
         Self::Position,
         Self::Workspace,
@@ -57,6 +63,8 @@ impl Rule {
     pub fn name(self) -> &'static str {
         match self {
             Self::HostStop => "host_stop",
+            Self::ClockJump => "clock_jump",
+            Self::CommandAge => "command_age",
             Self::NotANumber => "not_a_number",
             Self::Position => "position",
             Self::Workspace => "workspace",
@@ -101,7 +109,8 @@ pub struct Intervention {
     pub first_tick: u64,
     /// In how many ticks it acted.
     pub ticks: u64,
-    /// How far the command was from the demand at most, rad; for places, how far the demand was in the wrong one, metres.
+    /// How far the command was from the demand at most, rad; for places, how far the demand was in the wrong one, metres;
+    /// for a command's age, seconds.
     /// Infinite where the demand is no number.
     pub excess: f32,
 }
@@ -115,6 +124,8 @@ impl Intervention {
         let times = if ticks == 1 { "for 1 tick".into() } else { format!("for {ticks} ticks") };
         match rule {
             Rule::HostStop => "the host stop is latched; every joint holds".into(),
+            Rule::ClockJump => "the clock jumped; every joint holds until something new is played".into(),
+            Rule::CommandAge => format!("the play was {excess:.1} s too old; it moved nothing"),
             Rule::NotANumber => format!("{name} was sent what is no finite number; it held {times}"),
             Rule::Workspace if self.response == Response::Hold => {
                 format!("the tool would have left the workspace by {excess:.4} m; the arm held {times}")

@@ -62,7 +62,7 @@ fn the_host_stop_ends_plays_brakes_within_the_limits_and_latches() {
     assert!(bench.robot.is_stopped());
     assert_eq!(bench.finish(chunk(0, [0.0])).unwrap().ended, Ended::Stopped);
 
-    bench.robot.reset();
+    assert!(bench.robot.reset(bench.robot.stopped().unwrap()));
     bench.reach(100);
     assert_eq!(bench.joint(0)[99], commands[44], "resetting the stop moves nothing");
     assert_eq!(bench.finish(chunk(0, [0.12])).unwrap().ended, Ended::Finished);
@@ -79,7 +79,7 @@ fn a_stop_that_is_reset_before_the_next_tick_still_ends_what_was_asked_before_it
     let moving = wait(reaching);
     let asked_before = bench.robot.play(chunk(1, [-0.59]));
     bench.robot.stop();
-    bench.robot.reset();
+    assert!(bench.robot.reset(bench.robot.stopped().unwrap()));
     let asked_after = bench.robot.play(chunk(2, [0.79, 0.78, 0.77, 0.76, 0.75, 0.74]));
     drop(moving);
     let ended = ends([playing, asked_before, asked_after]);
@@ -203,4 +203,27 @@ fn real_time_passes_at_the_control_rate_whoever_holds_time() {
     assert_eq!(tick, first + 30);
     // 30 periods of 10 ms; a loaded machine may take longer, none may take less.
     assert!(began.elapsed() >= Duration::from_millis(289), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_link_that_drops_for_300_ms_and_returns_resumes_nothing_that_was_asked_before() {
+    let bench = Bench::start(Pace::Lockstep);
+    let hold = bench.robot.hold_time();
+    let playing = bench.robot.play(chunk(0, (1..=10).map(|row| 0.1 * row as f32)));
+    let reaching = bench.robot.reach(30);
+    drop(hold);
+    let moving = wait(reaching);
+    bench.set(|log| log.reads_fail = true);
+    let asked_while_down = bench.robot.play(chunk(0, [0.9]));
+    drop(moving);
+    let cable = RobotError::Link(LinkError("the cable is out".into()));
+    assert_eq!(wait(playing).value, Err(cable.clone()));
+    assert_eq!(wait(asked_while_down).value, Err(cable));
+    bench.reach(60);
+    bench.set(|log| log.reads_fail = false);
+    bench.reach(200);
+    let commands = bench.joint(0);
+    assert!(commands[59] < 0.5 && commands[60..].iter().all(|position| *position == commands[59]));
+    assert_eq!(bench.finish(chunk(0, [0.4])).unwrap().ended, Ended::Finished);
+    assert_eq!(bench.robot.commanded()[0], 0.4);
 }

@@ -267,3 +267,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_chunk_that_acted_on_too_old_an_observation_moves_nothing_and_says_so() {
+    let bench = Bench::start(Pace::Lockstep);
+    bench.reach(700);
+    let old = Play { since_tick: Some(100), ..chunk(0, vec![0.3; 100]) };
+    let report = bench.finish(old.clone()).unwrap();
+    assert_eq!(report.ended, Ended::Late);
+    let [aged] = report.interventions[..] else { panic!("{:?}", report.interventions) };
+    // 6 s old, and a tick; 5 s are allowed.
+    assert_eq!((aged.rule, aged.response), (Rule::CommandAge, Response::Hold));
+    assert!((aged.excess - 1.01).abs() < 1e-3, "{} s", aged.excess);
+    assert_eq!(bench.robot.commanded(), REST);
+    assert_eq!(bench.finish(Play { since_tick: Some(600), ..old }).unwrap().ended, Ended::Finished);
+}
