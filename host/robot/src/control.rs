@@ -13,7 +13,7 @@ use crate::filter::{Demand, Filter};
 use crate::history::History;
 use crate::inbox::{Answer, Command, Inbox};
 use crate::link::{Link, LinkError};
-use crate::observation::{Measurement, Observation};
+use crate::observation::{Frame, Measurement, Observation};
 use crate::play::{Ended, PlayReport};
 use crate::player::{Over, Player};
 use crate::robot::{RobotError, RobotOptions, Shared};
@@ -35,6 +35,8 @@ pub(crate) struct ControlLoop {
     /// Why the link failed in the newest tick.
     down: Option<LinkError>,
     histories: Vec<History>,
+    /// The number of each camera's newest frame, and the tick in which it was first seen.
+    frames: Vec<Option<(u64, u64)>>,
     player: Player,
     filter: Filter,
     demands: Vec<Demand>,
@@ -67,6 +69,7 @@ impl ControlLoop {
             stops: 0,
             down: None,
             histories: embodiment.sensors.iter().map(|it| History::new(it, embodiment.control_hz)).collect(),
+            frames: vec![None; embodiment.cameras.len()],
             player: Player::new(&embodiment),
             filter: Filter::new(&embodiment, options.kinematics, &measured.joints.positions),
             measured,
@@ -223,13 +226,27 @@ impl ControlLoop {
         if got != expected {
             return Err(LinkError(format!("{got} frames came from {expected} cameras")));
         }
-        Ok(Observation {
-            tick: self.tick,
-            taken_ns: clock::tick_ns(self.tick, embodiment.control_hz),
+        let tick = self.tick;
+        let age = |(frame, known): (&Frame, &mut Option<(u64, u64)>)| {
+            *known = frame.number().map(|number| match *known {
+                Some((same, since)) if same == number => (same, since),
+                _ => (number, tick),
+            });
+            known.map(|(_, since)| clock::tick_ns(tick - since, embodiment.control_hz))
+        };
+        let frame_ages_ns = frames.iter().zip(&mut self.frames).map(age).collect();
+        let seen = Observation {
+            tick,
+            taken_ns: clock::tick_ns(tick, embodiment.control_hz),
             joints: self.measured.joints.clone(),
             frames,
+            frame_ages_ns,
             windows: self.histories.iter().map(History::window).collect(),
-        })
+        };
+        for camera in seen.frozen(embodiment) {
+            tracing::warn!(tick, camera, "the camera is frozen");
+        }
+        Ok(seen)
     }
 
     /// From plays to the command of this tick.

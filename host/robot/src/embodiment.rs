@@ -252,7 +252,7 @@ impl Embodiment {
         Some(joints)
     }
 
-    fn contradictions(&self) -> Vec<String> {
+    pub(crate) fn contradictions(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         let positive = |value: f32| value.is_finite() && value > 0.0;
         if !positive(self.control_hz) || self.control_hz > 2000.0 {
@@ -315,7 +315,13 @@ impl Embodiment {
         if !unique(self.capsules.iter().map(|capsule| capsule.name.as_str()).collect()) {
             wrong.push("two capsules have one name".into());
         }
-        if self.workspace.min.iter().zip(self.workspace.max).any(|(low, high)| !(low.is_finite() && *low < high)) {
+        if self
+            .workspace
+            .min
+            .iter()
+            .zip(self.workspace.max)
+            .any(|(low, high)| !(low.is_finite() && *low < high && high.is_finite()))
+        {
             wrong.push("workspace.min must lie below workspace.max on every axis".into());
         }
         wrong

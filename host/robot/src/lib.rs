@@ -30,6 +30,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`embodiment`] | the file that describes a robot: joints, parts, cameras, sensors, action space, fallback |
+//! | [`tighten`] | limits of a site or a skill, intersected with a robot's |
 //! | [`observation`] | one moment of the robot, shared and immutable |
 //! | [`link`] | the trait between the control loop and something that moves |
 //! | [`robot`] | the handle to a running control loop: observe, play, hold, stop |
@@ -47,6 +48,8 @@
 //! | `inbox` | the seam between handles and the loop |
 //! | [`sim`] | the default link: a simulated tabletop arm with cameras and a wrist force/torque sensor |
 
+#[cfg(test)]
+mod allocation;
 mod body;
 pub mod clock;
 mod control;
@@ -63,6 +66,7 @@ pub mod robot;
 pub mod safety;
 pub mod sim;
 pub mod stop;
+pub mod tighten;
 mod track;
 
 pub use clock::Pace;
@@ -73,3 +77,4 @@ pub use play::{Ended, Play, PlayError, PlayReport};
 pub use robot::{Pending, Playing, Reply, Robot, RobotError, RobotOptions, Statistics, TimeHold};
 pub use safety::{Intervention, Kinematics, Response, Rule};
 pub use stop::{StopFile, StopSource, Stopped};
+pub use tighten::Tightening;

@@ -227,3 +227,36 @@ fn a_link_that_drops_for_300_ms_and_returns_resumes_nothing_that_was_asked_befor
     assert_eq!(bench.finish(chunk(0, [0.4])).unwrap().ended, Ended::Finished);
     assert_eq!(bench.robot.commanded()[0], 0.4);
 }
+
+#[test]
+fn a_camera_that_freezes_is_known_by_the_age_of_its_newest_frame() {
+    let bench = Bench::start(Pace::Lockstep);
+    let robot = Embodiment::so101();
+    let look = |frame| {
+        bench.set(|log| log.frame = frame);
+        let seen = wait(bench.robot.observe()).value.unwrap();
+        (seen.frame_ages_ns.clone(), seen.frozen(&robot).collect::<Vec<_>>())
+    };
+    assert_eq!(look(None), (vec![None, None], vec![]));
+    assert_eq!(look(Some(7)), (vec![Some(0), None], vec![]));
+    // Five periods of a camera of 10 Hz are fine, a tick more is not.
+    bench.reach(51);
+    assert_eq!(look(Some(7)), (vec![Some(500_000_000), None], vec![]));
+    assert_eq!(look(Some(7)), (vec![Some(510_000_000), None], vec!["front"]));
+    assert_eq!(look(Some(8)), (vec![Some(0), None], vec![]));
+}
+
+#[test]
+fn a_clock_that_leaps_ends_every_play_and_the_robot_holds_until_something_new_is_played() {
+    let bench = Bench::start(Pace::RealTime);
+    let playing = bench.robot.play(chunk(0, (1..=40).map(|row| 0.02 * row as f32)));
+    let first = wait(bench.robot.reach(0)).value.unwrap();
+    bench.reach(first + 20);
+    // To a loop with deadlines, a command that takes 0.4 s is a clock that leaps.
+    bench.set(|log| log.work = Duration::from_millis(400));
+    let report = wait(playing).value.unwrap();
+    bench.set(|log| log.work = Duration::ZERO);
+    assert_eq!(report.ended, Ended::Held);
+    assert_eq!(report.interventions.iter().map(|it| it.rule).collect::<Vec<_>>(), [Rule::ClockJump]);
+    assert!(bench.robot.statistics().interventions.contains_key(&Rule::ClockJump));
+}
