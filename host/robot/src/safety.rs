@@ -1,5 +1,31 @@
 //! The vocabulary of the safety filter: its rules, how hard each acts, and what it reports.
 //!
+//! | rule | when | response | who clears it |
+//! |---|---|---|---|
+//! | `host_stop` | a stop source stopped the robot | latch | an operator who acknowledges that stop; nothing restarts |
+//! | `clock_jump` | the clock leapt by more than 250 ms or went backwards | hold, every play ends | a new play |
+//! | `command_age` | a play acted on an observation older than `command_age_s` | hold: it ends late, unmoved | a new play |
+//! | `not_a_number` | a demand is no finite number | hold, that joint | the next demand |
+//! | `position` | a demand is beyond a joint's limits | clamp | the next demand |
+//! | `workspace` | the tool would leave its box | clamp; hold where that fails or it comes too fast | the next demand |
+//! | `forbidden` | a capsule would enter a forbidden box | hold | a demand that leads away |
+//! | `self_collision` | two capsules would meet that may not | hold | a demand that leads away |
+//! | `velocity` | a demand is faster than a joint may be | slow | the command, when it has caught up |
+//! | `acceleration` | a demand turns harder than a joint may | slow | the command, when it has caught up |
+//!
+//! What is no rule of the filter, and has an outcome of its own:
+//!
+//! | what | outcome |
+//! |---|---|
+//! | a link that drops, for however long | every play ends with [`RobotError::Link`](crate::RobotError::Link), and so does what is played meanwhile; the arm brakes; when the link is back it holds, and only a new play moves it |
+//! | a robot that was moved meanwhile | it holds where it is found |
+//! | a camera that freezes | [`Observation::frozen`](crate::Observation::frozen) names it, and the log does |
+//! | a stop source that was declared and not heard of | plays are refused with [`RobotError::NotArmed`](crate::RobotError::NotArmed) |
+//! | a play whose rows are all due before it takes effect | it ends [`Late`](crate::Ended::Late); nothing moves |
+//!
+//! `velocity` and `acceleration` are also what the chunk player reports of rows that it cannot meet within a tick at
+//! full speed. The filter guards commands, not the arm: how far the joints lag behind is the servos' business.
+//!
 //! This is no certified safety function (ISO 10218, ISO 13482): a robot's hardware stops stay in place.
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +44,7 @@ impl<F: Fn(&[f32]) -> [f32; 3] + Send> Kinematics for F {
     }
 }
 
-/// What the safety filter watches, in the order in which it looks.
+/// What the safety filter watches, and what the control loop holds for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
