@@ -41,7 +41,12 @@ pub(crate) struct Start {
     pub late: Duration,
     /// Deadlines that passed without a tick of their own.
     pub missed: u64,
+    /// The clock leapt, or went backwards: nobody knows how old anything is.
+    pub jumped: bool,
 }
+
+/// A clock that is later than its deadline by more has leapt: the machine slept, or the process was stopped.
+const LEAP: Duration = Duration::from_millis(250);
 
 impl Metronome {
     pub fn new(period: Duration) -> Self {
@@ -50,7 +55,12 @@ impl Metronome {
 
     /// Sleeps until the next deadline.
     pub fn wait(&mut self) -> Start {
-        if let Some(rest) = self.next.checked_duration_since(Instant::now() + SPIN) {
+        let now = Instant::now();
+        if self.went_backwards(now) {
+            self.next = now;
+            return Start { jumped: true, ..self.start_at(now) };
+        }
+        if let Some(rest) = self.next.checked_duration_since(now + SPIN) {
             std::thread::sleep(rest);
         }
         loop {
@@ -62,11 +72,16 @@ impl Metronome {
         }
     }
 
+    /// Whether the next deadline is further away than it was ever set.
+    fn went_backwards(&self, now: Instant) -> bool {
+        self.next.saturating_duration_since(now) > self.period * 2
+    }
+
     fn start_at(&mut self, now: Instant) -> Start {
         let late = now.saturating_duration_since(self.next);
         let missed = u32::try_from(late.as_nanos() / self.period.as_nanos().max(1)).unwrap_or(u32::MAX);
         self.next += self.period.saturating_mul(missed.saturating_add(1));
-        Start { late, missed: missed.into() }
+        Start { late, missed: missed.into(), jumped: late > LEAP }
     }
 }
 
@@ -103,11 +118,25 @@ mod tests {
         let mut metronome = Metronome::new(period);
         let first = metronome.next;
         let almost = metronome.start_at(first + Duration::from_micros(9_999));
-        assert_eq!(almost, Start { late: Duration::from_micros(9_999), missed: 0 });
+        assert_eq!(almost, Start { late: Duration::from_micros(9_999), missed: 0, jumped: false });
         assert_eq!(metronome.next, first + period);
         let late = metronome.start_at(first + period * 3);
-        assert_eq!(late, Start { late: period * 2, missed: 2 });
+        assert_eq!(late, Start { late: period * 2, missed: 2, jumped: false });
         assert_eq!(metronome.next, first + period * 4);
+    }
+
+    #[test]
+    fn a_clock_that_leaps_or_goes_backwards_is_noticed_and_the_beat_goes_on() {
+        let period = Duration::from_millis(10);
+        let mut metronome = Metronome::new(period);
+        let first = metronome.next;
+        assert!(metronome.start_at(first + Duration::from_secs(3)).jumped);
+        assert!(!metronome.start_at(metronome.next).jumped);
+        metronome.next += Duration::from_secs(3600);
+        let began = Instant::now();
+        assert!(metronome.wait().jumped);
+        assert!(!metronome.wait().jumped);
+        assert!(began.elapsed() < Duration::from_secs(60));
     }
 
     #[test]

@@ -13,11 +13,11 @@ use crate::filter::{Demand, Filter};
 use crate::history::History;
 use crate::inbox::{Answer, Command, Inbox};
 use crate::link::{Link, LinkError};
-use crate::observation::{Measurement, Observation};
+use crate::observation::{Frame, Measurement, Observation};
 use crate::play::{Ended, PlayReport};
 use crate::player::{Over, Player};
 use crate::robot::{RobotError, RobotOptions, Shared};
-use crate::safety::Rule;
+use crate::safety::{Act, Response, Rule};
 
 /// A robot that is found further than this from its last command after its link was down, rad, has been moved
 /// meanwhile: it holds where it is found instead of snapping back.
@@ -35,11 +35,13 @@ pub(crate) struct ControlLoop {
     /// Why the link failed in the newest tick.
     down: Option<LinkError>,
     histories: Vec<History>,
+    /// The number of each camera's newest frame, and the tick in which it was first seen.
+    frames: Vec<Option<(u64, u64)>>,
     player: Player,
     filter: Filter,
     demands: Vec<Demand>,
     /// The last tick in which each rule acted.
-    acted: [Option<u64>; Rule::ALL.len()],
+    acted: Acted,
     commands: Vec<Command>,
     observers: Vec<Answer<Arc<Observation>>>,
     /// What they see, to be answered at the end of the tick.
@@ -67,6 +69,7 @@ impl ControlLoop {
             stops: 0,
             down: None,
             histories: embodiment.sensors.iter().map(|it| History::new(it, embodiment.control_hz)).collect(),
+            frames: vec![None; embodiment.cameras.len()],
             player: Player::new(&embodiment),
             filter: Filter::new(&embodiment, options.kinematics, &measured.joints.positions),
             measured,
@@ -90,7 +93,7 @@ impl ControlLoop {
         loop {
             let start = match self.pace {
                 Pace::RealTime => metronome.wait(),
-                Pace::Lockstep => Start { late: Duration::ZERO, missed: 0 },
+                Pace::Lockstep => Start { late: Duration::ZERO, missed: 0, jumped: false },
             };
             let busy =
                 !(self.player.is_idle() && self.filter.stands() && self.waiters.is_empty() && self.commands.is_empty());
@@ -102,6 +105,9 @@ impl ControlLoop {
                 }
             }
             let stopwatch = Stopwatch::start(self.pace);
+            if start.jumped {
+                self.hold_after_jump();
+            }
             self.step();
             let work = stopwatch.elapsed();
             raise(&self.shared.longest_work_ns, work);
@@ -111,6 +117,16 @@ impl ControlLoop {
             self.publish();
             self.answer();
         }
+    }
+
+    /// Ends every play: what was asked before the clock jumped may be of another day.
+    fn hold_after_jump(&mut self) {
+        tracing::error!(tick = self.tick, "the clock jumped; the robot holds");
+        let Self { tick, player, acted, shared, over, .. } = self;
+        let next = *tick + 1;
+        let act = Act { rule: Rule::ClockJump, response: Response::Hold, joint: None, excess: 0.0 };
+        count(act, next, acted, shared);
+        player.interrupt(act, next, over);
     }
 
     /// One tick, but for its answers.
@@ -181,8 +197,10 @@ impl ControlLoop {
                     } else if play.stops != self.stops || self.stops % 2 == 1 {
                         self.over.push((answer, Ok(PlayReport { ended: Ended::Stopped, interventions: Vec::new() })));
                     } else {
-                        let filter = &self.filter;
-                        self.player.start(play, answer, self.tick, |joint| filter.state(joint), &mut self.over);
+                        let Self { player, filter, acted, shared, over, .. } = self;
+                        let (tick, filter) = (self.tick, &*filter);
+                        let report = |act| count(act, tick, acted, shared);
+                        player.start(play, answer, tick, |joint| filter.state(joint), over, report);
                     }
                 }
             }
@@ -208,25 +226,36 @@ impl ControlLoop {
         if got != expected {
             return Err(LinkError(format!("{got} frames came from {expected} cameras")));
         }
-        Ok(Observation {
-            tick: self.tick,
-            taken_ns: clock::tick_ns(self.tick, embodiment.control_hz),
+        let tick = self.tick;
+        let age = |(frame, known): (&Frame, &mut Option<(u64, u64)>)| {
+            *known = frame.number().map(|number| match *known {
+                Some((same, since)) if same == number => (same, since),
+                _ => (number, tick),
+            });
+            known.map(|(_, since)| clock::tick_ns(tick - since, embodiment.control_hz))
+        };
+        let frame_ages_ns = frames.iter().zip(&mut self.frames).map(age).collect();
+        let seen = Observation {
+            tick,
+            taken_ns: clock::tick_ns(tick, embodiment.control_hz),
             joints: self.measured.joints.clone(),
             frames,
+            frame_ages_ns,
             windows: self.histories.iter().map(History::window).collect(),
-        })
+        };
+        for camera in seen.frozen(embodiment) {
+            tracing::warn!(tick, camera, "the camera is frozen");
+        }
+        Ok(seen)
     }
 
     /// From plays to the command of this tick.
     fn move_on(&mut self) {
         let Self { tick, player, filter, demands, acted, shared, over, .. } = self;
         let tick = *tick;
-        player.demands(tick, demands);
+        player.demands(tick, demands, |act| count(act, tick, acted, shared));
         filter.step(demands, |act| {
-            let last = acted[act.rule as usize].replace(tick);
-            if last.is_none_or(|last| last + 1 < tick) {
-                shared.interventions[act.rule as usize].fetch_add(1, Ordering::Release);
-            }
+            count(act, tick, acted, shared);
             player.note(act, tick);
         });
         player.end_finished(tick, |joint| filter.state(joint).velocity == 0.0, over);
@@ -259,6 +288,16 @@ impl ControlLoop {
 impl Drop for ControlLoop {
     fn drop(&mut self) {
         self.inbox.end();
+    }
+}
+
+type Acted = [Option<u64>; Rule::ALL.len()];
+
+/// Counts a rule that begins to act.
+fn count(act: Act, tick: u64, acted: &mut Acted, shared: &Shared) {
+    let last = acted[act.rule as usize].replace(tick);
+    if last.is_none_or(|last| last + 1 < tick) {
+        shared.interventions[act.rule as usize].fetch_add(1, Ordering::Release);
     }
 }
 

@@ -13,6 +13,9 @@ pub struct Embodiment {
     pub name: String,
     /// Ticks of the control loop per second.
     pub control_hz: f32,
+    /// The oldest observation that a play may act on, seconds; without, any.
+    #[serde(default)]
+    pub command_age_s: Option<f32>,
     /// In the order of every vector of joint values, action rows included.
     pub joints: Vec<Joint>,
     /// What can be leased: a tree, parents before their children.
@@ -27,6 +30,15 @@ pub struct Embodiment {
     pub action: ActionSpace,
     /// Where the tool centre point may be.
     pub workspace: Workspace,
+    /// Where no capsule may be.
+    #[serde(default)]
+    pub forbidden: Vec<Workspace>,
+    /// The robot's shape.
+    #[serde(default)]
+    pub capsules: Vec<Capsule>,
+    /// Names of two capsules each that may not touch.
+    #[serde(default)]
+    pub collisions: Vec<[String; 2]>,
     /// What the host does when nothing feeds it.
     pub fallback: Fallback,
 }
@@ -45,6 +57,40 @@ pub struct Joint {
     pub acceleration: f32,
     /// Highest torque, N m.
     pub effort: f32,
+    /// Where it is on the robot; needed once there are capsules.
+    #[serde(default)]
+    pub mount: Option<Mount>,
+}
+
+/// Where a revolute joint is, in the frame of the link that the joint before it carries, or in the base frame. Joints
+/// with a mount form one chain, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// Origin of the frame of the link that it carries, metres.
+    pub origin: [f32; 3],
+    /// What it turns about, a unit vector.
+    pub axis: [f32; 3],
+    /// The link's angle about the axis at joint position 0, rad.
+    #[serde(default)]
+    pub zero: f32,
+}
+
+/// All points within a radius of a segment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capsule {
+    /// Unique.
+    pub name: String,
+    /// The joint whose link it is part of; without, of the base.
+    #[serde(default)]
+    pub link: Option<String>,
+    /// One end of the segment in the link's frame, metres.
+    pub from: [f32; 3],
+    /// The other end.
+    pub to: [f32; 3],
+    /// Metres.
+    pub radius: f32,
 }
 
 /// A part that can be leased. Its lease covers its own joints and those of its children.
@@ -153,6 +199,9 @@ pub enum EmbodimentError {
     },
 }
 
+/// The filter looks tick by tick: a thinner box than what a fast hand crosses in one could be passed unseen, metres.
+const THINNEST_BOX_M: f32 = 0.02;
+
 const SO101: &str = include_str!("../embodiments/so101.toml");
 
 impl Embodiment {
@@ -203,7 +252,7 @@ impl Embodiment {
         Some(joints)
     }
 
-    fn contradictions(&self) -> Vec<String> {
+    pub(crate) fn contradictions(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         let positive = |value: f32| value.is_finite() && value > 0.0;
         if !positive(self.control_hz) || self.control_hz > 2000.0 {
@@ -211,6 +260,9 @@ impl Embodiment {
         }
         if !positive(self.action.rate_hz) || self.action.rate_hz > self.control_hz {
             wrong.push(format!("action.rate_hz is {}, it must lie in (0, control_hz]", self.action.rate_hz));
+        }
+        if self.command_age_s.is_some_and(|age| !positive(age)) {
+            wrong.push("command_age_s must be above 0".into());
         }
         if self.joints.is_empty() {
             wrong.push("joints is empty".into());
@@ -259,10 +311,54 @@ impl Embodiment {
         if !unique(self.sensors.iter().map(|sensor| sensor.name.as_str()).collect()) {
             wrong.push("two sensors have one name".into());
         }
-        if self.workspace.min.iter().zip(self.workspace.max).any(|(low, high)| !(low.is_finite() && *low < high)) {
+        self.contradictions_of_the_body(&mut wrong);
+        if !unique(self.capsules.iter().map(|capsule| capsule.name.as_str()).collect()) {
+            wrong.push("two capsules have one name".into());
+        }
+        if self
+            .workspace
+            .min
+            .iter()
+            .zip(self.workspace.max)
+            .any(|(low, high)| !(low.is_finite() && *low < high && high.is_finite()))
+        {
             wrong.push("workspace.min must lie below workspace.max on every axis".into());
         }
         wrong
+    }
+
+    fn contradictions_of_the_body(&self, wrong: &mut Vec<String>) {
+        if !self.capsules.is_empty() {
+            for joint in &self.joints {
+                let length = joint.mount.map(|mount| mount.axis.iter().map(|it| it * it).sum::<f32>().sqrt());
+                if !length.is_some_and(|length| (length - 1.0).abs() < 1e-3) {
+                    wrong.push(format!(
+                        "joint {}: where there are capsules, it needs a mount with a unit axis",
+                        joint.name
+                    ));
+                }
+            }
+        }
+        for capsule in &self.capsules {
+            if !(capsule.radius > 0.0 && capsule.from.iter().chain(&capsule.to).all(|value| value.is_finite())) {
+                wrong.push(format!("capsule {}: its ends must be finite and its radius above 0", capsule.name));
+            }
+            if let Some(link) = capsule.link.as_deref().filter(|link| self.joint_index(link).is_none()) {
+                wrong.push(format!("capsule {}: there is no joint {link}", capsule.name));
+            }
+        }
+        let known = |name: &str| self.capsules.iter().any(|capsule| capsule.name == name);
+        for name in self.collisions.iter().flatten().filter(|name| !known(name)) {
+            wrong.push(format!("collisions: there is no capsule {name}"));
+        }
+        if !self.forbidden.is_empty() && self.capsules.is_empty() {
+            wrong.push("forbidden boxes are kept by capsules, and there are none".into());
+        }
+        for place in &self.forbidden {
+            if !place.min.iter().zip(place.max).all(|(low, high)| low.is_finite() && high - low >= THINNEST_BOX_M) {
+                wrong.push(format!("forbidden: every side of a box must measure at least {THINNEST_BOX_M} m"));
+            }
+        }
     }
 }
 

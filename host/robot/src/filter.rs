@@ -1,14 +1,17 @@
 //! The safety filter: the last thing between a demand and the robot.
 //!
 //! Whatever comes in, the commands that go out keep each joint's position, velocity and acceleration limits from tick
-//! to tick (to within the rounding of a position to `f32`), and the tool stays in the workspace. A demand that keeps
+//! to tick (to within the rounding of a position to `f32`), and the tool stays in the workspace, the links
+//! out of forbidden boxes and of each other. A demand that keeps
 //! them goes through unchanged. Nothing here allocates after the start.
 
 use std::array;
 
+use crate::body::Body;
 use crate::embodiment::{Embodiment, Workspace};
 use crate::limits::{Limits, State};
 use crate::safety::{Act, Kinematics, Response, Rule};
+use crate::track::Tracker;
 
 /// What is demanded of a joint.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,11 +26,11 @@ pub(crate) enum Demand {
 /// turn).
 const UNNOTICED_RAD: f64 = 1e-3;
 
-/// Far above the rounding of a sum of positions in `f64`, far below anything physical.
-const ROUNDING_RAD: f64 = 1e-12;
-
-/// The tool may be outside the workspace by this much before anything is done about it, metres.
+/// The tool may be outside the workspace, and links in a forbidden box or in each other, by this much before anything is done about it, metres.
 const UNNOTICED_M: f64 = 1e-5;
+
+/// The rules about where the robot may be, whatever its speed.
+const PLACES: [Rule; 3] = [Rule::Workspace, Rule::Forbidden, Rule::SelfCollision];
 
 /// A demand outside the workspace is pulled this far into it, metres, so that the way along its wall stays inside too.
 const INSET_M: f32 = 1e-3;
@@ -39,16 +42,11 @@ const PULLS: usize = 8;
 const CHECKS: f64 = 32.0;
 
 struct Joint {
-    limits: Limits,
-    state: State,
+    tracker: Tracker,
     /// The demand after clamping; `None`: hold.
     target: Option<f64>,
-    /// The target that the joint followed in the tick before.
-    followed: f64,
     /// The velocity chosen for this tick.
     velocity: f64,
-    /// Why the command lags behind the demand, while it does.
-    lags: Option<Rule>,
     /// Metres that the tool moves per rad of this joint at the target.
     jacobian: [f32; 3],
 }
@@ -57,6 +55,7 @@ pub(crate) struct Filter {
     joints: Vec<Joint>,
     workspace: Workspace,
     kinematics: Box<dyn Kinematics>,
+    body: Body,
     latched: bool,
     command: Vec<f32>,
     /// A posture to ask the kinematics about.
@@ -67,18 +66,16 @@ impl Filter {
     /// A filter whose first command continues from `positions`, at rest.
     pub fn new(embodiment: &Embodiment, kinematics: Box<dyn Kinematics>, positions: &[f32]) -> Self {
         let joint = |joint| Joint {
-            limits: Limits::of(joint, embodiment.control_hz),
-            state: State::default(),
+            tracker: Tracker::new(Limits::of(joint, embodiment.control_hz)),
             target: None,
-            followed: 0.0,
             velocity: 0.0,
-            lags: None,
             jacobian: [0.0; 3],
         };
         let mut filter = Self {
             joints: embodiment.joints.iter().map(joint).collect(),
             workspace: embodiment.workspace,
             kinematics,
+            body: Body::new(embodiment),
             latched: false,
             command: positions.to_vec(),
             posture: positions.to_vec(),
@@ -90,9 +87,7 @@ impl Filter {
     /// Forgets the last command: the next one continues from `positions`, at rest.
     pub fn continue_from(&mut self, positions: &[f32]) {
         for (joint, &position) in self.joints.iter_mut().zip(positions) {
-            joint.state = State { position: position.into(), velocity: 0.0 };
-            joint.followed = position.into();
-            joint.lags = None;
+            joint.tracker.continue_from(State { position: position.into(), velocity: 0.0 });
         }
         self.command.copy_from_slice(positions);
     }
@@ -104,12 +99,12 @@ impl Filter {
 
     /// Where a joint is commanded to be.
     pub fn state(&self, joint: usize) -> State {
-        self.joints[joint].state
+        self.joints[joint].tracker.state
     }
 
     /// Whether every joint is commanded to stand.
     pub fn stands(&self) -> bool {
-        self.joints.iter().all(|joint| joint.state.velocity == 0.0)
+        self.joints.iter().all(|joint| joint.tracker.state.velocity == 0.0)
     }
 
     /// The newest command, rad.
@@ -122,13 +117,16 @@ impl Filter {
         self.clamp(demands, &mut report);
         self.pull_into_workspace(&mut report);
         for joint in &mut self.joints {
-            joint.velocity = joint.follow();
+            joint.velocity = joint.tracker.velocity(joint.target);
         }
         self.stop_before_the_wall(&mut report);
         for (index, joint) in self.joints.iter_mut().enumerate() {
-            joint.advance();
-            self.command[index] = joint.state.position as f32;
-            joint.explain(index, &mut report);
+            joint.tracker.advance(joint.target, joint.velocity);
+            self.command[index] = joint.tracker.state.position as f32;
+            let lag = joint.tracker.lag(joint.target, UNNOTICED_RAD);
+            if let Some((rule, excess)) = lag.filter(|(rule, _)| !PLACES.contains(rule)) {
+                report(Act { rule, response: Response::Slow, joint: Some(index), excess });
+            }
         }
     }
 
@@ -142,7 +140,7 @@ impl Filter {
                     None
                 }
                 Demand::To(position) if position.is_finite() => {
-                    let target = position.clamp(joint.limits.low, joint.limits.high);
+                    let target = position.clamp(joint.tracker.limits.low, joint.tracker.limits.high);
                     let excess = (position - target).abs();
                     if excess > UNNOTICED_RAD {
                         report(Act { rule: Rule::Position, response: Response::Clamp, joint: Some(index), excess });
@@ -214,38 +212,42 @@ impl Filter {
             if let Some(target) = &mut joint.target {
                 let moved = *target + f64::from(length * dot(joint.jacobian, way));
                 if moved.is_finite() {
-                    *target = moved.clamp(joint.limits.low, joint.limits.high);
+                    *target = moved.clamp(joint.tracker.limits.low, joint.tracker.limits.high);
                 }
             }
         }
     }
 
-    /// Brakes now if the arm could not come to rest inside the workspace after one more tick as chosen. As that held
+    /// Brakes now if the arm could not come to rest inside the workspace and clear of what is forbidden after one more tick as chosen. As that held
     /// after the tick before, braking keeps the tool inside.
     fn stop_before_the_wall(&mut self, report: &mut impl FnMut(Act)) {
-        let ticks = self.joints.iter().map(|joint| joint.limits.braking_ticks(joint.velocity)).fold(0.0, f64::max);
+        let ticks =
+            self.joints.iter().map(|joint| joint.tracker.limits.braking_ticks(joint.velocity)).fold(0.0, f64::max);
         if self.joints.iter().all(|joint| joint.velocity == 0.0) {
             return;
         }
-        let allowed = self.allowed_outside();
+        self.posture.copy_from_slice(&self.command);
+        // No further than it is.
+        let allowed = self.depths().map(at_least_unnoticed);
         let stride = (ticks / CHECKS).ceil().max(1.0);
         let mut tick = 0.0;
         loop {
             for (posture, joint) in self.posture.iter_mut().zip(&self.joints) {
-                let next = joint.state.position + joint.velocity;
-                *posture = (next + joint.limits.braking_travel(joint.velocity, tick)) as f32;
+                let next = joint.tracker.state.position + joint.velocity;
+                *posture = (next + joint.tracker.limits.braking_travel(joint.velocity, tick)) as f32;
             }
-            let outside = self.outside();
-            if outside > allowed {
+            let depths = self.depths();
+            if let Some(place) = (0..PLACES.len()).find(|&place| depths[place] > allowed[place]) {
+                let (rule, excess) = (PLACES[place], depths[place]);
                 let mut changed = false;
                 for joint in self.joints.iter_mut() {
-                    let braked = joint.limits.braked(joint.state.velocity);
+                    let braked = joint.tracker.limits.braked(joint.tracker.state.velocity);
                     changed |= braked != joint.velocity;
                     joint.velocity = braked;
-                    joint.lags = Some(Rule::Workspace);
+                    joint.tracker.blame(rule);
                 }
                 if changed {
-                    report(Act { rule: Rule::Workspace, response: Response::Hold, joint: None, excess: outside });
+                    report(Act { rule, response: Response::Hold, joint: None, excess });
                 }
                 return;
             }
@@ -256,11 +258,16 @@ impl Filter {
         }
     }
 
+    /// How far the posture is in the wrong, metres, one value for each of [`PLACES`].
+    fn depths(&mut self) -> [f64; PLACES.len()] {
+        let [forbidden, collision] = self.body.depths(&self.posture);
+        [self.outside(), forbidden, collision]
+    }
+
     /// How far the tool may be outside: no further than it is.
     fn allowed_outside(&mut self) -> f64 {
         self.posture.copy_from_slice(&self.command);
-        let outside = self.outside();
-        if outside.is_finite() { outside.max(UNNOTICED_M) } else { UNNOTICED_M }
+        at_least_unnoticed(self.outside())
     }
 
     fn outside_at_targets(&mut self) -> f64 {
@@ -270,7 +277,7 @@ impl Filter {
 
     fn posture_at_targets(&mut self) {
         for (posture, joint) in self.posture.iter_mut().zip(&self.joints) {
-            *posture = joint.target.unwrap_or(joint.state.position) as f32;
+            *posture = joint.target.unwrap_or(joint.tracker.state.position) as f32;
         }
     }
 
@@ -286,51 +293,9 @@ impl Filter {
     }
 }
 
-impl Joint {
-    /// The velocity that follows the target, or brakes if there is none, within the limits.
-    ///
-    /// A command that lags behind its target approaches it no faster, relative to it, than it can stop: it arrives
-    /// without swinging past.
-    fn follow(&self) -> f64 {
-        let wanted = match self.target {
-            None => self.limits.braked(self.state.velocity),
-            Some(target) => {
-                let lag = self.followed - self.state.position;
-                target - self.followed + lag.signum() * self.limits.speed_that_stops_within(lag.abs())
-            }
-        };
-        let [low, high] = self.limits.velocities(self.state);
-        // Rounding may leave `low` above `high` by a hair; braking is then what matters.
-        wanted.min(high).max(low)
-    }
-
-    fn advance(&mut self) {
-        let sum = self.state.position + self.velocity;
-        // A joint that arrives is exactly there: what was added up would leave it creeping by roundings.
-        let arrived = self.target.filter(|target| (target - sum).abs() < ROUNDING_RAD);
-        self.state = State { position: arrived.unwrap_or(sum), velocity: self.velocity };
-    }
-
-    /// Says why the command differs from the target.
-    fn explain(&mut self, index: usize, report: &mut impl FnMut(Act)) {
-        let Some(target) = self.target else {
-            self.followed = self.state.position;
-            self.lags = None;
-            return;
-        };
-        let excess = (target - self.state.position).abs();
-        if excess <= UNNOTICED_RAD {
-            self.lags = None;
-        } else {
-            let too_fast = (target - self.followed).abs() > self.limits.speed;
-            let rule = if too_fast { Rule::Velocity } else { self.lags.unwrap_or(Rule::Acceleration) };
-            self.lags = Some(rule);
-            if rule != Rule::Workspace {
-                report(Act { rule, response: Response::Slow, joint: Some(index), excess });
-            }
-        }
-        self.followed = target;
-    }
+/// What is allowed of a place where the robot is that deep in the wrong.
+fn at_least_unnoticed(depth: f64) -> f64 {
+    if depth.is_finite() { depth.max(UNNOTICED_M) } else { UNNOTICED_M }
 }
 
 fn dot(a: [f32; 3], b: [f32; 3]) -> f32 {

@@ -93,20 +93,28 @@ impl Inbox {
     }
 
     pub fn stop(&self) {
-        self.turn_stops(0);
+        self.turn_stops(|stops| stops % 2 == 0);
     }
 
-    pub fn reset(&self) {
-        self.turn_stops(1);
+    /// Lifts that stop; false if it is not the one that is latched.
+    pub fn reset(&self, stop: u64) -> bool {
+        self.turn_stops(|stops| stops == stop && stops % 2 == 1)
     }
 
-    /// Counts on if the parity is `from`.
-    fn turn_stops(&self, from: u64) {
-        let turn = |stops: u64| (stops % 2 == from).then_some(stops + 1);
-        if self.stops.fetch_update(Ordering::AcqRel, Ordering::Acquire, turn).is_ok() {
+    /// Counts on from a count that will do.
+    fn turn_stops(&self, will_do: impl Fn(u64) -> bool) -> bool {
+        let turn = |stops: u64| will_do(stops).then_some(stops + 1);
+        let turned = self.stops.fetch_update(Ordering::AcqRel, Ordering::Acquire, turn).is_ok();
+        if turned {
             drop(self.lock());
             self.wake.notify_one();
         }
+        turned
+    }
+
+    /// Whether the loop is gone.
+    pub fn has_ended(&self) -> bool {
+        self.lock().ended
     }
 
     /// Odd while the host stop is latched.

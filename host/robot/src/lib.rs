@@ -30,20 +30,27 @@
 //! | module | owns |
 //! |---|---|
 //! | [`embodiment`] | the file that describes a robot: joints, parts, cameras, sensors, action space, fallback |
+//! | [`tighten`] | limits of a site or a skill, intersected with a robot's |
 //! | [`observation`] | one moment of the robot, shared and immutable |
 //! | [`link`] | the trait between the control loop and something that moves |
 //! | [`robot`] | the handle to a running control loop: observe, play, hold, stop |
 //! | [`play`] | action chunks and planned moves, checked before they reach the loop |
 //! | [`safety`] | the rules of the safety filter, and what it reports |
+//! | [`stop`] | what may stop the robot, each to be seen alive before anything moves |
 //! | [`clock`] | robot time and its pace |
 //! | `control` | the control loop itself, on its own thread |
 //! | `player` | the chunk player: rows become smooth demands, a newer chunk blends into the older |
 //! | `filter` | the safety filter: demands become commands within every limit |
+//! | `track` | how one joint follows a target within its limits |
 //! | `limits` | what one joint can do in whole ticks |
+//! | `body` | the robot's capsules: how deep they are in each other or in forbidden boxes |
 //! | `history` | the newest samples of a sensor |
 //! | `inbox` | the seam between handles and the loop |
 //! | [`sim`] | the default link: a simulated tabletop arm with cameras and a wrist force/torque sensor |
 
+#[cfg(test)]
+mod allocation;
+mod body;
 pub mod clock;
 mod control;
 pub mod embodiment;
@@ -58,6 +65,9 @@ mod player;
 pub mod robot;
 pub mod safety;
 pub mod sim;
+pub mod stop;
+pub mod tighten;
+mod track;
 
 pub use clock::Pace;
 pub use embodiment::Embodiment;
@@ -66,3 +76,5 @@ pub use observation::{Frame, Image, Observation, Proprioception};
 pub use play::{Ended, Play, PlayError, PlayReport};
 pub use robot::{Pending, Playing, Reply, Robot, RobotError, RobotOptions, Statistics, TimeHold};
 pub use safety::{Intervention, Kinematics, Response, Rule};
+pub use stop::{StopFile, StopSource, Stopped};
+pub use tighten::Tightening;

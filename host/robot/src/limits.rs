@@ -6,6 +6,9 @@
 
 use crate::embodiment;
 
+/// Further than any joint ever gets, and still exact to a nanoradian in `f64`, rad.
+const FAR_RAD: f64 = 1e6;
+
 /// A joint's limits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Limits {
@@ -37,6 +40,11 @@ impl Limits {
             speed: f64::from(joint.velocity) / hz,
             change: f64::from(joint.acceleration) / (hz * hz),
         }
+    }
+
+    /// The same limits with room for every position: what a path may be shaped with before its positions are checked.
+    pub fn anywhere(self) -> Self {
+        Self { low: -FAR_RAD, high: FAR_RAD, ..self }
     }
 
     /// The lowest and highest velocity of the next tick from which every limit can still be kept.

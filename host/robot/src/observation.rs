@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, LazyLock};
 
+use crate::embodiment::{Camera, Embodiment};
+
 /// Joint values of one tick, in the embodiment's order.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Proprioception {
@@ -40,6 +42,7 @@ type Render = Box<dyn FnOnce() -> Image + Send>;
 #[derive(Clone)]
 pub struct Frame {
     image: Arc<LazyLock<Image, Render>>,
+    number: Option<u64>,
 }
 
 impl Frame {
@@ -50,7 +53,18 @@ impl Frame {
 
     /// A frame that is drawn when somebody looks at it.
     pub fn lazy(render: impl FnOnce() -> Image + Send + 'static) -> Self {
-        Self { image: Arc::new(LazyLock::new(Box::new(render))) }
+        Self { image: Arc::new(LazyLock::new(Box::new(render))), number: None }
+    }
+
+    /// The camera's own number of this frame: a camera that keeps sending one number is frozen, and no clocks need to
+    /// agree to find that out.
+    pub fn numbered(self, number: u64) -> Self {
+        Self { number: Some(number), ..self }
+    }
+
+    /// The camera's own number of it, if the link knows one.
+    pub fn number(&self) -> Option<u64> {
+        self.number
     }
 
     /// The pixels.
@@ -91,6 +105,23 @@ pub struct Observation {
     pub joints: Proprioception,
     /// One a camera; a frame may be older than the joints by up to a camera period.
     pub frames: Vec<Frame>,
+    /// How old each frame is at least, nanoseconds of robot time: since the control loop first saw its number. `None`
+    /// where the link numbers no frames.
+    pub frame_ages_ns: Vec<Option<u64>>,
     /// One a sensor.
     pub windows: Vec<Window>,
+}
+
+/// A camera whose newest frame is older than so many of its periods is frozen.
+const FROZEN_PERIODS: f64 = 5.0;
+
+impl Observation {
+    /// Names of the cameras whose newest frame is older than five of their periods.
+    pub fn frozen<'a>(&self, embodiment: &'a Embodiment) -> impl Iterator<Item = &'a str> {
+        let frozen = |(camera, age): (&'a Camera, &Option<u64>)| {
+            let oldest_ns = FROZEN_PERIODS * 1e9 / f64::from(camera.rate_hz);
+            age.is_some_and(|age| age as f64 > oldest_ns).then_some(camera.name.as_str())
+        };
+        embodiment.cameras.iter().zip(&self.frame_ages_ns).filter_map(frozen).collect::<Vec<_>>().into_iter()
+    }
 }

@@ -4,14 +4,19 @@
 //! speed they have, through its remaining rows: velocity is continuous, and between two rows no joint leaves their
 //! range. Rows that follow a newer play's start within [`BLEND_S`] are mixed with what is left of the older play, the
 //! way real-time chunking weights the overlap (Black et al. 2025), so that a change of mind becomes no jerk.
+//!
+//! Rows of a model jitter, and a spline through them turns harder than a joint may. So the demands follow the spline
+//! within the joint's velocity and acceleration, and rows that cannot be met are reported. Where the rows lead is not
+//! the player's business: positions and places are the safety filter's.
 
 use crate::embodiment::Embodiment;
 use crate::filter::Demand;
 use crate::inbox::Answer;
-use crate::limits::State;
+use crate::limits::{Limits, State};
 use crate::play::{Ended, Play, PlayReport};
 use crate::robot::RobotError;
-use crate::safety::{Act, Record};
+use crate::safety::{Act, Record, Response, Rule};
+use crate::track::Tracker;
 
 /// How long a newer play takes to prevail over what is left of an older one, seconds.
 const BLEND_S: f64 = 0.3;
@@ -144,12 +149,23 @@ pub(crate) type Over = (Answer<PlayReport>, Result<PlayReport, RobotError>);
 pub(crate) struct Player {
     /// No two drive one joint.
     active: Vec<Active>,
+    /// One a joint.
+    shapers: Vec<Tracker>,
     control_hz: f64,
+    /// The oldest observation that a play may act on, ticks.
+    oldest: Option<f64>,
 }
 
 impl Player {
     pub fn new(embodiment: &Embodiment) -> Self {
-        Self { active: Vec::with_capacity(embodiment.joints.len()), control_hz: embodiment.control_hz.into() }
+        let hz = embodiment.control_hz;
+        let shaper = |joint| Tracker::new(Limits::of(joint, hz).anywhere());
+        Self {
+            active: Vec::with_capacity(embodiment.joints.len()),
+            shapers: embodiment.joints.iter().map(shaper).collect(),
+            control_hz: hz.into(),
+            oldest: embodiment.command_age_s.map(|seconds| f64::from(seconds) * f64::from(hz)),
+        }
     }
 
     pub fn is_idle(&self) -> bool {
@@ -166,12 +182,22 @@ impl Player {
         tick: u64,
         state: impl Fn(usize) -> State,
         over: &mut Vec<Over>,
+        mut report: impl FnMut(Act),
     ) {
         let now = tick as f64;
         let since = play.since_tick.map_or(now - 1.0, |since| since as f64);
         let record = Record::default();
         let mut new = Active { play, since, first: 0, started: now - 1.0, next: 0, record, answer };
         let last = new.play.last();
+        if let Some(oldest) = self.oldest.filter(|oldest| now - since > *oldest) {
+            let excess = (now - since - oldest) / self.control_hz;
+            let act = Act { rule: Rule::CommandAge, response: Response::Hold, joint: None, excess };
+            new.record.note(act, tick);
+            report(act);
+            let late = new.report(Ended::Late);
+            over.push((new.answer, Ok(late)));
+            return;
+        }
         if since + (last + 1) as f64 * new.play.spacing < now {
             over.push((new.answer, Ok(PlayReport { ended: Ended::Late, interventions: Vec::new() })));
             return;
@@ -185,6 +211,7 @@ impl Player {
         for column in 0..new.play.joints.len() {
             let joint = new.play.joints[column];
             new.play.starts[column] = state(joint);
+            self.shapers[joint].continue_from(state(joint));
             let Some(old) = self.active.iter().find(|old| old.drives(joint)) else { continue };
             let Some(old_column) = old.play.joints.iter().position(|&driven| driven == joint) else { continue };
             // Not the last row: the joints are to rest where it says.
@@ -203,7 +230,11 @@ impl Player {
     }
 
     /// Where every joint is to be at `tick`; a joint that nothing drives holds.
-    pub fn demands(&mut self, tick: u64, demands: &mut [Demand]) {
+    ///
+    /// Whatever it reports is kept for the plays that it concerns.
+    ///
+    /// Demands that are late by less than a tick of full speed are no news: servos lag by about as much.
+    pub fn demands(&mut self, tick: u64, demands: &mut [Demand], mut report: impl FnMut(Act)) {
         demands.fill(Demand::Hold);
         let now = tick as f64;
         for active in &mut self.active {
@@ -211,7 +242,14 @@ impl Player {
                 active.next += 1;
             }
             for (column, &joint) in active.play.joints.iter().enumerate() {
-                demands[joint] = Demand::To(active.position(column, now));
+                let (target, shaper) = (Some(active.position(column, now)), &mut self.shapers[joint]);
+                shaper.advance(target, shaper.velocity(target));
+                if let Some((rule, excess)) = shaper.lag(target, shaper.limits.speed) {
+                    let act = Act { rule, response: Response::Slow, joint: Some(joint), excess };
+                    active.record.note(act, tick);
+                    report(act);
+                }
+                demands[joint] = Demand::To(shaper.state.position);
             }
         }
     }
@@ -237,6 +275,12 @@ impl Player {
     /// Ends the plays that drive any of `joints`.
     pub fn hold(&mut self, joints: &[usize], over: &mut Vec<Over>) {
         self.end_those(Ended::Held, over, |active| joints.iter().any(|&joint| active.drives(joint)));
+    }
+
+    /// Ends every play because of `act`.
+    pub fn interrupt(&mut self, act: Act, tick: u64, over: &mut Vec<Over>) {
+        self.note(act, tick);
+        self.end_those(Ended::Held, over, |_| true);
     }
 
     /// Ends every play.

@@ -19,6 +19,7 @@ use crate::observation::Observation;
 use crate::play::{Play, PlayError, PlayReport};
 use crate::player::Prepared;
 use crate::safety::{Kinematics, Rule};
+use crate::stop::{Sources, StopSource, Stopped};
 
 /// What a control loop needs beside an embodiment and a link.
 pub struct RobotOptions {
@@ -40,6 +41,7 @@ pub struct Robot(Arc<Owner>);
 struct Owner {
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
+    sources: Sources,
 }
 
 impl Drop for Owner {
@@ -87,6 +89,12 @@ pub enum RobotError {
     /// The link is down. The robot holds, and the control loop keeps trying.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// Declared sources of the host stop have not been seen alive.
+    #[error("the robot is not armed: nothing has been heard of the stop source {}", .unseen.join(", "))]
+    NotArmed {
+        /// Their names.
+        unseen: Vec<String>,
+    },
     /// The control loop is gone: the last handle was dropped, or the link panicked.
     #[error("the robot's control loop has ended; start it again")]
     Ended,
@@ -138,7 +146,7 @@ impl Robot {
             .name("waza-control".into())
             .spawn(move || control.run())
             .map_err(|error| RobotError::Thread(error.to_string()))?;
-        Ok(Self(Arc::new(Owner { inbox, shared })))
+        Ok(Self(Arc::new(Owner { inbox, shared, sources: Sources::default() })))
     }
 
     /// What the robot is.
@@ -190,14 +198,14 @@ impl Robot {
     /// Plays rows on some joints from the next tick on, instead of what drove them; resolves when it is over.
     pub fn play(&self, play: Play) -> Playing {
         let embodiment = self.embodiment();
-        match play.check(embodiment, self.tick()) {
+        match self.armed().and_then(|()| Ok(play.check(embodiment, self.tick())?)) {
             Ok(()) => {
                 let prepared = Prepared::new(&play, embodiment, self.0.inbox.stops());
                 self.ask(|answer| Command::Play(prepared, answer))
             }
             Err(error) => {
                 let (answer, pending) = self.pending();
-                self.0.inbox.reply(answer, Err(error.into()));
+                self.0.inbox.reply(answer, Err(error));
                 pending
             }
         }
@@ -213,9 +221,22 @@ impl Robot {
         self.0.inbox.stop();
     }
 
-    /// Lifts the host stop. Nothing moves until something is played anew.
-    pub fn reset(&self) {
-        self.0.inbox.reset();
+    /// The host stop that is latched, to be acknowledged with [`Robot::reset`].
+    pub fn stopped(&self) -> Option<Stopped> {
+        let stops = self.0.inbox.stops();
+        (stops % 2 == 1).then_some(Stopped(stops))
+    }
+
+    /// Lifts the host stop that was seen; a stop that came after it stays. Says whether it did. Nothing moves until
+    /// something is played anew.
+    pub fn reset(&self, acknowledged: Stopped) -> bool {
+        self.0.inbox.reset(acknowledged.0)
+    }
+
+    /// Declares one way in which this robot may be stopped. From here on plays are refused with
+    /// [`RobotError::NotArmed`] until the source has been seen alive.
+    pub fn declare_stop_source(&self, name: &str) -> StopSource {
+        self.0.sources.declare(name, &self.0.inbox)
     }
 
     /// Whether the host stop is latched.
@@ -236,6 +257,11 @@ impl Robot {
             link_errors: count(&shared.link_errors),
             interventions: Rule::ALL.into_iter().map(began).filter(|(_, times)| *times > 0).collect(),
         }
+    }
+
+    fn armed(&self) -> Result<(), RobotError> {
+        let unseen = self.0.sources.unseen();
+        if unseen.is_empty() { Ok(()) } else { Err(RobotError::NotArmed { unseen }) }
     }
 
     fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Pending<T> {

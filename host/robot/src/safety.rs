@@ -1,5 +1,31 @@
 //! The vocabulary of the safety filter: its rules, how hard each acts, and what it reports.
 //!
+//! | rule | when | response | who clears it |
+//! |---|---|---|---|
+//! | `host_stop` | a stop source stopped the robot | latch | an operator who acknowledges that stop; nothing restarts |
+//! | `clock_jump` | the clock leapt by more than 250 ms or went backwards | hold, every play ends | a new play |
+//! | `command_age` | a play acted on an observation older than `command_age_s` | hold: it ends late, unmoved | a new play |
+//! | `not_a_number` | a demand is no finite number | hold, that joint | the next demand |
+//! | `position` | a demand is beyond a joint's limits | clamp | the next demand |
+//! | `workspace` | the tool would leave its box | clamp; hold where that fails or it comes too fast | the next demand |
+//! | `forbidden` | a capsule would enter a forbidden box | hold | a demand that leads away |
+//! | `self_collision` | two capsules would meet that may not | hold | a demand that leads away |
+//! | `velocity` | a demand is faster than a joint may be | slow | the command, when it has caught up |
+//! | `acceleration` | a demand turns harder than a joint may | slow | the command, when it has caught up |
+//!
+//! What is no rule of the filter, and has an outcome of its own:
+//!
+//! | what | outcome |
+//! |---|---|
+//! | a link that drops, for however long | every play ends with [`RobotError::Link`](crate::RobotError::Link), and so does what is played meanwhile; the arm brakes; when the link is back it holds, and only a new play moves it |
+//! | a robot that was moved meanwhile | it holds where it is found |
+//! | a camera that freezes | [`Observation::frozen`](crate::Observation::frozen) names it, and the log does |
+//! | a stop source that was declared and not heard of | plays are refused with [`RobotError::NotArmed`](crate::RobotError::NotArmed) |
+//! | a play whose rows are all due before it takes effect | it ends [`Late`](crate::Ended::Late); nothing moves |
+//!
+//! `velocity` and `acceleration` are also what the chunk player reports of rows that it cannot meet within a tick at
+//! full speed. The filter guards commands, not the arm: how far the joints lag behind is the servos' business.
+//!
 //! This is no certified safety function (ISO 10218, ISO 13482): a robot's hardware stops stay in place.
 
 use serde::{Deserialize, Serialize};
@@ -18,18 +44,26 @@ impl<F: Fn(&[f32]) -> [f32; 3] + Send> Kinematics for F {
     }
 }
 
-/// What the safety filter watches, in the order in which it looks.
+/// What the safety filter watches, and what the control loop holds for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// The host stop: every joint comes to hold and stays until the stop is reset.
     HostStop,
+    /// The clock leapt by more than 250 ms or went backwards: every play ends, every joint holds.
+    ClockJump,
+    /// The observation that a play acted on is older than the embodiment's `command_age_s`: it moves nothing.
+    CommandAge,
     /// A demanded position is infinite or not a number: that joint holds.
     NotANumber,
     /// A demanded position is outside the joint's limits.
     Position,
     /// The tool centre point must stay in the workspace box.
     Workspace,
+    /// A link would get into a forbidden box.
+    Forbidden,
+    /// Two links would touch that may not.
+    SelfCollision,
     /// A demand moves faster than the joint may.
     Velocity,
     /// A demand speeds up, turns or stops harder than the joint may.
@@ -38,16 +72,30 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 6] =
-        [Self::HostStop, Self::NotANumber, Self::Position, Self::Workspace, Self::Velocity, Self::Acceleration];
+    pub const ALL: [Self; 10] = [
+        Self::HostStop,
+        Self::ClockJump,
+        Self::CommandAge,
+        Self::NotANumber,
+        Self::Position,
+        Self::Workspace,
+        Self::Forbidden,
+        Self::SelfCollision,
+        Self::Velocity,
+        Self::Acceleration,
+    ];
 
     /// As logs, reports and skills see it.
     pub fn name(self) -> &'static str {
         match self {
             Self::HostStop => "host_stop",
+            Self::ClockJump => "clock_jump",
+            Self::CommandAge => "command_age",
             Self::NotANumber => "not_a_number",
             Self::Position => "position",
             Self::Workspace => "workspace",
+            Self::Forbidden => "forbidden",
+            Self::SelfCollision => "self_collision",
             Self::Velocity => "velocity",
             Self::Acceleration => "acceleration",
         }
@@ -87,7 +135,8 @@ pub struct Intervention {
     pub first_tick: u64,
     /// In how many ticks it acted.
     pub ticks: u64,
-    /// How far the command was from the demand at most, rad; for the workspace, how far the demand was outside, metres.
+    /// How far the command was from the demand at most, rad; for places, how far the demand was in the wrong one, metres;
+    /// for a command's age, seconds.
     /// Infinite where the demand is no number.
     pub excess: f32,
 }
@@ -101,11 +150,17 @@ impl Intervention {
         let times = if ticks == 1 { "for 1 tick".into() } else { format!("for {ticks} ticks") };
         match rule {
             Rule::HostStop => "the host stop is latched; every joint holds".into(),
+            Rule::ClockJump => "the clock jumped; every joint holds until something new is played".into(),
+            Rule::CommandAge => format!("the play was {excess:.1} s too old; it moved nothing"),
             Rule::NotANumber => format!("{name} was sent what is no finite number; it held {times}"),
             Rule::Workspace if self.response == Response::Hold => {
                 format!("the tool would have left the workspace by {excess:.4} m; the arm held {times}")
             }
             Rule::Workspace => format!("the tool was kept inside the workspace, up to {excess:.4} m short, {times}"),
+            Rule::Forbidden => {
+                format!("a link would have entered a forbidden box by {excess:.4} m; the arm held {times}")
+            }
+            Rule::SelfCollision => format!("two links would have met by {excess:.4} m; the arm held {times}"),
             Rule::Position => {
                 let [low, high] = joint.map_or([f32::NAN; 2], |joint| joint.position);
                 format!("{name} was kept within {low} to {high} rad, up to {excess:.4} rad short, {times}")

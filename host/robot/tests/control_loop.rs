@@ -62,7 +62,7 @@ fn the_host_stop_ends_plays_brakes_within_the_limits_and_latches() {
     assert!(bench.robot.is_stopped());
     assert_eq!(bench.finish(chunk(0, [0.0])).unwrap().ended, Ended::Stopped);
 
-    bench.robot.reset();
+    assert!(bench.robot.reset(bench.robot.stopped().unwrap()));
     bench.reach(100);
     assert_eq!(bench.joint(0)[99], commands[44], "resetting the stop moves nothing");
     assert_eq!(bench.finish(chunk(0, [0.12])).unwrap().ended, Ended::Finished);
@@ -79,7 +79,7 @@ fn a_stop_that_is_reset_before_the_next_tick_still_ends_what_was_asked_before_it
     let moving = wait(reaching);
     let asked_before = bench.robot.play(chunk(1, [-0.59]));
     bench.robot.stop();
-    bench.robot.reset();
+    assert!(bench.robot.reset(bench.robot.stopped().unwrap()));
     let asked_after = bench.robot.play(chunk(2, [0.79, 0.78, 0.77, 0.76, 0.75, 0.74]));
     drop(moving);
     let ended = ends([playing, asked_before, asked_after]);
@@ -203,4 +203,60 @@ fn real_time_passes_at_the_control_rate_whoever_holds_time() {
     assert_eq!(tick, first + 30);
     // 30 periods of 10 ms; a loaded machine may take longer, none may take less.
     assert!(began.elapsed() >= Duration::from_millis(289), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_link_that_drops_for_300_ms_and_returns_resumes_nothing_that_was_asked_before() {
+    let bench = Bench::start(Pace::Lockstep);
+    let hold = bench.robot.hold_time();
+    let playing = bench.robot.play(chunk(0, (1..=10).map(|row| 0.1 * row as f32)));
+    let reaching = bench.robot.reach(30);
+    drop(hold);
+    let moving = wait(reaching);
+    bench.set(|log| log.reads_fail = true);
+    let asked_while_down = bench.robot.play(chunk(0, [0.9]));
+    drop(moving);
+    let cable = RobotError::Link(LinkError("the cable is out".into()));
+    assert_eq!(wait(playing).value, Err(cable.clone()));
+    assert_eq!(wait(asked_while_down).value, Err(cable));
+    bench.reach(60);
+    bench.set(|log| log.reads_fail = false);
+    bench.reach(200);
+    let commands = bench.joint(0);
+    assert!(commands[59] < 0.5 && commands[60..].iter().all(|position| *position == commands[59]));
+    assert_eq!(bench.finish(chunk(0, [0.4])).unwrap().ended, Ended::Finished);
+    assert_eq!(bench.robot.commanded()[0], 0.4);
+}
+
+#[test]
+fn a_camera_that_freezes_is_known_by_the_age_of_its_newest_frame() {
+    let bench = Bench::start(Pace::Lockstep);
+    let robot = Embodiment::so101();
+    let look = |frame| {
+        bench.set(|log| log.frame = frame);
+        let seen = wait(bench.robot.observe()).value.unwrap();
+        (seen.frame_ages_ns.clone(), seen.frozen(&robot).collect::<Vec<_>>())
+    };
+    assert_eq!(look(None), (vec![None, None], vec![]));
+    assert_eq!(look(Some(7)), (vec![Some(0), None], vec![]));
+    // Five periods of a camera of 10 Hz are fine, a tick more is not.
+    bench.reach(51);
+    assert_eq!(look(Some(7)), (vec![Some(500_000_000), None], vec![]));
+    assert_eq!(look(Some(7)), (vec![Some(510_000_000), None], vec!["front"]));
+    assert_eq!(look(Some(8)), (vec![Some(0), None], vec![]));
+}
+
+#[test]
+fn a_clock_that_leaps_ends_every_play_and_the_robot_holds_until_something_new_is_played() {
+    let bench = Bench::start(Pace::RealTime);
+    let playing = bench.robot.play(chunk(0, (1..=40).map(|row| 0.02 * row as f32)));
+    let first = wait(bench.robot.reach(0)).value.unwrap();
+    bench.reach(first + 20);
+    // To a loop with deadlines, a command that takes 0.4 s is a clock that leaps.
+    bench.set(|log| log.work = Duration::from_millis(400));
+    let report = wait(playing).value.unwrap();
+    bench.set(|log| log.work = Duration::ZERO);
+    assert_eq!(report.ended, Ended::Held);
+    assert_eq!(report.interventions.iter().map(|it| it.rule).collect::<Vec<_>>(), [Rule::ClockJump]);
+    assert!(bench.robot.statistics().interventions.contains_key(&Rule::ClockJump));
 }

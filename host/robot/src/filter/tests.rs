@@ -23,7 +23,8 @@ fn filter(positions: &[f32]) -> (Embodiment, Filter) {
 }
 
 fn free_filter(positions: &[f32]) -> Filter {
-    Filter::new(&Embodiment::so101(), Box::new(|_: &[f32]| [0.2, 0.0, 0.2]), positions)
+    let robot = Embodiment { collisions: vec![], ..Embodiment::so101() };
+    Filter::new(&robot, Box::new(|_: &[f32]| [0.2, 0.0, 0.2]), positions)
 }
 
 fn to(positions: &[f32]) -> Vec<Demand> {
@@ -59,7 +60,10 @@ proptest! {
 
     #[test]
     fn commands_keep_every_limit_whatever_is_demanded(spells in prop::collection::vec(hostile_spell(), 1..25)) {
-        let (robot, mut filter) = filter(&REST);
+        let place = Workspace { min: [0.2, 0.05, 0.0], max: [0.3, 0.2, 0.15] };
+        let robot = Embodiment { forbidden: vec![place], ..Embodiment::so101() };
+        let mut filter = Filter::new(&robot, Box::new(tool), &REST);
+        let mut body = Body::new(&robot);
         let (mut last, mut speeds) = (REST.to_vec(), vec![0.0; 6]);
         for (demands, drift, ticks) in spells {
             for tick in 0..ticks {
@@ -81,6 +85,8 @@ proptest! {
                 }
                 let beyond = outside(&robot.workspace, tool(command));
                 prop_assert!(beyond <= 1.1e-5, "the tool is {beyond} m outside");
+                let depths = body.depths(command);
+                prop_assert!(depths.iter().all(|depth| *depth <= 1.1e-5), "in a forbidden box, in itself: {depths:?} m");
                 last.copy_from_slice(command);
             }
         }
@@ -245,4 +251,37 @@ fn a_joint_found_outside_its_limits_holds_until_it_is_sent_back_inside() {
         last = filter.command()[5];
     }
     assert_eq!(filter.command(), REST);
+}
+
+#[test]
+fn an_arm_that_is_sent_into_a_forbidden_box_stops_before_it_and_leaves_when_it_is_sent_away() {
+    let place = Workspace { min: [0.12, 0.06, 0.0], max: [0.3, 0.3, 0.4] };
+    let robot = Embodiment { forbidden: vec![place], ..Embodiment::so101() };
+    let mut filter = Filter::new(&robot, Box::new(tool), &REST);
+    let mut body = Body::new(&robot);
+    let mut target = REST;
+    target[0] = 1.0;
+    let acts: Vec<_> = (0..200).flat_map(|_| step(&mut filter, &to(&target))).collect();
+    let depth = body.depths(filter.command())[0];
+    assert!((-0.01..=1.1e-5).contains(&depth), "{depth} m");
+    let held = acts.iter().find(|act| act.rule == Rule::Forbidden).unwrap();
+    assert_eq!(held.response, Response::Hold);
+    for _ in 0..200 {
+        step(&mut filter, &to(&REST));
+    }
+    assert_eq!(filter.command(), REST);
+}
+
+#[test]
+fn an_arm_that_folds_onto_itself_stops_before_it_touches() {
+    let (robot, mut filter) = filter(&REST);
+    let mut body = Body::new(&robot);
+    let fold = [0.0, -0.2, 1.6, 1.6, 0.0, 0.3];
+    let mut rules = BTreeSet::new();
+    for _ in 0..300 {
+        rules.extend(step(&mut filter, &to(&fold)).into_iter().map(|act| act.rule));
+        let depth = body.depths(filter.command())[1];
+        assert!(depth <= 1.1e-5, "{depth} m");
+    }
+    assert!(rules.contains(&Rule::SelfCollision), "{rules:?}");
 }

@@ -24,6 +24,8 @@ pub struct Log {
     pub reads_fail: bool,
     pub writes_fail: bool,
     pub cameras_fail: bool,
+    /// The front camera's number of its newest frame; `None`: it numbers none.
+    pub frame: Option<u64>,
     pub panics: bool,
     /// What a command costs this thread in processor time.
     pub work: Duration,
@@ -67,7 +69,7 @@ impl Link for Follower {
             return Err(LinkError("the front camera is gone".into()));
         }
         let dark = || Frame::ready(Image { width: 1, height: 1, rgb: vec![0; 3].into() });
-        Ok(vec![dark(), dark()])
+        Ok(vec![log.frame.map_or(dark(), |number| dark().numbered(number)), dark()])
     }
 }
 

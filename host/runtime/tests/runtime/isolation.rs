@@ -151,7 +151,7 @@ fn a_skill_that_moves_under_the_host_stop_is_told_so() {
         let SkillError::Returned { refusal, .. } = bench.run(instruction).unwrap_err() else { panic!() };
         assert_eq!(refusal, Refusal::Stopped);
     }
-    bench.robot.reset();
+    assert!(bench.robot.reset(bench.robot.stopped().unwrap()));
     bench.assert_the_arm_holds();
 }
 

@@ -1,0 +1,100 @@
+//! Proves that a tick allocates nothing: every allocation of a test's thread is counted.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::collections::BTreeSet;
+
+use futures_channel::oneshot;
+
+use crate::embodiment::{Embodiment, Workspace};
+use crate::filter::{Demand, Filter};
+use crate::play::Play;
+use crate::player::{Player, Prepared};
+use crate::safety::Act;
+use crate::sim::arm;
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: every call is handed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // A thread that is ending has no counter any more, and is no test's.
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller keeps `alloc`'s contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps `dealloc`'s contract, and every pointer is the system allocator's.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations_of(work: impl FnOnce()) -> usize {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+#[test]
+fn allocations_are_counted() {
+    assert_eq!(allocations_of(|| drop(Box::new(7))), 1);
+}
+
+#[test]
+fn a_tick_allocates_nothing_not_even_when_chunks_change_and_every_rule_acts() {
+    let place = Workspace { min: [0.15, 0.08, 0.0], max: [0.3, 0.3, 0.4] };
+    let robot = Embodiment { forbidden: vec![place], ..Embodiment::so101() };
+    let mut player = Player::new(&robot);
+    let mut filter = Filter::new(&robot, Box::new(arm::tool_position), &arm::HOME);
+    let mut demands = vec![Demand::Hold; 6];
+    let mut over = Vec::with_capacity(64);
+    let chunk = |target: [f32; 6], since_tick| {
+        let (joints, rows) = (BTreeSet::from_iter(0..6), vec![target.to_vec(); 16]);
+        Prepared::new(&Play { joints, rate_hz: 10.0, rows, since_tick }, &robot, 0)
+    };
+    let targets = [[1.0, 0.5, 0.5, 0.5, 0.0, 2.5], [-0.5, 1.6, 1.6, 0.5, 0.0, 0.0], [0.0, -0.2, 1.6, 1.6, 0.0, 0.3]];
+    let plays: Vec<_> = (0..6).map(|index| (chunk(targets[index % 3], None), oneshot::channel())).collect();
+    let mut rules = BTreeSet::new();
+    for (index, (play, (answer, _asked))) in plays.into_iter().enumerate() {
+        let begin = index as u64 * 80;
+        // Every other chunk meets a player that plays nothing, every other supersedes the one before.
+        player = if index % 2 == 0 { Player::new(&robot) } else { player };
+        let mut acts: [Option<Act>; 4000] = [None; 4000];
+        let mut count = 0;
+        let mut keep = |act| {
+            acts[count % 4000] = Some(act);
+            count += 1;
+        };
+        let allocations = allocations_of(|| {
+            player.start(play, answer, begin + 1, |joint| filter.state(joint), &mut over, &mut keep);
+        });
+        // The report of the play that is superseded, which may grow once.
+        assert!(allocations <= 2 * (index % 2), "{allocations} allocations at the change to chunk {index}");
+        let allocations = allocations_of(|| {
+            for tick in begin + 1..=begin + 80 {
+                player.demands(tick, &mut demands, &mut keep);
+                if tick % 40 == 0 {
+                    demands[4] = Demand::To(f64::NAN);
+                }
+                filter.latch(tick % 80 > 70);
+                filter.step(&demands, |act| {
+                    keep(act);
+                    player.note(act, tick);
+                });
+                player.end_finished(tick, |joint| filter.state(joint).velocity == 0.0, &mut over);
+            }
+        });
+        assert_eq!(allocations, 0, "in the ticks of chunk {index}");
+        rules.extend(acts.iter().flatten().map(|act| act.rule.name()));
+    }
+    let expected = ["acceleration", "forbidden", "host_stop", "not_a_number", "position", "self_collision", "velocity"];
+    assert!(expected.iter().all(|rule| rules.contains(rule)), "{rules:?}");
+}
