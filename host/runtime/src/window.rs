@@ -53,7 +53,14 @@ mod tests {
     }
 
     fn seen(windows: Vec<Window>) -> Observation {
-        Observation { tick: 100, taken_ns: 1_000_000_000, joints: Proprioception::default(), frames: vec![], windows }
+        Observation {
+            tick: 100,
+            taken_ns: 1_000_000_000,
+            joints: Proprioception::default(),
+            frames: vec![],
+            frame_ages_ns: vec![],
+            windows,
+        }
     }
 
     fn wanted(channels: usize, samples: usize) -> Sensors {
