@@ -11,6 +11,20 @@ fn example(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
+/// A copy of an example that a test may change.
+fn copy(name: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for part in ["", "checkpoint", "vlm"] {
+        std::fs::create_dir_all(folder.path().join(part)).unwrap();
+        for file in std::fs::read_dir(example(name).join(part)).unwrap().map(Result::unwrap) {
+            if file.file_type().unwrap().is_file() {
+                std::fs::copy(file.path(), folder.path().join(part).join(file.file_name())).unwrap();
+            }
+        }
+    }
+    folder
+}
+
 fn agrees(name: &str, tensors: &[&str]) {
     let verification = verify(&example(name), Device::Cpu).unwrap();
     let names: Vec<&str> = verification.tensors.iter().map(|t| t.tensor.as_str()).collect();
@@ -59,16 +73,20 @@ fn videos_and_a_window_of_sensors_agree_with_fewer_frames_too() {
 }
 
 #[test]
-fn a_model_of_videos_does_with_one_frame_what_it_does_as_a_stock_model_bit_for_bit() {
-    let stock = example("smolvla-a");
-    let folder = tempfile::tempdir().unwrap();
-    for part in ["checkpoint", "vlm"] {
-        std::fs::create_dir(folder.path().join(part)).unwrap();
-        for file in std::fs::read_dir(stock.join(part)).unwrap() {
-            let file = file.unwrap();
-            std::fs::copy(file.path(), folder.path().join(part).join(file.file_name())).unwrap();
-        }
+fn an_example_whose_files_contradict_each_other_is_refused_with_its_place() {
+    let folder = copy("smolvla-c");
+    let case = folder.path().join("case.json");
+    let text = std::fs::read_to_string(&case).unwrap();
+    for frames in ["0", "2", "7"] {
+        std::fs::write(&case, text.replace("\"frames\": 3", &format!("\"frames\": {frames}"))).unwrap();
+        let error = verify(folder.path(), Device::Cpu).unwrap_err().to_string();
+        assert!(error.contains("case.safetensors"), "{frames}: {error}");
     }
+}
+
+#[test]
+fn a_model_of_videos_does_with_one_frame_what_it_does_as_a_stock_model_bit_for_bit() {
+    let (stock, folder) = (example("smolvla-a"), copy("smolvla-a"));
     let config = folder.path().join("checkpoint/config.json");
     let mut fields: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
     fields["video"] = serde_json::json!({ "frames": 3, "every_n_layers": 2 });
