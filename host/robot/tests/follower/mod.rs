@@ -57,9 +57,12 @@ impl Link for Follower {
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {
         let mut log = self.log.lock().unwrap();
         log.commands.push(positions.to_vec());
+        let (work, writes_fail) = (log.work, log.writes_fail);
+        // A test that waits for the lock may otherwise never get it.
+        drop(log);
         let began = ThreadTime::now();
-        while began.elapsed() < log.work {}
-        if log.writes_fail { Err(LinkError("the bus is busy".into())) } else { Ok(()) }
+        while began.elapsed() < work {}
+        if writes_fail { Err(LinkError("the bus is busy".into())) } else { Ok(()) }
     }
 
     fn capture(&mut self) -> Result<Vec<Frame>, LinkError> {
