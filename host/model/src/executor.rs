@@ -51,6 +51,13 @@ pub trait Executor: Send {
     }
 }
 
+/// Frees what is kept for a plan that had to make room, if one had to.
+pub(crate) fn forget(executor: &mut dyn Executor, evicted: Option<Plan>) {
+    if let Some(plan) = evicted {
+        executor.forget(plan.layout);
+    }
+}
+
 /// Where the numbers of an input come from.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {

@@ -102,8 +102,8 @@ fn apart(products: &[Op], product: &Op) -> bool {
     let touched = |access: &Access| [access.by_row.as_slice(), access.whole.as_slice(), &[access.output]].concat();
     let new = access(product);
     products.iter().map(access).all(|old| {
-        !touched(&new).iter().any(|view| overlap(view, &old.output))
-            && !touched(&old).iter().any(|view| overlap(view, &new.output))
+        !touched(&new).iter().any(|view| view.overlaps(&old.output))
+            && !touched(&old).iter().any(|view| view.overlaps(&new.output))
     })
 }
 
@@ -151,22 +151,16 @@ fn work(op: &Op) -> usize {
     }
 }
 
-/// They share an element.
-fn overlap(a: &View, b: &View) -> bool {
-    let meet = |a: usize, a_len: usize, b: usize, b_len: usize| a < b + b_len && b < a + a_len;
-    a.buffer == b.buffer && meet(a.row, a.rows, b.row, b.rows) && meet(a.column, a.columns, b.column, b.columns)
-}
-
 /// A thread that keeps to its rows of one touches what another thread has of the other.
 fn cross(a: &View, b: &View) -> bool {
-    overlap(a, b) && a.row != b.row
+    a.overlaps(b) && a.row != b.row
 }
 
 impl Access {
     /// The two may run in either order on different rows, so both may be in one phase.
     fn commutes(&self, other: &Access) -> bool {
         let one_way = |a: &Access, b: &Access| {
-            !a.whole.iter().any(|view| overlap(view, &b.output)) && !a.by_row.iter().any(|view| cross(view, &b.output))
+            !a.whole.iter().any(|view| view.overlaps(&b.output)) && !a.by_row.iter().any(|view| cross(view, &b.output))
         };
         self.output.rows == other.output.rows
             && one_way(self, other)

@@ -1,7 +1,5 @@
 //! The rules that executors rely on, checked.
 
-use std::ops::Range;
-
 use super::{Activation, KeyValue, Op, Operand, Plan, PlanError, Role, View, Weight, WeightId};
 
 impl Plan {
@@ -114,13 +112,7 @@ impl Plan {
             ensure(inside, "view leaves its buffer")?;
         }
         ensure(self.buffers[output.buffer.0].initial.is_none(), "constant is written")?;
-        let meet = |a: Range<usize>, b: Range<usize>| a.start < b.end && b.start < a.end;
-        let overlaps = |v: &View| {
-            v.buffer == output.buffer
-                && meet(v.row..v.row + v.rows, output.row..output.row + output.rows)
-                && meet(v.column..v.column + v.columns, output.column..output.column + output.columns)
-        };
-        ensure(!inputs.iter().any(|v| overlaps(v)), "output overlaps an input")
+        ensure(!inputs.iter().any(|view| view.overlaps(output)), "output overlaps an input")
     }
 }
 

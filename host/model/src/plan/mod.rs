@@ -78,6 +78,15 @@ pub struct View {
 }
 
 impl View {
+    /// They share a number.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let meet = |a: usize, a_len: usize, b: usize, b_len: usize| a < b + b_len && b < a + a_len;
+        self.buffer == other.buffer
+            && meet(self.row, self.rows, other.row, other.rows)
+            && meet(self.column, self.columns, other.column, other.columns)
+    }
+
     /// The given rows of this view, counted from its own first row.
     #[must_use]
     pub fn rows(self, rows: Range<usize>) -> Self {

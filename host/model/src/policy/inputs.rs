@@ -31,6 +31,14 @@ pub(super) struct Host {
 
 /// A request as the network takes it.
 pub(super) struct Prepared {
+    pub prefix: PrefixKey,
+    /// `chunk * max_action` numbers.
+    pub noise: Vec<f32>,
+}
+
+/// All that a prefix's keys and values depend on.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct PrefixKey {
     /// What is seen of each camera that is there, oldest frame first: the camera's index and its frames.
     pub seen: Vec<(usize, Vec<Image>)>,
     pub tokens: Vec<u32>,
@@ -38,8 +46,6 @@ pub(super) struct Prepared {
     pub state: Vec<f32>,
     /// Normalised; empty without sensors.
     pub window: Vec<f32>,
-    /// `chunk * max_action` numbers.
-    pub noise: Vec<f32>,
 }
 
 impl Host {
@@ -66,13 +72,13 @@ impl Host {
 
     /// Checks a request and brings it into the network's form.
     pub fn prepare(&self, query: &Query, noise_size: usize) -> Result<Prepared, ModelError> {
-        Ok(Prepared {
+        let prefix = PrefixKey {
             seen: self.order(query)?,
             tokens: self.tokenizer.encode(&query.instruction)?,
             state: self.normalized_state(&query.state)?,
             window: self.normalized_window(&query.sensors)?,
-            noise: noise(&query.noise, noise_size)?,
-        })
+        };
+        Ok(Prepared { prefix, noise: noise(&query.noise, noise_size)? })
     }
 
     /// The images in the configuration's order, each with its camera's index.

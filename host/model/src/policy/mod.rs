@@ -14,14 +14,14 @@ use crate::architecture::Architecture;
 use crate::checkpoint::{Checkpoint, CheckpointError, Normalization};
 use crate::device::{self, Device};
 use crate::error::ModelError;
-use crate::executor::{Executor, ExecutorError, Resident, Source, Target};
+use crate::executor::{Executor, ExecutorError, Resident, Source, Target, forget};
 use crate::image::{Image, patches_from_image};
 use crate::plan::{
-    DenoisePlan, EncodePlan, Layout, Network, Numbers, Pick, Plan, PrefixPlan, Role, Shape, View, Weight, WeightSource,
+    DenoisePlan, EncodePlan, Network, Numbers, Pick, Plan, PrefixPlan, Role, Shape, View, Weight, WeightSource,
 };
 use crate::recent::Recent;
 use crate::tensors::Backbone;
-use inputs::{Host, Prepared};
+use inputs::{Host, PrefixKey, Prepared};
 
 /// Requests that run together at most: memory grows with them, and beyond this even a large GPU has enough to do.
 pub const LARGEST_BATCH: usize = 16;
@@ -125,15 +125,6 @@ pub struct Policy {
     time_sections: bool,
     batches: bool,
     work: Work,
-}
-
-/// All that keys and values depend on.
-#[derive(Clone, Debug, PartialEq)]
-struct PrefixKey {
-    seen: Vec<(usize, Vec<Image>)>,
-    tokens: Vec<u32>,
-    state: Vec<f32>,
-    window: Vec<f32>,
 }
 
 /// Everything that a worked example pins down about one request.
@@ -251,7 +242,7 @@ impl Policy {
         let request = self.host.prepare(query, flow.chunk * flow.max_action)?;
         let shape = self.shape(&request);
         let mut plans = vec![self.network.prefix(shape)?.plan, self.network.denoise(shape)?.plan];
-        let mut seen: Vec<usize> = request.seen.iter().map(|(_, frames)| frames.len()).collect();
+        let mut seen: Vec<usize> = request.prefix.seen.iter().map(|(_, frames)| frames.len()).collect();
         seen.sort_unstable();
         for cameras in seen.chunk_by(|a, b| a == b) {
             plans.push(self.network.encode(cameras.len(), cameras[0])?.plan);
@@ -332,8 +323,8 @@ impl Policy {
         self.forget();
         let flow = &self.network.architecture().flow;
         let prepared = self.host.prepare(query, flow.chunk * flow.max_action)?;
-        let mut trace = Trace { tokens: prepared.tokens.clone(), ..Trace::default() };
-        let cameras: Vec<usize> = prepared.seen.iter().map(|(camera, _)| *camera).collect();
+        let mut trace = Trace { tokens: prepared.prefix.tokens.clone(), ..Trace::default() };
+        let cameras: Vec<usize> = prepared.prefix.seen.iter().map(|(camera, _)| *camera).collect();
         let (chunks, _) = self.act_in_shape(self.shape(&prepared), &[prepared], Some(&mut trace))?;
         for ((camera, _), seen) in trace.image_embeddings.iter_mut().zip(cameras) {
             *camera = seen;
@@ -370,12 +361,12 @@ impl Policy {
 
     /// What the plans depend on of a request by itself.
     fn shape(&self, request: &Prepared) -> Shape {
-        let missing = self.host.cameras.len() + self.empty_cameras - request.seen.len();
+        let missing = self.host.cameras.len() + self.empty_cameras - request.prefix.seen.len();
         Shape {
             requests: 1,
-            cameras: request.seen.len(),
+            cameras: request.prefix.seen.len(),
             empty_cameras: missing.min(self.empty_cameras),
-            language_tokens: request.tokens.len(),
+            language_tokens: request.prefix.tokens.len(),
         }
     }
 
@@ -402,7 +393,7 @@ impl Policy {
     /// Encodes what is seen and was not encoded yet.
     fn encode(&mut self, requests: &[Prepared], mut trace: Option<&mut Trace>) -> Result<(), ModelError> {
         let mut fresh: Vec<&Vec<Image>> = Vec::new();
-        for (_, frames) in requests.iter().flat_map(|request| &request.seen) {
+        for (_, frames) in requests.iter().flat_map(|request| &request.prefix.seen) {
             if self.encoded.touch(frames).is_none() && !fresh.contains(&frames) {
                 fresh.push(frames);
             }
@@ -427,7 +418,7 @@ impl Policy {
         let key = [cameras.len(), frames];
         if self.encoders.touch(&key).is_none() {
             let plan = self.network.encode(cameras.len(), frames)?;
-            forget(self.executor.as_mut(), self.encoders.add(key, plan).map(|plan| plan.plan.layout));
+            forget(self.executor.as_mut(), self.encoders.add(key, plan).map(|plan| plan.plan));
         }
         let Some(plan) = self.encoders.get(&key) else { return Ok(()) };
         let vision = &self.network.architecture().vision;
@@ -465,9 +456,9 @@ impl Policy {
     fn read(&mut self, shape: Shape, requests: &[Prepared]) -> Result<(), ModelError> {
         let mut fresh: Vec<PrefixKey> = Vec::new();
         for request in requests {
-            let key = request.prefix();
-            if self.prefixes.touch(&key).is_none() && !fresh.contains(&key) {
-                fresh.push(key);
+            let key = &request.prefix;
+            if self.prefixes.touch(key).is_none() && !fresh.contains(key) {
+                fresh.push(key.clone());
             }
         }
         if fresh.is_empty() {
@@ -476,7 +467,7 @@ impl Policy {
         let shape = Shape { requests: fresh.len(), ..shape };
         if self.prefixers.touch(&shape).is_none() {
             let plan = self.network.prefix(shape)?;
-            forget(self.executor.as_mut(), self.prefixers.add(shape, plan).map(|plan| plan.plan.layout));
+            forget(self.executor.as_mut(), self.prefixers.add(shape, plan).map(|plan| plan.plan));
         }
         let Some(plan) = self.prefixers.get(&shape) else { return Ok(()) };
 
@@ -529,13 +520,13 @@ impl Policy {
         let shape = Shape { requests: requests.len(), ..shape };
         if self.denoisers.touch(&shape).is_none() {
             let plan = self.network.denoise(shape)?;
-            forget(self.executor.as_mut(), self.denoisers.add(shape, plan).map(|plan| plan.plan.layout));
+            forget(self.executor.as_mut(), self.denoisers.add(shape, plan).map(|plan| plan.plan));
         }
         let Some(plan) = self.denoisers.get(&shape) else { return Ok(Vec::new()) };
         let mut inputs: Vec<(View, Source)> = Vec::new();
         for ((request, caches), actions) in requests.iter().zip(&plan.caches).zip(&plan.actions) {
             inputs.push((*actions, Source::Host(&request.noise)));
-            let kept = self.prefixes.get(&request.prefix()).into_iter().flatten();
+            let kept = self.prefixes.get(&request.prefix).into_iter().flatten();
             inputs.extend(caches.iter().copied().zip(kept.map(Source::Resident)));
         }
         let mut actions: Vec<Vec<f32>> = plan.actions.iter().map(|view| vec![0.0; view.rows * view.columns]).collect();
@@ -557,28 +548,10 @@ impl Policy {
     }
 }
 
-impl Prepared {
-    fn prefix(&self) -> PrefixKey {
-        PrefixKey {
-            seen: self.seen.clone(),
-            tokens: self.tokens.clone(),
-            state: self.state.clone(),
-            window: self.window.clone(),
-        }
-    }
-}
-
 /// In raw units.
 fn raw(mut rows: Vec<Vec<f32>>, normalization: &Normalization) -> Vec<Vec<f32>> {
     rows.iter_mut().for_each(|row| normalization.denormalize(row));
     rows
-}
-
-/// Frees the memory of a plan that had to make room.
-fn forget(executor: &mut dyn Executor, evicted: Option<Layout>) {
-    if let Some(layout) = evicted {
-        executor.forget(layout);
-    }
 }
 
 /// Takes the time of sections, if it is wanted.

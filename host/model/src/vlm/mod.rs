@@ -14,9 +14,9 @@ use crate::architecture::VlmArchitecture;
 use crate::checkpoint::{TextStream, TokenEmbeddings, VlmCheckpoint, VlmTokenizer};
 use crate::device::{self, Device};
 use crate::error::ModelError;
-use crate::executor::{Executor, Resident, Source, Target};
+use crate::executor::{Executor, Resident, Source, Target, forget};
 use crate::image::{Image, patches_from_pixels, stretched_patches};
-use crate::plan::{DecodePlan, EncodePlan, Layout, PromptPlan, TextNetwork, View};
+use crate::plan::{DecodePlan, EncodePlan, PromptPlan, TextNetwork, View};
 use crate::recent::Recent;
 use decoding::Next;
 
@@ -273,7 +273,7 @@ impl Vlm {
     fn encode_patches(&mut self, images: usize, patches: &[f32]) -> Result<Vec<Resident>, ModelError> {
         if self.encoders.touch(&images).is_none() {
             let plan = self.network.encode(images)?;
-            forget(self.executor.as_mut(), self.encoders.add(images, plan).map(|plan| plan.plan.layout));
+            forget(self.executor.as_mut(), self.encoders.add(images, plan).map(|plan| plan.plan));
         }
         let Some(plan) = self.encoders.get(&images) else { return Ok(Vec::new()) };
         let mut tokens: Vec<Option<Resident>> = (0..images).map(|_| None).collect();
@@ -291,7 +291,7 @@ impl Vlm {
         let rows = tokens.len();
         if self.prompts.touch(&rows).is_none() {
             let plan = self.network.prompt(rows)?;
-            forget(self.executor.as_mut(), self.prompts.add(rows, plan).map(|plan| plan.plan.layout));
+            forget(self.executor.as_mut(), self.prompts.add(rows, plan).map(|plan| plan.plan));
         }
         let Some(plan) = self.prompts.get(&rows) else { return Err(ModelError::Stopped) };
         run_prompt(self.executor.as_mut(), plan, &self.embeddings, &self.tokenizer, tokens, &residents, hidden)
@@ -302,7 +302,7 @@ impl Vlm {
         let capacity = (rows + decoding.most_tokens).next_multiple_of(CAPACITY_STEP);
         if self.decoders.touch(&capacity).is_none() {
             let plan = self.network.decode(capacity)?;
-            forget(self.executor.as_mut(), self.decoders.add(capacity, plan).map(|plan| plan.plan.layout));
+            forget(self.executor.as_mut(), self.decoders.add(capacity, plan).map(|plan| plan.plan));
         }
         self.current += 1;
         Ok(Generation {
@@ -403,12 +403,6 @@ fn run_prompt(
 }
 
 const CHECK: &str = "Check the model with `waza model verify`";
-
-fn forget(executor: &mut dyn Executor, evicted: Option<Layout>) {
-    if let Some(layout) = evicted {
-        executor.forget(layout);
-    }
-}
 
 impl Generation {
     fn over(&self, tokenizer: &VlmTokenizer) -> bool {

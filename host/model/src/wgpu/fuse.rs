@@ -35,7 +35,7 @@ pub(super) fn fuse(ops: &[Op]) -> Vec<Fused<'_>> {
 fn joins(ops: &[Op], index: usize) -> bool {
     let (Op::RmsNorm { output: made, .. } | Op::SwiGlu { output: made, .. }) = &ops[index] else { return false };
     let Some(Op::Gemm { input, bias, residual, output, .. }) = ops.get(index + 1) else { return false };
-    let added = |operand: &Option<Operand>| matches!(operand, Some(Operand::View(view)) if overlap(view, made));
+    let added = |operand: &Option<Operand>| matches!(operand, Some(Operand::View(view)) if view.overlaps(made));
     // The product reads the prologue's input while it writes: they may not share a buffer.
     let apart = reads(&ops[index]).iter().all(|view| view.buffer != output.buffer);
     input == made
@@ -49,10 +49,10 @@ fn joins(ops: &[Op], index: usize) -> bool {
 /// One of `ops` reads of `made` before all of it is written anew.
 fn read_later(ops: &[Op], made: &View) -> bool {
     for op in ops {
-        if reads(op).iter().any(|view| overlap(view, made)) {
+        if reads(op).iter().any(|view| view.overlaps(made)) {
             return true;
         }
-        if writes(op) == *made {
+        if op.output() == *made {
             return false;
         }
     }
@@ -80,25 +80,6 @@ fn reads(op: &Op) -> Vec<View> {
         }
         Op::Axpy { input, output, .. } => vec![*input, *output],
     }
-}
-
-fn writes(op: &Op) -> View {
-    match op {
-        Op::Gemm { output, .. }
-        | Op::LayerNorm { output, .. }
-        | Op::RmsNorm { output, .. }
-        | Op::Attention { output, .. }
-        | Op::SwiGlu { output, .. }
-        | Op::PixelShuffle { output, .. }
-        | Op::Axpy { output, .. } => *output,
-        Op::Rope { view, .. } => *view,
-    }
-}
-
-/// They share a number.
-fn overlap(a: &View, b: &View) -> bool {
-    let meet = |a: usize, a_len: usize, b: usize, b_len: usize| a < b + b_len && b < a + a_len;
-    a.buffer == b.buffer && meet(a.row, a.rows, b.row, b.rows) && meet(a.column, a.columns, b.column, b.columns)
 }
 
 #[cfg(test)]

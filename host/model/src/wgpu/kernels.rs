@@ -128,7 +128,7 @@ impl Kernel {
                 unrolled(include_str!("shaders/gemm_subgroup.wgsl"), &[("{block}", blocks), ("{lane}", lanes)])
             ),
             Kernel::Attention { head_dim } => format!(
-                "const HEAD = {head_dim}u;\nconst QUERY_TILE = {QUERY_TILE}u;\nconst KEY_TILE = {KEY_TILE}u;\n{}",
+                "const HEAD = {head_dim}u;\nconst QUERY_TILE = {QUERY_TILE}u;\nconst KEY_TILE = {KEY_TILE}u;\n{ATTENTION_COMMON}{}",
                 include_str!("shaders/attention.wgsl")
             ),
             Kernel::AttentionSubgroup { lanes, head_dim, load } => {
@@ -143,7 +143,7 @@ impl Kernel {
                 };
                 let template = include_str!("shaders/attention_subgroup.wgsl");
                 format!(
-                    "const LANES = {lanes}u;\nconst HEAD = {head_dim}u;\nconst BLOCKS = {blocks}u;\n{types}{load}{}",
+                    "const LANES = {lanes}u;\nconst HEAD = {head_dim}u;\nconst BLOCKS = {blocks}u;\n{types}{ATTENTION_COMMON}{load}{}",
                     unrolled(template, &[("{quad}", head_dim / 4), ("{key}", lanes), ("{block}", blocks)])
                 )
             }
@@ -158,6 +158,7 @@ impl Kernel {
 }
 
 const GEMM_COMMON: &str = include_str!("shaders/gemm_common.wgsl");
+const ATTENTION_COMMON: &str = include_str!("shaders/attention_common.wgsl");
 
 impl Load {
     /// The widest that fits these offsets and strides.

@@ -321,7 +321,7 @@ struct GemmParams {
     epsilon: f32,
 }
 
-/// `Params` of `attention.wgsl`.
+/// `Params` of `attention_common.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct AttentionParams {

@@ -6,35 +6,9 @@
 //
 // Prepended: HEAD, the width of a head; QUERY_TILE = 16 and KEY_TILE, a multiple of 8.
 
-struct Params {
-    queries: u32,
-    // Keys of a block: `past_keys` of `past`, then `own_keys` of `own`.
-    past_keys: u32,
-    own_keys: u32,
-    // Blocks in a run, each of which sees its own place in those before it.
-    frames: u32,
-    heads_per_kv_head: u32,
-    q_offset: u32,
-    q_stride: u32,
-    past_k_offset: u32,
-    past_v_offset: u32,
-    past_stride: u32,
-    own_k_offset: u32,
-    own_v_offset: u32,
-    own_stride: u32,
-    out_offset: u32,
-    out_stride: u32,
-    // Query `i` sees keys `0 .. min(past_keys + own_keys, max(open, offset + i + 1))`.
-    open: u32,
-    offset: u32,
-    scale: f32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> q: array<f32>;
 @group(0) @binding(2) var<storage, read> past: array<f32>;
 @group(0) @binding(3) var<storage, read> own: array<f32>;
-@group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
 const LANES = 8u;
 const THREADS = QUERY_TILE * LANES;
@@ -42,18 +16,12 @@ const PITCH = HEAD + 1u;
 const SCORE_PITCH = KEY_TILE + 1u;
 const KEYS_PER_LANE = KEY_TILE / LANES;
 const DIMS_PER_LANE = (HEAD + LANES - 1u) / LANES;
-// Below every score; finite, because WGSL lets a compiler assume that no infinity occurs.
-const LOWEST = -3.4028234663852886e38;
 
 var<workgroup> q_tile: array<f32, QUERY_TILE * PITCH>;
 // Holds a tile of keys, then the values of the same positions.
 var<workgroup> kv_tile: array<f32, KEY_TILE * PITCH>;
 var<workgroup> weights: array<f32, QUERY_TILE * SCORE_PITCH>;
 var<workgroup> lane_maxima: array<f32, THREADS>;
-
-fn visible(query: u32) -> u32 {
-    return min(p.past_keys + p.own_keys, max(p.open, p.offset + query + 1u));
-}
 
 fn load_k(block: u32, key: u32, column: u32) -> f32 {
     if key < p.past_keys {

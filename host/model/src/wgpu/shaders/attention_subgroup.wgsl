@@ -12,40 +12,6 @@
 // for each block: `Queries`; `Places`, the same of `u32`; `Quad`, four dimensions of each query, for which `vec4 * Quad` is
 // `Queries`; `Sums`, `Queries` for each of four dimensions.
 
-struct Params {
-    queries: u32,
-    // Keys of a block: `past_keys` of `past`, then `own_keys` of `own`.
-    past_keys: u32,
-    own_keys: u32,
-    // 1 here.
-    frames: u32,
-    heads_per_kv_head: u32,
-    q_offset: u32,
-    q_stride: u32,
-    past_k_offset: u32,
-    past_v_offset: u32,
-    past_stride: u32,
-    own_k_offset: u32,
-    own_v_offset: u32,
-    own_stride: u32,
-    out_offset: u32,
-    out_stride: u32,
-    // Query `i` sees keys `0 .. min(past_keys + own_keys, max(open, offset + i + 1))`.
-    open: u32,
-    offset: u32,
-    scale: f32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(4) var<storage, read_write> out: array<f32>;
-
-// Below every score; finite, because WGSL lets a compiler assume that no infinity occurs.
-const LOWEST = -3.4028234663852886e38;
-
-fn visible(query: u32) -> u32 {
-    return min(p.past_keys + p.own_keys, max(p.open, p.offset + query + 1u));
-}
-
 fn scaled(sums: Sums, by: Queries) -> Sums {
     return Sums(sums[0] * by, sums[1] * by, sums[2] * by, sums[3] * by);
 }
