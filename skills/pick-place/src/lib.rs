@@ -1,8 +1,8 @@
 //! Puts the object that the instruction names where it says: moves as the model says until the arm has come home after
 //! it closed and opened its gripper.
 //!
-//! Parameters, all optional: `max_seconds`; `closed_rad`, `open_rad`, `release_rad`, `home_rad` and `home_looks`, the
-//! thresholds of [`Thresholds`].
+//! Parameters, all optional: `max_seconds`; `closed_rad`, `open_rad`, `release_rad`, `empty_rad`, `home_rad` and
+//! `home_looks`, the thresholds of [`Thresholds`].
 
 mod phase;
 
@@ -17,6 +17,7 @@ async fn pick_place(request: Request) -> Result<Outcome> {
         closed_rad: request.parameter("closed_rad", 0.45)?,
         open_rad: request.parameter("open_rad", 0.65)?,
         release_rad: request.parameter("release_rad", 0.2)?,
+        empty_rad: request.parameter("empty_rad", 0.03)?,
         home_rad: request.parameter("home_rad", 0.15)?,
         home_looks: request.parameter("home_looks", 8)?,
     };

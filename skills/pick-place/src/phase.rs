@@ -19,6 +19,8 @@ pub struct Thresholds {
     /// A gripper that holds has let go once it is wider than at its tightest by this angle. A block is dropped from a hand
     /// that need not open as far as to grasp it.
     pub release_rad: f32,
+    /// A gripper within this angle of where it started, closed and empty, holds nothing either.
+    pub empty_rad: f32,
     /// Each joint of an arm that is home stands within this angle of where it started.
     pub home_rad: f32,
     /// An arm that stands there for so many looks in a row stays: one that missed sets out again.
@@ -50,12 +52,14 @@ impl Phase {
     /// The phase once the robot has been seen in `posture`.
     pub fn after(self, posture: &Posture, home: &Posture, thresholds: &Thresholds) -> Self {
         let near = |(now, start): (&f32, &f32)| (now - start).abs() <= thresholds.home_rad;
+        let let_go = |tightest: f32| {
+            posture.gripper > tightest + thresholds.release_rad
+                || posture.gripper <= home.gripper + thresholds.empty_rad
+        };
         match self {
             Self::Reaching if posture.gripper > thresholds.open_rad => Self::Grasping,
             Self::Grasping if posture.gripper < thresholds.closed_rad => Self::Carrying { tightest: posture.gripper },
-            Self::Carrying { tightest } if posture.gripper > tightest + thresholds.release_rad => {
-                Self::Returning { home_looks: 0 }
-            }
+            Self::Carrying { tightest } if let_go(tightest) => Self::Returning { home_looks: 0 },
             Self::Carrying { tightest } => Self::Carrying { tightest: tightest.min(posture.gripper) },
             Self::Returning { home_looks } if posture.arm.iter().zip(&home.arm).all(near) => {
                 if home_looks + 1 >= thresholds.home_looks {
@@ -96,8 +100,14 @@ impl Phase {
 mod tests {
     use super::*;
 
-    const THRESHOLDS: Thresholds =
-        Thresholds { closed_rad: 0.45, open_rad: 0.65, release_rad: 0.2, home_rad: 0.15, home_looks: 2 };
+    const THRESHOLDS: Thresholds = Thresholds {
+        closed_rad: 0.45,
+        open_rad: 0.65,
+        release_rad: 0.2,
+        empty_rad: 0.03,
+        home_rad: 0.15,
+        home_looks: 2,
+    };
 
     fn posture(pan: f32, gripper: f32) -> Posture {
         Posture { arm: vec![pan, 0.5], gripper }
@@ -123,6 +133,12 @@ mod tests {
     #[test]
     fn a_hand_lets_go_without_opening_as_far_as_to_grasp() {
         let moments = [posture(0.6, 0.8), posture(0.6, 0.4), posture(0.6, 0.3), posture(-0.4, 0.55)];
+        assert_eq!(last_phase(&moments), Phase::Returning { home_looks: 0 });
+    }
+
+    #[test]
+    fn a_hand_that_closes_on_nothing_has_let_go_though_nobody_saw_it_open() {
+        let moments = [posture(0.6, 0.8), posture(0.6, 0.3), posture(-0.4, 0.24), posture(-0.3, 0.12)];
         assert_eq!(last_phase(&moments), Phase::Returning { home_looks: 0 });
     }
 
