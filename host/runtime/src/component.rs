@@ -1,7 +1,10 @@
 //! From a file to a component of one of the contract's worlds, with its imports checked against the manifest.
 
+use std::fmt;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
@@ -12,6 +15,43 @@ use crate::manifest::{Manifest, WIT};
 use crate::permission::Permission;
 
 const MOST_BYTES: u64 = 64 << 20;
+
+/// The SHA-256 of a component's file: what makes two builds of one version two things. Displays as 64 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Of a file's bytes.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let byte = |at: usize| text.get(2 * at..2 * at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        let mut digest = [0; 32];
+        for (at, place) in digest.iter_mut().enumerate() {
+            *place = byte(at).ok_or_else(|| format!("`{text}` is no SHA-256 of 64 hexadecimal digits"))?;
+        }
+        if text.len() == 64 { Ok(Self(digest)) } else { Err(format!("`{text}` has more than 64 digits")) }
+    }
+}
 
 /// A component by the world that it is of.
 pub(crate) enum Loaded {
@@ -54,19 +94,21 @@ const WASI: [&str; 4] = ["wasi:cli/", "wasi:clocks/", "wasi:io/", "wasi:random/"
 
 impl Loaded {
     /// Reads, compiles and checks the component that a manifest in `folder` names.
-    pub fn open(engines: &Engines, folder: &Path, manifest: &Manifest) -> Result<Self, RuntimeError> {
+    pub fn open(engines: &Engines, folder: &Path, manifest: &Manifest) -> Result<(Self, Digest), RuntimeError> {
         let path = folder.join(&manifest.component);
         let bytes = read(&path)?;
+        let digest = Digest::of(&bytes);
         // Exports decide about the engine, so look at them with the one that takes both worlds.
         let component = compile(&engines.skill, &bytes, &path)?;
         match world(&engines.skill, &component, &path)? {
             World::Skill => {
                 check_imports(&engines.skill, &component, &path, manifest)?;
-                Ok(Self::Skill(component))
+                Ok((Self::Skill(component), digest))
             }
             World::Controller => {
                 check_imports(&engines.skill, &component, &path, manifest)?;
-                compile(&engines.controller, &bytes, &path).map(Self::Controller)
+                let component = compile(&engines.controller, &bytes, &path)?;
+                Ok((Self::Controller(component), digest))
             }
         }
     }
@@ -169,4 +211,21 @@ fn check_imports(engine: &Engine, component: &Component, path: &Path, manifest: 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_that_of_the_standard_and_reads_back_as_it_is_written() {
+        // FIPS 180-4's example of one block.
+        let digest = Digest::of(b"abc");
+        let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(digest.to_string(), text);
+        assert_eq!(Digest::try_from(text.to_owned()), Ok(digest));
+        for wrong in ["", &text[..63], &format!("{text}0"), &text.replace('b', "g")] {
+            assert!(Digest::try_from(wrong.to_owned()).is_err(), "{wrong:?} was taken");
+        }
+    }
 }

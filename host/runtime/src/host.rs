@@ -15,7 +15,7 @@ use crate::bindings::skill::SkillPre;
 use crate::bindings::types;
 use crate::budget::Budgets;
 use crate::calls::{self, Run};
-use crate::component::Loaded;
+use crate::component::{Digest, Loaded};
 use crate::controller::Controller;
 use crate::engine::Engines;
 use crate::error::{RuntimeError, SkillError};
@@ -90,6 +90,8 @@ pub struct SkillSummary {
     pub id: SkillId,
     /// Of the skill.
     pub version: semver::Version,
+    /// Of its component.
+    pub digest: Digest,
     /// What it asks to be allowed.
     pub permissions: BTreeSet<Permission>,
 }
@@ -114,6 +116,8 @@ pub(crate) struct Site {
 /// A version of a skill. Runs in flight keep theirs when another is loaded.
 pub(crate) struct Skill {
     pub manifest: Manifest,
+    /// Of its component.
+    pub digest: Digest,
     pub grants: Grants,
     pub component: SkillPre<Run>,
 }
@@ -203,7 +207,7 @@ impl Host {
         let site = &self.0;
         let manifest = self.fitting(folder)?;
         let path = folder.join(&manifest.component);
-        let Loaded::Skill(component) = Loaded::open(&site.engines, folder, &manifest)? else {
+        let (Loaded::Skill(component), digest) = Loaded::open(&site.engines, folder, &manifest)? else {
             let what = "it is of the world `controller`, which runs in the control loop".into();
             return Err(RuntimeError::Misfit { path, what });
         };
@@ -216,7 +220,7 @@ impl Host {
         let component = linker.instantiate_pre(&component).and_then(SkillPre::new).map_err(misfit)?;
         let grants = Grants::new(&manifest.permissions, &site.options.withheld);
         let id = manifest.id.clone();
-        site.skills().insert(id.clone(), Arc::new(Skill { manifest, grants, component }));
+        site.skills().insert(id.clone(), Arc::new(Skill { manifest, digest, grants, component }));
         Ok(id)
     }
 
@@ -244,7 +248,7 @@ impl Host {
         let site = &self.0;
         let manifest = self.fitting(folder)?;
         let path = folder.join(&manifest.component);
-        match Loaded::open(&site.engines, folder, &manifest)? {
+        match Loaded::open(&site.engines, folder, &manifest)?.0 {
             Loaded::Controller(component) => {
                 Controller::new(&site.engines, &component, manifest, site.robot.embodiment(), &path)
             }
@@ -260,6 +264,7 @@ impl Host {
         let summary = |skill: &Arc<Skill>| SkillSummary {
             id: skill.manifest.id.clone(),
             version: skill.manifest.version.clone(),
+            digest: skill.digest,
             permissions: skill.manifest.permissions.clone(),
         };
         self.0.skills().values().map(summary).collect()

@@ -76,6 +76,7 @@ mod window;
 
 pub use bindings::Refusal;
 pub use budget::{Budget, Budgets};
+pub use component::Digest;
 pub use controller::Controller;
 pub use error::{Exhausted, RuntimeError, SkillError};
 pub use event::Event;
