@@ -15,6 +15,7 @@ use crate::budget::Burst;
 use crate::calls::Context;
 use crate::error::SkillError;
 use crate::host::{Host, TaskRequest};
+use crate::meter::{Crowd, Meter};
 use crate::run;
 
 /// Calls a measurement: few enough to fit into one slice of the scheduler's.
@@ -81,6 +82,7 @@ fn instantiate(host: &Host, skill: &str) -> Result<Duration, SkillError> {
         holds: Holds::default(),
         tasks,
         burst: Burst::default(),
+        meter: Meter::new(&site.options.budgets, Crowd::default(), 0),
     });
     context.burst.begin();
     let mut times = Vec::with_capacity(INSTANCES);
@@ -97,7 +99,7 @@ fn instantiate(host: &Host, skill: &str) -> Result<Duration, SkillError> {
             }
         };
         times.push(start.elapsed());
-        instance.map_err(|error| run::explain(skill.manifest.id.clone(), &error, None))?;
+        instance.map_err(|error| run::explain(skill.manifest.id.clone(), &error, None, &site.options.budgets))?;
         context.burst.begin();
     }
     Ok(fastest(times))

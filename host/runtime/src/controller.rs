@@ -123,7 +123,7 @@ impl Controller {
                 let budget = Exhausted::time(Budget::Tick, self.limit);
                 return SkillError::Exhausted { skill: self.id.clone(), budget };
             }
-            crate::run::explain(self.id.clone(), &error, None)
+            crate::run::explain(self.id.clone(), &error, None, &Budgets::default())
         })
     }
 

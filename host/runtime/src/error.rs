@@ -161,6 +161,16 @@ pub enum SkillError {
         /// What it lacked.
         denied: NotGranted,
     },
+    /// This version is not run any more: see [`crate::quarantine`].
+    #[error("{skill} {version} is quarantined: {why}; pardon it, or load another version")]
+    Quarantined {
+        /// Which.
+        skill: SkillId,
+        /// Of the skill.
+        version: semver::Version,
+        /// Its last strikes in words.
+        why: String,
+    },
     /// The operator ended the run, or the host did because nobody waited for it any more.
     #[error("{skill} was stopped by the operator")]
     Stopped {

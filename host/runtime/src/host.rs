@@ -1,7 +1,7 @@
 //! The host: one robot, one model, and the skills that are loaded for them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{self, Poll};
@@ -22,8 +22,10 @@ use crate::error::{RuntimeError, SkillError};
 use crate::event::Event;
 use crate::lease::Leases;
 use crate::manifest::{Manifest, SkillId};
+use crate::meter::Crowd;
 use crate::model::{Model, check_fit};
 use crate::permission::{Grants, Permission};
+use crate::quarantine::{Quarantine, Quarantined};
 use crate::run;
 
 /// What an operator decides about a host.
@@ -37,6 +39,8 @@ pub struct HostOptions {
     pub operator: Operator,
     /// Permissions that no skill gets, whatever it declares.
     pub withheld: BTreeSet<Permission>,
+    /// The folder in which the host keeps what it must know after a restart; none: it forgets.
+    pub state: Option<PathBuf>,
 }
 
 impl Default for HostOptions {
@@ -46,6 +50,7 @@ impl Default for HostOptions {
             model_latency_ticks: 5,
             operator: Operator::Absent,
             withheld: BTreeSet::new(),
+            state: None,
         }
     }
 }
@@ -110,6 +115,7 @@ pub(crate) struct Site {
     pub latency_ticks: u32,
     pub leases: Leases,
     pub checkpoints: Checkpoints,
+    pub quarantine: Quarantine,
     skills: Mutex<BTreeMap<SkillId, Arc<Skill>>>,
 }
 
@@ -127,6 +133,8 @@ pub(crate) struct Start {
     pub request: TaskRequest,
     pub events: Arc<dyn Fn(Event) + Send + Sync>,
     pub depth: u32,
+    /// The run and all that its like invoked.
+    pub family: Crowd,
 }
 
 /// The last state that each skill left.
@@ -192,6 +200,7 @@ impl Host {
             leases: Leases::new(robot.clone()),
             robot,
             model: Arc::new(model),
+            quarantine: Quarantine::open(options.state.as_deref()),
             options,
             latency_ticks,
             checkpoints: Checkpoints::default(),
@@ -272,7 +281,7 @@ impl Host {
 
     /// Starts a run, on a thread of its own, before this returns. `events` is called on that thread.
     pub fn run(&self, skill: &str, request: TaskRequest, events: impl Fn(Event) + Send + Sync + 'static) -> Running {
-        self.0.run(skill, Start { request, events: Arc::new(events), depth: 0 })
+        self.0.run(skill, Start { request, events: Arc::new(events), depth: 0, family: Crowd::default() })
     }
 
     /// Takes every lease of a skill away: its joints hold, and its next motion is refused as preempted.
@@ -283,6 +292,22 @@ impl Host {
     /// The last state that a skill left for going on, as [`TaskRequest::resume`] takes it. Kept until the host ends.
     pub fn checkpoint(&self, skill: &SkillId) -> Option<Vec<u8>> {
         lock(&self.0.checkpoints.0).get(skill).cloned()
+    }
+
+    /// The versions of skills that are not run any more, oldest first.
+    pub fn quarantined(&self) -> Vec<Quarantined> {
+        self.0.quarantine.list()
+    }
+
+    /// Quarantines the loaded version of a skill. Runs in flight go on. False: none of that id is loaded.
+    pub fn quarantine(&self, skill: &SkillId, why: &str) -> bool {
+        let loaded = self.0.skill(skill.as_str());
+        loaded.inspect(|skill| self.0.quarantine.condemn(skill, why)).is_ok()
+    }
+
+    /// Forgets every strike of a skill, whichever version's. Says whether one of them was quarantined.
+    pub fn pardon(&self, skill: &SkillId) -> bool {
+        self.0.quarantine.pardon(skill)
     }
 
     /// The robot.
@@ -306,7 +331,8 @@ impl Site {
         let (sender, answer) = oneshot::channel();
         let signal = Signal::new();
         let reply = |value| Reply { value, hold: self.robot.hold_time() };
-        let skill = match self.skill(skill) {
+        let admitted = self.skill(skill).and_then(|skill| self.quarantine.check(&skill).map(|()| skill));
+        let skill = match admitted {
             Ok(skill) => skill,
             Err(error) => {
                 // The receiver is in our hands.

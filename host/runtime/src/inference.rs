@@ -48,6 +48,7 @@ pub(crate) fn infer(
         sensors: about.sensors.map_or(Ok(Vec::new()), |wanted| window(newest, robot, wanted))?,
         noise: Noise::Seed(mix(context.seed, context.next_request())),
     };
+    context.spend_request()?;
     let rate_hz = about.rate_hz.unwrap_or(robot.action.rate_hz);
     let since_tick = Some(newest.tick);
     let events = context.events.clone();

@@ -34,6 +34,8 @@
 //! | `component` | from a file to a checked component |
 //! | [`watch`] | loading what changes in a folder |
 //! | [`budget`] | what a run may use, and who counts |
+//! | `meter` | what counts a run's calls |
+//! | [`quarantine`] | versions of skills that are not run any more |
 //! | [`event`] | what a run reports while it runs |
 //! | [`error`] | how loading and running fail |
 //! | [`model`] | what is asked of a foundation model |
@@ -66,8 +68,10 @@ pub mod host;
 mod inference;
 mod lease;
 pub mod manifest;
+mod meter;
 pub mod model;
 pub mod permission;
+pub mod quarantine;
 mod rollout;
 mod run;
 mod wasi;
@@ -84,4 +88,5 @@ pub use host::{Host, HostOptions, Operator, Outcome, Running, SkillSummary, Task
 pub use manifest::{Manifest, SkillId};
 pub use model::Model;
 pub use permission::Permission;
+pub use quarantine::Quarantined;
 pub use watch::{Change, Watch};

@@ -1,6 +1,6 @@
 //! The host's own loop: observe, act, play, with the next inference overlapping the motion of the last.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -125,8 +125,11 @@ impl Rollout {
                     let seen = seen?;
                     if plan.is_some_and(|due| due <= seen.tick) {
                         let until = self.until(going, seen.tick);
-                        let asked = infer(&self.context, &self.instruction, std::slice::from_ref(&seen), until)?;
-                        going.asked = Some(Box::pin(asked));
+                        let asked = infer(&self.context, &self.instruction, std::slice::from_ref(&seen), until);
+                        going.asked = Some(match asked {
+                            Ok(asked) => Box::pin(asked),
+                            Err(refusal) => Box::pin(ready(Err(refusal))),
+                        });
                     }
                     if let Some(every) = self.observe_ticks.filter(|_| show.is_some_and(|due| due <= seen.tick)) {
                         going.observed = ((seen.tick - begin) as f64 / every).floor() as u64 + 1;

@@ -11,10 +11,12 @@ use waza_robot::{Pace, Reply};
 
 use crate::actor::{Actor, Ended, Holds, Signal};
 use crate::bindings::skill::exports::waza::skill::task::Request;
-use crate::budget::{Budget, Burst, Growth};
+use crate::budget::{Budget, Budgets, Burst, Growth, mebibytes};
 use crate::calls::{Context, Run};
 use crate::error::{Exhausted, SkillError};
 use crate::host::{Outcome, Site, Skill, Start};
+use crate::manifest::SkillId;
+use crate::meter::Meter;
 use crate::permission::NotGranted;
 use crate::wasi::Wasi;
 
@@ -22,6 +24,9 @@ use crate::wasi::Wasi;
 #[derive(Debug, thiserror::Error)]
 #[error("stopped")]
 struct Interrupted;
+
+/// Handles of all kinds that a run may hold, for one of the host's.
+const KINDS_OF_HANDLES: usize = 4;
 
 /// Starts a run on a thread of its own.
 pub(crate) fn start(
@@ -39,7 +44,10 @@ pub(crate) fn start(
     let work = move || {
         let robot = site.robot.clone();
         // Everything of the run is gone when this returns: its leases are given up and their joints told to hold.
-        let ended = drive(site, skill, start, signal, holds.clone());
+        let ended = drive(site.clone(), skill.clone(), start, signal, holds.clone());
+        if let Err(error) = &ended {
+            site.quarantine.judge(&skill, error);
+        }
         // Nobody may wait for it any more.
         let _ = answer.send(Reply { value: ended, hold: robot.hold_time() });
         holds.release();
@@ -59,7 +67,7 @@ fn drive(
     signal: Arc<Signal>,
     holds: Holds,
 ) -> Result<Outcome, SkillError> {
-    let Start { request, events, depth } = start;
+    let Start { request, events, depth, family } = start;
     let (sender, tasks) = mpsc::unbounded();
     let burst = Burst::default();
     let begun = site.robot.tick();
@@ -77,6 +85,7 @@ fn drive(
         holds: holds.clone(),
         tasks: sender,
         burst: burst.clone(),
+        meter: Meter::new(&site.options.budgets, family, site.robot.tick_ns(begun)),
     });
     let request = Request { instruction: request.instruction, parameters: request.parameters, resume: request.resume };
     let mut store = store(context, signal.clone());
@@ -103,7 +112,7 @@ fn drive(
     match driven {
         Ok(Ok(Ok(outcome))) => Ok(outcome.into()),
         Ok(Ok(Err(refusal))) => Err(SkillError::Returned { skill, refusal }),
-        Ok(Err(error)) => Err(explain(skill, &error, log.last())),
+        Ok(Err(error)) => Err(explain(skill, &error, log.last(), &site.options.budgets)),
         Err(Ended::Stopped) => Err(SkillError::Stopped { skill }),
         Err(Ended::OutOfTime) => Err(SkillError::Exhausted { skill, budget: Exhausted::time(Budget::RunTime, limit) }),
     }
@@ -112,19 +121,21 @@ fn drive(
 /// A store for one run, with its budgets in force.
 pub(crate) fn store(context: Arc<Context>, signal: Arc<Signal>) -> Store<Run> {
     let budgets = &context.site.options.budgets;
-    let (limit, burst) = (budgets.cpu_burst, context.burst.clone());
+    let counted = context.clone();
     let yields = context.site.robot.pace() == Pace::RealTime;
     let mut table = ResourceTable::new();
     table.set_max_capacity(budgets.handles);
     let run = Run { growth: Growth::new(budgets), wasi: Wasi::new(context.clone()), table, context: context.clone() };
     let mut store = Store::new(&context.site.engines.skill, run);
     store.limiter(|run| &mut run.growth);
+    store.set_hostcall_fuel(budgets.call_bytes);
+    store.set_max_component_handles(budgets.handles.saturating_mul(KINDS_OF_HANDLES));
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(move |_| {
         if signal.is_stopped() {
             return Err(wasmtime::Error::new(Interrupted));
         }
-        burst.check(limit).map_err(wasmtime::Error::new)?;
+        counted.burst.check(&counted.site.options.budgets).map_err(wasmtime::Error::new)?;
         // In real time the host's own work for this run, a rollout say, must not wait for the skill's thinking. Under
         // lockstep nothing can become due meanwhile, and turns must not depend on how long they take.
         Ok(if yields { UpdateDeadline::Yield(1) } else { UpdateDeadline::Continue(1) })
@@ -133,12 +144,15 @@ pub(crate) fn store(context: Arc<Context>, signal: Arc<Signal>) -> Store<Run> {
 }
 
 /// What an error of wasmtime means, with the last line that the skill wrote.
-pub(crate) fn explain(skill: crate::manifest::SkillId, error: &wasmtime::Error, said: Option<String>) -> SkillError {
+pub(crate) fn explain(skill: SkillId, error: &wasmtime::Error, said: Option<String>, budgets: &Budgets) -> SkillError {
     if let Some(budget) = error.downcast_ref::<Exhausted>() {
         return SkillError::Exhausted { skill, budget: budget.clone() };
     }
     if let Some(denied) = error.downcast_ref::<NotGranted>() {
         return SkillError::Denied { skill, denied: denied.clone() };
+    }
+    if let Some(budget) = overspent(error, budgets) {
+        return SkillError::Exhausted { skill, budget };
     }
     if error.is::<Interrupted>() {
         return SkillError::Stopped { skill };
@@ -149,4 +163,17 @@ pub(crate) fn explain(skill: crate::manifest::SkillId, error: &wasmtime::Error, 
         None => trap,
     };
     SkillError::Trapped { skill, what }
+}
+
+/// Budgets that wasmtime itself keeps. It names them in words only, which the hostile corpus watches.
+fn overspent(error: &wasmtime::Error, budgets: &Budgets) -> Option<Exhausted> {
+    let cause = error.root_cause().to_string();
+    if cause.contains("fuel allocated for hostcalls has been exhausted") {
+        return Some(Exhausted { budget: Budget::CallBytes, limit: mebibytes(budgets.call_bytes) });
+    }
+    if cause.contains("store handle limit exceeded") {
+        let limit = format!("{} of all kinds", budgets.handles.saturating_mul(KINDS_OF_HANDLES));
+        return Some(Exhausted { budget: Budget::Handles, limit });
+    }
+    None
 }

@@ -221,6 +221,14 @@ impl Log {
         (!last.is_empty()).then(|| last.join(" | "))
     }
 
+    /// Takes so much of what may be written. False: there is not so much left.
+    pub fn spend(&self, bytes: u64) -> bool {
+        let mut lines = self.lock();
+        let left = lines.left.checked_sub(bytes);
+        lines.left = left.unwrap_or(lines.left);
+        left.is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Lines> {
         // A listener that panics ends the run; what is here then is only a line of log.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -2,14 +2,16 @@
 
 use wasmtime::component::Resource;
 
-use super::{Chunk, Run};
+use super::{Chunk, Held, Run};
 use crate::bindings::actions;
 
 impl actions::Host for Run {}
 
 impl actions::HostActionChunk for Run {
     fn new(&mut self, rate_hz: f32, rows: Vec<Vec<f32>>) -> wasmtime::Result<Resource<Chunk>> {
-        self.push(Chunk { rate_hz, rows, since_tick: None })
+        let chunk = Chunk { rate_hz, rows, since_tick: None };
+        self.context.carry(chunk.bytes(self.context.site.robot.embodiment())).map_err(wasmtime::Error::new)?;
+        self.push_held(chunk)
     }
 
     fn rate_hz(&mut self, chunk: Resource<Chunk>) -> wasmtime::Result<f32> {
@@ -17,7 +19,9 @@ impl actions::HostActionChunk for Run {
     }
 
     fn steps(&mut self, chunk: Resource<Chunk>) -> wasmtime::Result<Vec<Vec<f32>>> {
-        Ok(self.table.get(&chunk)?.rows.clone())
+        let chunk = self.table.get(&chunk)?;
+        self.context.carry(chunk.bytes(self.context.site.robot.embodiment())).map_err(wasmtime::Error::new)?;
+        Ok(chunk.rows.clone())
     }
 
     fn since(&mut self, chunk: Resource<Chunk>) -> wasmtime::Result<Option<u64>> {
@@ -26,7 +30,7 @@ impl actions::HostActionChunk for Run {
     }
 
     fn drop(&mut self, chunk: Resource<Chunk>) -> wasmtime::Result<()> {
-        self.table.delete(chunk)?;
+        self.take_held(chunk)?;
         Ok(())
     }
 }

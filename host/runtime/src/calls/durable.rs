@@ -19,6 +19,7 @@ impl<T: Send + 'static> durable::HostWithStore<T> for HasSelf<Run> {
             let what = format!("the state has {} bytes, a checkpoint takes at most {MOST_BYTES}", state.len());
             return Err(Refusal::Invalid(what).into());
         }
+        context.carry(state.len())?;
         let bytes = state.len();
         context.site.checkpoints.keep(&context.skill.manifest.id, state);
         (context.events)(Event::Checkpoint { bytes });

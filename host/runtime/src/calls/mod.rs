@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_channel::mpsc;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable, ResourceTableError, ResourceType};
-use waza_robot::{Observation, RobotError};
+use waza_robot::{Embodiment, Observation, RobotError};
 
 pub(crate) use clock::wait;
 
@@ -29,6 +29,7 @@ use crate::error::Exhausted;
 use crate::event::Event;
 use crate::host::{Site, Skill};
 use crate::manifest::{Manifest, WIT};
+use crate::meter::Meter;
 use crate::permission::{NotGranted, Permission};
 
 /// One moment of the robot, as a skill holds it.
@@ -62,6 +63,7 @@ pub(crate) struct Context {
     pub holds: Holds,
     pub tasks: mpsc::UnboundedSender<Task>,
     pub burst: Burst,
+    pub meter: Meter,
 }
 
 /// The data of one run's store.
@@ -88,6 +90,22 @@ impl Context {
         self.skill.grants.check(&permission).map_err(wasmtime::Error::new)
     }
 
+    /// So many bytes cross the boundary in a call.
+    pub fn carry(&self, bytes: usize) -> Result<(), Exhausted> {
+        self.meter.carry(bytes, self.now_ns())
+    }
+
+    /// The model is asked once more.
+    pub fn spend_request(&self) -> Result<(), Exhausted> {
+        self.meter.request(self.now_ns())
+    }
+
+    /// Robot time.
+    pub fn now_ns(&self) -> u64 {
+        let robot = &self.site.robot;
+        robot.tick_ns(robot.tick())
+    }
+
     /// The number of the next request to the model.
     pub fn next_request(&self) -> u64 {
         self.requests.fetch_add(1, Ordering::Relaxed)
@@ -108,6 +126,41 @@ impl Run {
             }
             other => wasmtime::Error::new(other),
         })
+    }
+}
+
+/// What the host keeps in memory for a handle.
+pub(crate) trait Held {
+    fn bytes(&self, robot: &Embodiment) -> usize;
+}
+
+impl Held for Observed {
+    fn bytes(&self, robot: &Embodiment) -> usize {
+        // Frames that nobody has looked at yet count too: whoever looks at them later takes no more.
+        let frames: usize = robot.cameras.iter().map(|it| it.width as usize * it.height as usize * 3).sum();
+        frames + self.windows.iter().map(|window| size_of_val(&*window.values)).sum::<usize>()
+    }
+}
+
+impl Held for Chunk {
+    fn bytes(&self, _: &Embodiment) -> usize {
+        self.rows.iter().map(|row| size_of::<Vec<f32>>() + size_of_val(&**row)).sum()
+    }
+}
+
+impl Run {
+    /// Hands something to the skill that the host keeps as long as the skill holds it.
+    pub fn push_held<T: Held + Send + 'static>(&mut self, value: T) -> wasmtime::Result<Resource<T>> {
+        let bytes = value.bytes(self.context.site.robot.embodiment());
+        self.growth.hold(bytes).map_err(wasmtime::Error::new)?;
+        self.push(value)
+    }
+
+    /// Takes back what [`Run::push_held`] handed out.
+    pub fn take_held<T: Held + Send + 'static>(&mut self, handle: Resource<T>) -> Result<T, ResourceTableError> {
+        let value = self.table.delete(handle)?;
+        self.growth.release(value.bytes(self.context.site.robot.embodiment()));
+        Ok(value)
     }
 }
 
@@ -133,6 +186,18 @@ impl From<wasmtime::Error> for Fault {
 impl From<ResourceTableError> for Fault {
     fn from(error: ResourceTableError) -> Self {
         Self::Fatal(error.into())
+    }
+}
+
+impl From<Exhausted> for Refusal {
+    fn from(exhausted: Exhausted) -> Self {
+        Self::Exhausted(exhausted.to_string())
+    }
+}
+
+impl From<Exhausted> for Fault {
+    fn from(exhausted: Exhausted) -> Self {
+        Self::Refused(exhausted.into())
     }
 }
 
@@ -175,7 +240,7 @@ pub(crate) fn link(linker: &mut Linker<Run>, manifest: &Manifest) -> wasmtime::R
         // Other interfaces name this type; without the functions it gives no power.
         let mut types = linker.instance(&format!("waza:skill/sensing@{WIT}"))?;
         types.resource("observation", ResourceType::host::<Observed>(), |mut store, rep| {
-            store.data_mut().table.delete(Resource::<Observed>::new_own(rep))?;
+            store.data_mut().take_held(Resource::<Observed>::new_own(rep))?;
             Ok(())
         })?;
     }

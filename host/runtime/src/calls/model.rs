@@ -32,9 +32,10 @@ impl<T: Send + 'static> model::HostWithStore<T> for HasSelf<Run> {
         instruction: String,
         seen: Vec<Resource<Observed>>,
     ) -> Result<Resource<Chunk>, Fault> {
-        let (context, seen) = arguments(accessor, &seen)?;
+        let (context, seen) = arguments(accessor, &seen, &instruction)?;
+        let _call = context.meter.call()?;
         let chunk = due(&context, infer(&context, &instruction, &seen, context.until_tick)?.await?).await?;
-        Ok(accessor.with(|mut access| access.get().push(chunk))?)
+        Ok(accessor.with(|mut access| access.get().push_held(chunk))?)
     }
 
     async fn ask(
@@ -42,9 +43,11 @@ impl<T: Send + 'static> model::HostWithStore<T> for HasSelf<Run> {
         question: String,
         seen: Vec<Resource<Observed>>,
     ) -> Result<model::Answer, Fault> {
-        let (context, seen) = arguments(accessor, &seen)?;
+        let (context, seen) = arguments(accessor, &seen, &question)?;
+        let _call = context.meter.call()?;
         let model = &context.site.model;
         Ability::Answer.demand(model.about())?;
+        context.spend_request()?;
         let question = Question { text: question, images: pictures(&context, &seen)? };
         let asked = answered(&context, model.ask(question, &thinking(&context)));
         let answer = due(&context, asked.await?).await?;
@@ -56,10 +59,12 @@ impl<T: Send + 'static> model::HostWithStore<T> for HasSelf<Run> {
         what: String,
         seen: Resource<Observed>,
     ) -> Result<Vec<model::Detection>, Fault> {
-        let (context, seen) = arguments(accessor, &[seen])?;
+        let (context, seen) = arguments(accessor, &[seen], &what)?;
+        let _call = context.meter.call()?;
         let model = &context.site.model;
         Ability::Locate.demand(model.about())?;
         let images = images(&context, &seen)?;
+        images.iter().try_for_each(|_| context.spend_request())?;
         // All at once: the model answers them one after the other, and robot time stands still for all of them.
         let asked = images.iter().map(|(_, image)| model.locate(&what, image, &thinking(&context)));
         let asked: Vec<_> = asked.map(|answer| answered(&context, answer)).collect();
@@ -84,9 +89,11 @@ impl<T: Send + 'static> model::HostWithStore<T> for HasSelf<Run> {
         text: String,
         seen: Vec<Resource<Observed>>,
     ) -> Result<Vec<f32>, Fault> {
-        let (context, seen) = arguments(accessor, &seen)?;
+        let (context, seen) = arguments(accessor, &seen, &text)?;
+        let _call = context.meter.call()?;
         let model = &context.site.model;
         Ability::Embed.demand(model.about())?;
+        context.spend_request()?;
         let asked = answered(&context, model.embed(text, pictures(&context, &seen)?, &thinking(&context)));
         Ok(due(&context, asked.await?).await?)
     }
@@ -113,10 +120,15 @@ async fn due<T>(context: &Context, Inferred { answer, due_tick }: Inferred<T>) -
 
 type Arguments = (Arc<Context>, Vec<Observed>);
 
-fn arguments<T>(accessor: &Accessor<T, HasSelf<Run>>, seen: &[Resource<Observed>]) -> Result<Arguments, Fault> {
+fn arguments<T>(
+    accessor: &Accessor<T, HasSelf<Run>>,
+    seen: &[Resource<Observed>],
+    text: &str,
+) -> Result<Arguments, Fault> {
     accessor.with(|mut access| {
         let run = access.get();
         run.context.check(Permission::Model)?;
+        run.context.carry(text.len())?;
         let seen: Result<_, _> = seen.iter().map(|it| run.table.get(it).cloned()).collect();
         Ok((run.context.clone(), seen?))
     })

@@ -77,8 +77,9 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         lease: Resource<Lease>,
         chunk: Resource<Chunk>,
     ) -> Result<Vec<motion::Intervention>, Fault> {
-        let chunk = accessor.with(|mut access| access.get().table.delete(chunk))?;
+        let chunk = accessor.with(|mut access| access.get().take_held(chunk))?;
         let (context, motion) = begin(accessor, &lease)?;
+        let _call = context.meter.call()?;
         let play = Play {
             joints: motion.joints().clone(),
             rate_hz: chunk.rate_hz,
@@ -114,6 +115,8 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         if replan_rows == 0 {
             return invalid("replan-rows is 0, it must be at least 1".into());
         }
+        context.carry(instruction.len())?;
+        let open = context.meter.call()?;
         let motion = run.table.get(&lease)?.begin()?;
         let (events, reader) = feed();
         let rollout = Rollout {
@@ -125,7 +128,10 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
             replan_rows,
             events,
         };
-        context.spawn(rollout.run());
+        context.spawn(async move {
+            rollout.run().await;
+            drop(open);
+        });
         Ok(stream(access, reader, deliver)?)
     }
 
@@ -136,6 +142,8 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         speed: f32,
     ) -> Result<Vec<motion::Intervention>, Fault> {
         let (context, motion) = begin(accessor, &lease)?;
+        let _call = context.meter.call()?;
+        context.carry(size_of_val(&*positions))?;
         let robot = &context.site.robot;
         let joints = motion.joints().clone();
         let play = Play::joints_to(robot.embodiment(), joints, &robot.commanded(), &positions, speed);
@@ -165,6 +173,7 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         effort: f32,
     ) -> Result<f32, Fault> {
         let (context, motion) = begin(accessor, &lease)?;
+        let _call = context.meter.call()?;
         Ok(grip(&context, &motion, opening, effort).await?)
     }
 }
@@ -211,7 +220,7 @@ fn deliver(run: &mut Run, event: rollout::Event) -> wasmtime::Result<motion::Rol
     Ok(match event {
         rollout::Event::Chunk(number) => motion::RolloutEvent::Chunk(number),
         rollout::Event::Intervened(it) => motion::RolloutEvent::Intervened(intervention(&run.context, it)),
-        rollout::Event::Observed(seen) => motion::RolloutEvent::Observed(run.push(seen)?),
+        rollout::Event::Observed(seen) => motion::RolloutEvent::Observed(run.push_held(seen)?),
         rollout::Event::Done(ended) => motion::RolloutEvent::Done(ended),
     })
 }

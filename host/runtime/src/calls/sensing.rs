@@ -79,6 +79,7 @@ impl sensing::HostObservation for Run {
         let index = index(sensors.iter().map(|it| it.name.as_str()), "sensor", &sensor)?;
         let seen = self.table.get(&seen)?;
         let window = seen.windows.get(index).ok_or_else(|| Refusal::Unavailable(format!("{sensor} is silent")))?;
+        self.context.carry(size_of_val(&*window.values))?;
         Ok(sensing::Samples {
             channels: window.channels as u32,
             first: window.first_ns,
@@ -95,11 +96,12 @@ impl sensing::HostObservation for Run {
         let seen = self.table.get(&seen)?;
         let frame = seen.frames.get(index).ok_or_else(|| Refusal::Unavailable(format!("{camera} is dark")))?;
         let image = self.context.burst.uncounted(|| frame.image());
+        self.context.carry(image.rgb.len())?;
         Ok(sensing::Image { width: image.width, height: image.height, rgb: image.rgb.to_vec() })
     }
 
     fn drop(&mut self, seen: Resource<Observed>) -> wasmtime::Result<()> {
-        self.table.delete(seen)?;
+        self.take_held(seen)?;
         Ok(())
     }
 }
@@ -116,8 +118,9 @@ impl<T: Send + 'static> sensing::HostWithStore<T> for HasSelf<Run> {
     async fn observe(accessor: &Accessor<T, Self>) -> Result<Resource<Observed>, Fault> {
         let context = accessor.with(|mut access| access.get().context.clone());
         context.check(Permission::Sensing)?;
+        let _call = context.meter.call()?;
         let seen = context.holds.settle(context.site.robot.observe()).await?;
-        Ok(accessor.with(|mut access| access.get().push(seen))?)
+        Ok(accessor.with(|mut access| access.get().push_held(seen))?)
     }
 
     fn watch(mut access: Access<'_, T, Self>, rate_hz: f32) -> Result<StreamReader<Resource<Observed>>, Fault> {
@@ -127,10 +130,14 @@ impl<T: Send + 'static> sensing::HostWithStore<T> for HasSelf<Run> {
         if !(rate_hz > 0.0 && rate_hz <= control_hz) {
             return Err(Refusal::Invalid(format!("rate-hz is {rate_hz}, it must lie in (0, {control_hz}]")).into());
         }
+        let open = context.meter.call()?;
         let (writer, reader) = feed();
-        let task = watch(context.clone(), writer, control_hz / rate_hz);
-        context.spawn(task);
-        Ok(stream(access, reader, |run: &mut Run, seen: Observed| run.push(seen))?)
+        let watching = watch(context.clone(), writer, control_hz / rate_hz);
+        context.spawn(async move {
+            watching.await;
+            drop(open);
+        });
+        Ok(stream(access, reader, |run: &mut Run, seen: Observed| run.push_held(seen))?)
     }
 }
 

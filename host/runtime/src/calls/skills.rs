@@ -4,7 +4,8 @@ use wasmtime::component::{Accessor, HasSelf};
 
 use super::{Fault, Run};
 use crate::bindings::{Refusal, skills, types};
-use crate::error::SkillError;
+use crate::budget::Budget;
+use crate::error::{Exhausted, SkillError};
 use crate::host::{Outcome, Start, TaskRequest};
 use crate::permission::Permission;
 
@@ -19,19 +20,25 @@ impl<T: Send + 'static> skills::HostWithStore<T> for HasSelf<Run> {
     ) -> Result<types::Outcome, Fault> {
         let context = accessor.with(|mut access| access.get().context.clone());
         context.check(Permission::Skills(skill.clone()))?;
+        context.carry(instruction.len() + parameters.len())?;
+        let _call = context.meter.call()?;
         let most = context.site.options.budgets.invoke_depth;
         if context.depth >= most {
-            return Err(Refusal::Exhausted(format!("skills invoke each other more than {most} deep")).into());
+            return Err(Exhausted { budget: Budget::InvokeDepth, limit: most.to_string() }.into());
         }
+        let _place = context.meter.invocation()?;
         let start = Start {
             request: TaskRequest { instruction, parameters, resume: None, seed: context.seed ^ context.next_request() },
             events: context.events.clone(),
             depth: context.depth + 1,
+            family: context.meter.family(),
         };
         let ended = context.holds.settle(context.site.run(&skill, start)).await;
         ended.map(Outcome::into).map_err(|error| {
             Fault::Refused(match error {
-                SkillError::NotLoaded { .. } => Refusal::Unavailable(error.to_string()),
+                SkillError::NotLoaded { .. } | SkillError::Quarantined { .. } => {
+                    Refusal::Unavailable(error.to_string())
+                }
                 SkillError::Stopped { .. } => Refusal::Stopped,
                 error => Refusal::Failed(error.to_string()),
             })

@@ -10,5 +10,6 @@ mod loading;
 
 mod lockstep;
 mod motion;
+mod quarantine;
 mod services;
 mod watching;

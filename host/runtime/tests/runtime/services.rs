@@ -90,7 +90,7 @@ fn a_skill_runs_another_that_it_was_granted_and_gets_its_outcome() {
 #[test]
 fn skills_cannot_invoke_each_other_without_end() {
     let error = Bench::new().run("invoke yourself").unwrap_err().to_string();
-    assert!(error.contains("more than 8 deep"), "{error}");
+    assert!(error.contains("the depth of skills that invoke each other is used up (limit: 8)"), "{error}");
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Guest for Conduct {
                 String::new()
             }
             "chatter" => {
-                for line in 0..100_000 {
+                for line in 0..10_000 {
                     println!("line {line}");
                 }
                 String::new()
