@@ -89,8 +89,8 @@ impl Stage {
         let request = TaskRequest {
             instruction: job.instruction.clone(),
             parameters: job.parameters.clone(),
-            resume: None,
             seed: job.seed,
+            ..TaskRequest::default()
         };
         let Reply { value: outcome, hold } = pollster::block_on(host.run(skill.as_str(), request, listen));
 

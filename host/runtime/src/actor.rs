@@ -1,18 +1,13 @@
-//! What drives one run: its own thread, polling the skill and the host's work for it until all of it waits.
-//!
-//! Under lockstep this keeps robot time still while anybody thinks. Every answer of the robot comes with a hold on time;
-//! the run keeps it until the skill and all host tasks have taken their turn and wait again. Only then does time go on,
-//! so what happens in a tick does not depend on how long anybody took.
+//! What the thread of a run waits with: the holds that it keeps on robot time, and the signal that wakes it.
 
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::Wake;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use futures_channel::mpsc;
 use waza_robot::{Reply, TimeHold};
 
 /// Work that the host does for a run beside the skill's own, until the run ends.
@@ -73,6 +68,33 @@ impl Signal {
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
+
+    /// This thread is the run's.
+    pub fn attach(&self) {
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
+    }
+
+    /// Nobody has woken the run from here on.
+    pub fn rest(&self) {
+        self.woken.store(false, Ordering::Release);
+    }
+
+    pub fn is_woken(&self) -> bool {
+        self.woken.load(Ordering::Acquire)
+    }
+
+    /// Waits to be woken. False: it was not, for that long.
+    pub fn park(&self, longest: Duration) -> bool {
+        let end = Instant::now() + longest;
+        while !self.is_woken() {
+            let now = Instant::now();
+            if now >= end {
+                return false;
+            }
+            std::thread::park_timeout(end - now);
+        }
+        true
+    }
 }
 
 impl Wake for Signal {
@@ -85,76 +107,5 @@ impl Wake for Signal {
         if let Some(thread) = &*self.thread.lock().unwrap_or_else(PoisonError::into_inner) {
             thread.unpark();
         }
-    }
-}
-
-/// Why a run was not driven to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
-    Stopped,
-    OutOfTime,
-}
-
-/// What drives a run.
-pub(crate) struct Actor {
-    pub signal: Arc<Signal>,
-    pub holds: Holds,
-    pub tasks: mpsc::UnboundedReceiver<Task>,
-}
-
-impl Actor {
-    /// Drives `skill`, and the tasks that are sent meanwhile, on this thread. Tasks take their turn before the skill, in
-    /// the order in which they were sent, so that a run repeats.
-    ///
-    /// `begin` is called whenever the run starts to think after it has waited. `left` says how long it may still take;
-    /// nothing is polled once that is zero.
-    pub fn drive<T>(
-        mut self,
-        skill: impl Future<Output = T>,
-        begin: impl Fn(),
-        left: impl Fn() -> Duration,
-    ) -> Result<T, Ended> {
-        *self.signal.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
-        let waker = Waker::from(self.signal.clone());
-        let mut context = Context::from_waker(&waker);
-        let mut skill = pin!(skill);
-        let mut running: Vec<Task> = Vec::new();
-        begin();
-        loop {
-            self.signal.woken.store(false, Ordering::Release);
-            if self.signal.is_stopped() {
-                return Err(Ended::Stopped);
-            }
-            if left().is_zero() {
-                return Err(Ended::OutOfTime);
-            }
-            running.retain_mut(|task| task.as_mut().poll(&mut context).is_pending());
-            if let Poll::Ready(value) = skill.as_mut().poll(&mut context) {
-                return Ok(value);
-            }
-            let before = running.len();
-            running.extend(std::iter::from_fn(|| self.tasks.try_recv().ok()));
-            if running.len() > before || self.signal.woken.load(Ordering::Acquire) {
-                continue;
-            }
-            self.holds.release();
-            if !self.park(left()) {
-                return Err(Ended::OutOfTime);
-            }
-            begin();
-        }
-    }
-
-    /// Waits to be woken. False: it was not, for that long.
-    fn park(&self, longest: Duration) -> bool {
-        let end = Instant::now() + longest;
-        while !self.signal.woken.load(Ordering::Acquire) {
-            let now = Instant::now();
-            if now >= end {
-                return false;
-            }
-            std::thread::park_timeout(end - now);
-        }
-        true
     }
 }

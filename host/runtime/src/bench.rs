@@ -4,19 +4,16 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use futures_channel::mpsc;
 use futures_util::FutureExt;
 
-use crate::actor::{Holds, Signal};
-use crate::budget::Burst;
-use crate::calls::Context;
+use crate::actor::Signal;
 use crate::error::SkillError;
 use crate::host::{Host, TaskRequest};
-use crate::meter::{Crowd, Meter};
-use crate::run;
+use crate::incarnation;
+use crate::meter::Crowd;
+use crate::run::{self, Start};
 
 /// Calls a measurement: few enough to fit into one slice of the scheduler's.
 const CALLS: u32 = 20_000;
@@ -69,21 +66,16 @@ async fn time(host: &Host, skill: &str, import: &str, calls: u32) -> Result<Dura
 fn instantiate(host: &Host, skill: &str) -> Result<Duration, SkillError> {
     let site = &host.0;
     let skill = site.skill(skill)?;
-    let (tasks, _tasks) = mpsc::unbounded();
-    let context = Arc::new(Context {
-        site: site.clone(),
-        skill: skill.clone(),
-        name: skill.manifest.id.as_str().into(),
-        until_tick: u64::MAX,
-        seed: 0,
-        requests: AtomicU64::new(0),
-        depth: 0,
+    let start = Start {
+        id: site.runs.number(),
+        request: TaskRequest::default(),
+        callers: [].into(),
         events: Arc::new(|_| ()),
-        holds: Holds::default(),
-        tasks,
-        burst: Burst::default(),
-        meter: Meter::new(&site.options.budgets, Crowd::default(), 0),
-    });
+        file: None,
+        family: Crowd::default(),
+    };
+    let job = Arc::new(run::job(site, &skill, start, Signal::new()));
+    let (context, _tasks) = incarnation::context(site, &skill, &job);
     context.burst.begin();
     let mut times = Vec::with_capacity(INSTANCES);
     for _ in 0..INSTANCES {

@@ -9,6 +9,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
+use crate::cache::Cache;
 use crate::engine::Engines;
 use crate::error::RuntimeError;
 use crate::manifest::{Manifest, WIT};
@@ -93,24 +94,35 @@ pub(crate) fn undeclared(interface: &str, manifest: &Manifest) -> Option<String>
 const WASI: [&str; 4] = ["wasi:cli/", "wasi:clocks/", "wasi:io/", "wasi:random/"];
 
 impl Loaded {
-    /// Reads, compiles and checks the component that a manifest in `folder` names.
-    pub fn open(engines: &Engines, folder: &Path, manifest: &Manifest) -> Result<(Self, Digest), RuntimeError> {
+    /// Reads, compiles and checks the component that a manifest in `folder` names; with the digest of its bytes.
+    pub fn open(
+        engines: &Engines,
+        cache: Option<&Cache>,
+        folder: &Path,
+        manifest: &Manifest,
+    ) -> Result<(Self, Digest), RuntimeError> {
         let path = folder.join(&manifest.component);
         let bytes = read(&path)?;
         let digest = Digest::of(&bytes);
+        let compiled = |engine: &Engine| -> Result<Component, RuntimeError> {
+            if let Some(component) = cache.and_then(|cache| cache.find(engine, digest)) {
+                return Ok(component);
+            }
+            let component = compile(engine, &bytes, &path)?;
+            if let Some(cache) = cache {
+                cache.keep(engine, digest, &component);
+            }
+            Ok(component)
+        };
         // Exports decide about the engine, so look at them with the one that takes both worlds.
-        let component = compile(&engines.skill, &bytes, &path)?;
-        match world(&engines.skill, &component, &path)? {
-            World::Skill => {
-                check_imports(&engines.skill, &component, &path, manifest)?;
-                Ok((Self::Skill(component), digest))
-            }
-            World::Controller => {
-                check_imports(&engines.skill, &component, &path, manifest)?;
-                let component = compile(&engines.controller, &bytes, &path)?;
-                Ok((Self::Controller(component), digest))
-            }
-        }
+        let component = compiled(&engines.skill)?;
+        let world = world(&engines.skill, &component, &path)?;
+        check_imports(&engines.skill, &component, &path, manifest)?;
+        let loaded = match world {
+            World::Skill => Self::Skill(component),
+            World::Controller => Self::Controller(compiled(&engines.controller)?),
+        };
+        Ok((loaded, digest))
     }
 }
 

@@ -108,6 +108,14 @@ pub enum RuntimeError {
         /// Both sides of every difference.
         what: String,
     },
+    /// The state folder cannot be used.
+    #[error("cannot keep the host's state in {path}: {what}", path = .path.display())]
+    State {
+        /// The folder.
+        path: PathBuf,
+        /// Why, and a way out.
+        what: String,
+    },
     /// A folder cannot be watched.
     #[error("cannot watch {path}: {what}", path = .path.display())]
     Watch {

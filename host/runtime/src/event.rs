@@ -34,6 +34,34 @@ pub enum Event {
         /// Its size.
         bytes: usize,
     },
+    /// A version of the skill is ready to take the place of the one that works, at its next checkpoint.
+    SwapOffered {
+        /// The new one.
+        version: semver::Version,
+    },
+    /// Another version goes on with the run. It is on probation.
+    Swapped {
+        /// The old one.
+        from: semver::Version,
+        /// The new one.
+        to: semver::Version,
+        /// From when it was asked for to its first call.
+        took: Duration,
+    },
+    /// A version has passed its probation.
+    SwapSettled {
+        /// Which.
+        version: semver::Version,
+    },
+    /// A version did not prove itself; the one before goes on.
+    RolledBack {
+        /// The one that failed.
+        from: semver::Version,
+        /// The one that goes on.
+        to: semver::Version,
+        /// One sentence.
+        why: String,
+    },
     /// The skill wrote a line to standard output or error.
     Log {
         /// Without its end.

@@ -1,12 +1,16 @@
 //! The host: one robot, one model, and the skills that are loaded for them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{self, Poll};
+use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
+use serde::{Deserialize, Serialize};
 use wasmtime::component::Linker;
 use waza_robot::{Pace, Reply, Robot};
 
@@ -14,19 +18,24 @@ use crate::actor::Signal;
 use crate::bindings::skill::SkillPre;
 use crate::bindings::types;
 use crate::budget::Budgets;
+use crate::cache::Cache;
 use crate::calls::{self, Run};
+use crate::checkpoint::{Interrupted, RunFiles};
 use crate::component::{Digest, Loaded};
 use crate::controller::Controller;
 use crate::engine::Engines;
 use crate::error::{RuntimeError, SkillError};
 use crate::event::Event;
+use crate::incarnation::Prepared;
 use crate::lease::Leases;
 use crate::manifest::{Manifest, SkillId};
 use crate::meter::Crowd;
 use crate::model::{Model, check_fit};
 use crate::permission::{Grants, Permission};
 use crate::quarantine::{Quarantine, Quarantined};
-use crate::run;
+use crate::run::{self, Job, Start};
+use crate::state::StateFolder;
+use crate::swap::{Offer, SwapOptions};
 
 /// What an operator decides about a host.
 #[derive(Debug, Clone)]
@@ -39,7 +48,12 @@ pub struct HostOptions {
     pub operator: Operator,
     /// Permissions that no skill gets, whatever it declares.
     pub withheld: BTreeSet<Permission>,
-    /// The folder in which the host keeps what it must know after a restart; none: it forgets.
+    /// Robot time after which a lease ends whose holder neither moves nor calls the host.
+    pub lease_term: Duration,
+    /// How a running skill changes its version.
+    pub swap: SwapOptions,
+    /// The folder in which the host keeps what it must know after a restart: compiled components, checkpoints of runs, the
+    /// quarantine. None: it forgets.
     pub state: Option<PathBuf>,
 }
 
@@ -50,6 +64,8 @@ impl Default for HostOptions {
             model_latency_ticks: 5,
             operator: Operator::Absent,
             withheld: BTreeSet::new(),
+            lease_term: Duration::from_secs(30),
+            swap: SwapOptions::default(),
             state: None,
         }
     }
@@ -77,6 +93,42 @@ pub struct TaskRequest {
     pub resume: Option<Vec<u8>>,
     /// Of the model's noise and of the skill's random numbers.
     pub seed: u64,
+    /// A run gives way to one of higher priority that wants its joints.
+    pub priority: u8,
+}
+
+/// A run's number: unique in a host, and in all hosts that used its state folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunId(pub(crate) u64);
+
+impl fmt::Display for RunId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+impl std::str::FromStr for RunId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// A run in flight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunSummary {
+    /// Its number.
+    pub id: RunId,
+    /// The skill that works on it.
+    pub skill: SkillId,
+    /// In the version that does so now.
+    pub version: semver::Version,
+    /// What it was asked to do.
+    pub instruction: String,
+    /// Its priority.
+    pub priority: u8,
 }
 
 /// What a task came to.
@@ -115,8 +167,15 @@ pub(crate) struct Site {
     pub latency_ticks: u32,
     pub leases: Leases,
     pub checkpoints: Checkpoints,
+    pub runs: Runs,
     pub quarantine: Quarantine,
     skills: Mutex<BTreeMap<SkillId, Arc<Skill>>>,
+    cache: Option<Cache>,
+    files: Option<RunFiles>,
+    /// What earlier hosts left, and nobody has decided about.
+    interrupted: Mutex<BTreeMap<RunId, Interrupted>>,
+    /// Kept for the host's life.
+    _state: Option<StateFolder>,
 }
 
 /// A version of a skill. Runs in flight keep theirs when another is loaded.
@@ -128,13 +187,33 @@ pub(crate) struct Skill {
     pub component: SkillPre<Run>,
 }
 
-/// How a run starts.
-pub(crate) struct Start {
-    pub request: TaskRequest,
-    pub events: Arc<dyn Fn(Event) + Send + Sync>,
-    pub depth: u32,
-    /// The run and all that its like invoked.
-    pub family: Crowd,
+/// The runs in flight.
+pub(crate) struct Runs {
+    next: AtomicU64,
+    live: Mutex<BTreeMap<RunId, Weak<Job>>>,
+}
+
+impl Runs {
+    /// Numbers begin after the last that was ever used.
+    fn after(last: Option<RunId>) -> Self {
+        Self { next: AtomicU64::new(last.map_or(1, |last| last.0.saturating_add(1))), live: Mutex::default() }
+    }
+
+    pub fn number(&self) -> RunId {
+        RunId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn begin(&self, job: &Arc<Job>) {
+        lock(&self.live).insert(job.id, Arc::downgrade(job));
+    }
+
+    pub fn end(&self, run: RunId) {
+        lock(&self.live).remove(&run);
+    }
+
+    fn jobs(&self) -> Vec<Arc<Job>> {
+        lock(&self.live).values().filter_map(Weak::upgrade).collect()
+    }
 }
 
 /// The last state that each skill left.
@@ -151,6 +230,7 @@ impl Checkpoints {
 /// still until the reply's hold is dropped. Dropping it ends the run.
 #[must_use = "dropping a run ends it"]
 pub struct Running {
+    id: RunId,
     answer: oneshot::Receiver<Reply<Ended>>,
     signal: Arc<Signal>,
     robot: Robot,
@@ -158,6 +238,13 @@ pub struct Running {
 }
 
 type Ended = Result<Outcome, SkillError>;
+
+impl Running {
+    /// The run's number.
+    pub fn id(&self) -> RunId {
+        self.id
+    }
+}
 
 impl Future for Running {
     type Output = Reply<Ended>;
@@ -188,35 +275,47 @@ impl Host {
     /// A host for a robot and a model.
     ///
     /// # Errors
-    /// [`RuntimeError::ModelMisfit`] if the model was made for another robot, [`RuntimeError::Engine`].
+    /// [`RuntimeError::ModelMisfit`] if the model was made for another robot, [`RuntimeError::Engine`],
+    /// [`RuntimeError::State`] if the state folder cannot be used.
     pub fn new(robot: Robot, model: impl Model, options: HostOptions) -> Result<Self, RuntimeError> {
         check_fit(model.about(), robot.embodiment())?;
         let latency_ticks = match robot.pace() {
             Pace::RealTime => 0,
             Pace::Lockstep => options.model_latency_ticks,
         };
+        let state = options.state.as_deref().map(StateFolder::open).transpose()?;
+        let files = state.as_ref().map(RunFiles::open).transpose()?;
+        let interrupted = files.as_ref().map(RunFiles::interrupted).unwrap_or_default();
         Ok(Self(Arc::new(Site {
             engines: Engines::new(options.budgets.memory_bytes)?,
-            leases: Leases::new(robot.clone()),
+            leases: Leases::new(robot.clone(), options.lease_term),
             robot,
             model: Arc::new(model),
             quarantine: Quarantine::open(options.state.as_deref()),
             options,
             latency_ticks,
             checkpoints: Checkpoints::default(),
+            runs: Runs::after(interrupted.keys().next_back().copied()),
             skills: Mutex::default(),
+            cache: state.as_ref().map(Cache::open).transpose()?,
+            files,
+            interrupted: Mutex::new(interrupted),
+            _state: state,
         })))
     }
 
-    /// Loads the skill package in a folder, in place of another version of the same skill. Runs in flight keep theirs.
+    /// Loads the skill package in a folder, in place of another version of the same skill. Runs of that skill which leave
+    /// checkpoints change to it at the next; see [`swap`](crate::swap).
     ///
     /// # Errors
     /// [`RuntimeError`] says what is wrong with the package, or what it needs and this robot or model lacks.
     pub fn load(&self, folder: &Path) -> Result<SkillId, RuntimeError> {
+        let requested = Instant::now();
         let site = &self.0;
         let manifest = self.fitting(folder)?;
         let path = folder.join(&manifest.component);
-        let (Loaded::Skill(component), digest) = Loaded::open(&site.engines, folder, &manifest)? else {
+        let (loaded, digest) = Loaded::open(&site.engines, site.cache.as_ref(), folder, &manifest)?;
+        let Loaded::Skill(component) = loaded else {
             let what = "it is of the world `controller`, which runs in the control loop".into();
             return Err(RuntimeError::Misfit { path, what });
         };
@@ -229,7 +328,9 @@ impl Host {
         let component = linker.instantiate_pre(&component).and_then(SkillPre::new).map_err(misfit)?;
         let grants = Grants::new(&manifest.permissions, &site.options.withheld);
         let id = manifest.id.clone();
-        site.skills().insert(id.clone(), Arc::new(Skill { manifest, digest, grants, component }));
+        let skill = Arc::new(Skill { manifest, grants, digest, component });
+        site.skills().insert(id.clone(), skill.clone());
+        site.offer(&skill, requested);
         Ok(id)
     }
 
@@ -257,7 +358,8 @@ impl Host {
         let site = &self.0;
         let manifest = self.fitting(folder)?;
         let path = folder.join(&manifest.component);
-        match Loaded::open(&site.engines, folder, &manifest)?.0 {
+        let (loaded, _) = Loaded::open(&site.engines, site.cache.as_ref(), folder, &manifest)?;
+        match loaded {
             Loaded::Controller(component) => {
                 Controller::new(&site.engines, &component, manifest, site.robot.embodiment(), &path)
             }
@@ -281,7 +383,48 @@ impl Host {
 
     /// Starts a run, on a thread of its own, before this returns. `events` is called on that thread.
     pub fn run(&self, skill: &str, request: TaskRequest, events: impl Fn(Event) + Send + Sync + 'static) -> Running {
-        self.0.run(skill, Start { request, events: Arc::new(events), depth: 0, family: Crowd::default() })
+        self.0.start(skill, self.0.runs.number(), request, Arc::new(events))
+    }
+
+    /// The runs in flight, those that skills invoked among them.
+    pub fn runs(&self) -> Vec<RunSummary> {
+        let summary = |job: Arc<Job>| {
+            let skill = job.working();
+            RunSummary {
+                id: job.id,
+                skill: skill.manifest.id.clone(),
+                version: skill.manifest.version.clone(),
+                instruction: job.request.instruction.clone(),
+                priority: job.request.priority,
+            }
+        };
+        self.0.runs.jobs().into_iter().map(summary).collect()
+    }
+
+    /// Runs that earlier hosts with this state folder did not live to end, and that left checkpoints. None of them goes on
+    /// by itself.
+    pub fn interrupted(&self) -> Vec<Interrupted> {
+        lock(&self.0.interrupted).values().cloned().collect()
+    }
+
+    /// Lets an interrupted run go on from its checkpoint, with the version of its skill that is loaded now. None: there is no
+    /// such run.
+    pub fn resume(&self, run: RunId, events: impl Fn(Event) + Send + Sync + 'static) -> Option<Running> {
+        let Interrupted { skill, request, .. } = lock(&self.0.interrupted).get(&run)?.clone();
+        // One whose skill is missing is still there when the skill is.
+        if self.0.skill(skill.as_str()).is_ok() {
+            lock(&self.0.interrupted).remove(&run)?;
+        }
+        Some(self.0.start(skill.as_str(), run, request, Arc::new(events)))
+    }
+
+    /// Forgets an interrupted run, and its checkpoint. False: there is none.
+    pub fn forget(&self, run: RunId) -> bool {
+        let found = lock(&self.0.interrupted).remove(&run).is_some();
+        if let Some(files) = self.0.files.as_ref().filter(|_| found) {
+            files.of(run).remove();
+        }
+        found
     }
 
     /// Takes every lease of a skill away: its joints hold, and its next motion is refused as preempted.
@@ -327,9 +470,21 @@ impl Site {
         })
     }
 
+    /// Starts a run that nobody waits for but who asked for it.
+    fn start(
+        self: &Arc<Self>,
+        skill: &str,
+        id: RunId,
+        request: TaskRequest,
+        events: Arc<dyn Fn(Event) + Send + Sync>,
+    ) -> Running {
+        let file = self.files.as_ref().map(|files| files.of(id));
+        self.run(skill, Start { id, request, callers: [].into(), events, file, family: Crowd::default() })
+    }
+
     pub fn run(self: &Arc<Self>, skill: &str, start: Start) -> Running {
         let (sender, answer) = oneshot::channel();
-        let signal = Signal::new();
+        let (id, signal) = (start.id, Signal::new());
         let reply = |value| Reply { value, hold: self.robot.hold_time() };
         let admitted = self.skill(skill).and_then(|skill| self.quarantine.check(&skill).map(|()| skill));
         let skill = match admitted {
@@ -337,12 +492,39 @@ impl Site {
             Err(error) => {
                 // The receiver is in our hands.
                 let _ = sender.send(reply(Err(error)));
-                return Running { answer, signal, robot: self.robot.clone(), skill: None };
+                return Running { id, answer, signal, robot: self.robot.clone(), skill: None };
             }
         };
-        let id = Some(skill.manifest.id.clone());
+        let of = Some(skill.manifest.id.clone());
         run::start(self.clone(), skill, start, signal.clone(), sender);
-        Running { answer, signal, robot: self.robot.clone(), skill: id }
+        Running { id, answer, signal, robot: self.robot.clone(), skill: of }
+    }
+
+    /// Offers a version to the runs of its skill.
+    fn offer(self: &Arc<Self>, skill: &Arc<Skill>, requested: Instant) {
+        if skill.grants.check(&Permission::Durable).is_err() || self.quarantine.check(skill).is_err() {
+            return;
+        }
+        for job in self.runs.jobs().into_iter().filter(|job| job.wants(skill)) {
+            match Prepared::new(self, skill, &job) {
+                Ok(prepared) => job.offer(Offer { prepared, skill: skill.clone(), requested }),
+                Err(error) => {
+                    let (old, why) = (job.working(), error.to_string());
+                    let (from, to) = (skill.manifest.version.clone(), old.manifest.version.clone());
+                    self.condemn(skill, &old, &why);
+                    (job.events)(Event::RolledBack { from, to, why });
+                }
+            }
+        }
+    }
+
+    /// A version has failed where the one before had not: that one is loaded again.
+    pub fn condemn(&self, skill: &Skill, before: &Arc<Skill>, why: &str) {
+        self.quarantine.condemn(skill, why);
+        let mut skills = self.skills();
+        if skills.get(&skill.manifest.id).is_some_and(|loaded| loaded.digest == skill.digest) {
+            skills.insert(skill.manifest.id.clone(), before.clone());
+        }
     }
 
     fn skills(&self) -> MutexGuard<'_, BTreeMap<SkillId, Arc<Skill>>> {

@@ -84,8 +84,10 @@ pub(crate) fn answered<T>(
     let due_tick = site.robot.tick() + u64::from(site.latency_ticks);
     let hold = site.robot.hold_time();
     let holds = context.holds.clone();
+    let waiting = context.waiting();
     async move {
         let answer = answer.await;
+        drop(waiting);
         // Until the run waits again.
         holds.keep(hold);
         Ok(Inferred { answer: answer.map_err(|error| refusal(&error))?, due_tick })

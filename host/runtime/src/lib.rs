@@ -45,9 +45,14 @@
 //! | `bindings` | the contract, generated |
 //! | `calls` | the host's side of the contract, a file an interface |
 //! | `wasi` | the little of WASI that a skill gets |
-//! | `run` | one run, from its thread's first step to the joints' hold |
-//! | `actor` | what drives a run, and keeps robot time still meanwhile |
+//! | [`swap`] | how a run changes to another version of its skill |
+//! | `run` | one run, from its thread's first step to the joints' hold: what drives it, and which version works on it |
+//! | `incarnation` | one version of a skill at work on a run |
+//! | `actor` | what a run's thread waits with |
 //! | `lease` | who may move which joints |
+//! | `state` | the folder that survives the host |
+//! | `cache` | compiled components in it |
+//! | `checkpoint` | checkpoints of runs in it |
 //! | `inference` | one request to the model |
 //! | `window` | what it looks at of the sensors |
 //! | `rollout` | the host's own loop of seeing, asking and moving |
@@ -57,7 +62,9 @@ mod actor;
 pub mod bench;
 mod bindings;
 pub mod budget;
+mod cache;
 mod calls;
+mod checkpoint;
 mod component;
 pub mod controller;
 mod engine;
@@ -65,6 +72,7 @@ pub mod error;
 pub mod event;
 mod feed;
 pub mod host;
+mod incarnation;
 mod inference;
 mod lease;
 pub mod manifest;
@@ -74,19 +82,23 @@ pub mod permission;
 pub mod quarantine;
 mod rollout;
 mod run;
+mod state;
+pub mod swap;
 mod wasi;
 pub mod watch;
 mod window;
 
 pub use bindings::Refusal;
 pub use budget::{Budget, Budgets};
+pub use checkpoint::Interrupted;
 pub use component::Digest;
 pub use controller::Controller;
 pub use error::{Exhausted, RuntimeError, SkillError};
 pub use event::Event;
-pub use host::{Host, HostOptions, Operator, Outcome, Running, SkillSummary, TaskRequest};
+pub use host::{Host, HostOptions, Operator, Outcome, RunId, RunSummary, Running, SkillSummary, TaskRequest};
 pub use manifest::{Manifest, SkillId};
 pub use model::Model;
 pub use permission::Permission;
 pub use quarantine::Quarantined;
+pub use swap::SwapOptions;
 pub use watch::{Change, Watch};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use waza_model::About;
 use waza_robot::Embodiment;
 
@@ -54,8 +54,8 @@ pub struct Needs {
 }
 
 /// `vendor/name`, each of lower-case letters, digits and single hyphens.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct SkillId(String);
 
 impl SkillId {
@@ -68,6 +68,12 @@ impl SkillId {
 impl fmt::Display for SkillId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
+    }
+}
+
+impl From<SkillId> for String {
+    fn from(id: SkillId) -> Self {
+        id.0
     }
 }
 

@@ -17,6 +17,7 @@ impl clock::Host for Run {
 impl<T: Send + 'static> clock::HostWithStore<T> for HasSelf<Run> {
     async fn wait(accessor: &Accessor<T, Self>, until: u64) -> Result<(), Fault> {
         let context = accessor.with(|mut access| access.get().context.clone());
+        context.called();
         let _call = context.meter.call()?;
         Ok(wait(&context, until).await?)
     }

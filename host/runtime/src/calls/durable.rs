@@ -21,8 +21,17 @@ impl<T: Send + 'static> durable::HostWithStore<T> for HasSelf<Run> {
         }
         context.carry(state.len())?;
         let bytes = state.len();
+        context.job.keep(&context.skill, state.clone()).map_err(|error| {
+            Refusal::Failed(format!("the checkpoint could not be kept ({error}); the one before still is"))
+        })?;
         context.site.checkpoints.keep(&context.skill.manifest.id, state);
         (context.events)(Event::Checkpoint { bytes });
+        context.conduct.take_over();
+        context.site.leases.safe_point(context.job.id);
+        if context.job.offers.is_there() {
+            // The host decides whether it is this version that goes on.
+            context.safe_point.wait().await;
+        }
         Ok(())
     }
 }

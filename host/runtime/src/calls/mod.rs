@@ -13,7 +13,7 @@ mod skills;
 mod stream;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use futures_channel::mpsc;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable, ResourceTableError, ResourceType};
@@ -28,9 +28,12 @@ use crate::component::undeclared;
 use crate::error::Exhausted;
 use crate::event::Event;
 use crate::host::{Site, Skill};
+use crate::incarnation::{Conduct, SafePoint};
+use crate::lease::{Holder, Waiting};
 use crate::manifest::{Manifest, WIT};
 use crate::meter::Meter;
 use crate::permission::{NotGranted, Permission};
+use crate::run::Job;
 
 /// One moment of the robot, as a skill holds it.
 pub type Observed = Arc<Observation>;
@@ -49,21 +52,23 @@ pub struct Chunk {
 pub(crate) struct Context {
     pub site: Arc<Site>,
     pub skill: Arc<Skill>,
+    /// The run that the skill works on.
+    pub job: Arc<Job>,
+    /// Counts the versions that have worked on it.
+    pub incarnation: u32,
     /// The skill's id, as the model's broker counts it.
     pub name: Arc<str>,
     /// When the run's time is up.
     pub until_tick: u64,
     /// Of this run.
     pub seed: u64,
-    /// Counts the requests to the model, so that each has its own noise.
-    pub requests: AtomicU64,
-    /// How many skills wait for this one's outcome.
-    pub depth: u32,
     pub events: Arc<dyn Fn(Event) + Send + Sync>,
     pub holds: Holds,
     pub tasks: mpsc::UnboundedSender<Task>,
     pub burst: Burst,
-    pub meter: Meter,
+    pub conduct: Arc<Conduct>,
+    pub safe_point: SafePoint,
+    pub meter: Arc<Meter>,
 }
 
 /// The data of one run's store.
@@ -82,11 +87,13 @@ impl Context {
     }
 
     pub fn check(&self, permission: Permission) -> Result<(), Fault> {
+        self.called();
         Ok(self.skill.grants.check(&permission).map_err(refused)?)
     }
 
     /// For calls whose answer has no room for a refusal.
     pub fn demand(&self, permission: Permission) -> wasmtime::Result<()> {
+        self.called();
         self.skill.grants.check(&permission).map_err(wasmtime::Error::new)
     }
 
@@ -108,7 +115,30 @@ impl Context {
 
     /// The number of the next request to the model.
     pub fn next_request(&self) -> u64 {
-        self.requests.fetch_add(1, Ordering::Relaxed)
+        self.job.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The skill calls the host: it is alive, and so are its leases.
+    pub fn called(&self) {
+        self.conduct.called();
+        self.job.pulse.beat(self.site.robot.tick());
+    }
+
+    /// The skill waits for somebody else. Its leases live as long as this does.
+    pub fn waiting(&self) -> Waiting {
+        self.job.pulse.wait(&self.site.robot)
+    }
+
+    /// As leases know it.
+    pub fn holder(&self) -> Holder {
+        Holder {
+            run: self.job.id,
+            incarnation: self.incarnation,
+            skill: self.skill.manifest.id.clone(),
+            priority: self.job.request.priority,
+            callers: self.job.callers.clone(),
+            pulse: self.job.pulse.clone(),
+        }
     }
 }
 

@@ -31,7 +31,8 @@ impl<T: Send + 'static> motion::HostWithStore<T> for HasSelf<Run> {
     async fn acquire(accessor: &Accessor<T, Self>, parts: Vec<String>) -> Result<Resource<Lease>, Fault> {
         accessor.with(|mut access| {
             let run = access.get();
-            let context = &run.context;
+            let context = run.context.clone();
+            context.called();
             let robot = context.site.robot.embodiment();
             let mut joints = BTreeSet::new();
             for part in &parts {
@@ -45,7 +46,8 @@ impl<T: Send + 'static> motion::HostWithStore<T> for HasSelf<Run> {
             if joints.is_empty() {
                 return Err(Refusal::Invalid("a lease needs a part with a joint".into()).into());
             }
-            let lease = context.site.leases.acquire(&context.skill.manifest.id, joints)?;
+            let lease = context.site.leases.acquire(&context.holder(), joints)?;
+            context.conduct.take_over();
             Ok(run.push(lease)?)
         })
     }

@@ -6,8 +6,9 @@ use super::{Fault, Run};
 use crate::bindings::{Refusal, skills, types};
 use crate::budget::Budget;
 use crate::error::{Exhausted, SkillError};
-use crate::host::{Outcome, Start, TaskRequest};
+use crate::host::{Outcome, TaskRequest};
 use crate::permission::Permission;
+use crate::run::Start;
 
 impl skills::Host for Run {}
 
@@ -23,17 +24,23 @@ impl<T: Send + 'static> skills::HostWithStore<T> for HasSelf<Run> {
         context.carry(instruction.len() + parameters.len())?;
         let _call = context.meter.call()?;
         let most = context.site.options.budgets.invoke_depth;
-        if context.depth >= most {
+        if context.job.callers.len() >= most as usize {
             return Err(Exhausted { budget: Budget::InvokeDepth, limit: most.to_string() }.into());
         }
         let _place = context.meter.invocation()?;
-        let start = Start {
-            request: TaskRequest { instruction, parameters, resume: None, seed: context.seed ^ context.next_request() },
-            events: context.events.clone(),
-            depth: context.depth + 1,
-            family: context.meter.family(),
+        let request = TaskRequest {
+            instruction,
+            parameters,
+            resume: None,
+            seed: context.seed ^ context.next_request(),
+            priority: context.job.request.priority,
         };
-        let ended = context.holds.settle(context.site.run(&skill, start)).await;
+        let (site, family) = (&context.site, context.meter.family());
+        let callers = context.job.callers.iter().copied().chain([context.job.id]).collect();
+        let start =
+            Start { id: site.runs.number(), request, callers, events: context.events.clone(), file: None, family };
+        let _waiting = context.waiting();
+        let ended = context.holds.settle(site.run(&skill, start)).await;
         ended.map(Outcome::into).map_err(|error| {
             Fault::Refused(match error {
                 SkillError::NotLoaded { .. } | SkillError::Quarantined { .. } => {

@@ -6,10 +6,13 @@ mod asking;
 mod controller;
 mod fixture;
 mod isolation;
+mod leases;
 mod loading;
 
 mod lockstep;
 mod motion;
 mod quarantine;
 mod services;
+mod state;
+mod swapping;
 mod watching;

@@ -94,11 +94,11 @@ fn skills_cannot_invoke_each_other_without_end() {
 }
 
 #[test]
-fn a_lease_of_the_caller_stands_in_the_way_of_the_skill_that_it_invokes() {
+fn a_caller_lends_its_joints_to_the_skill_that_it_invokes_and_has_them_back_afterwards() {
     let bench = Bench::new();
-    let error = bench.run("invoke while holding the arm").unwrap_err().to_string();
-    assert!(error.contains("test/conduct holds the joint shoulder_pan"), "{error}");
-    assert_eq!(bench.data("invoke: test/conduct, move: 0.2"), "0");
+    assert_eq!(bench.data("invoke while holding the arm: 0.2, 0.4"), "0, then 0");
+    assert_eq!(bench.newest(0, 1), [0.4]);
+    bench.assert_the_arm_holds();
 }
 
 #[test]

@@ -135,6 +135,12 @@ impl Guest for Conduct {
                 let _lease = acquire(with.split(", ").map(String::from).collect()).await?;
                 String::new()
             }
+            "acquire patiently" => {
+                while acquire(with.split(", ").map(String::from).collect()).await.is_err() {
+                    clock::wait(clock::now() + 500_000_000).await?;
+                }
+                String::new()
+            }
             "hold the arm" => {
                 let _lease = acquire(vec!["arm".into()]).await?;
                 clock::wait(clock::now() + 1_000_000_000).await?;
@@ -217,8 +223,10 @@ impl Guest for Conduct {
                 skills::invoke(skill.into(), instruction.into(), String::new()).await?.data
             }
             "invoke while holding the arm" => {
-                let _lease = acquire(vec!["arm".into()]).await?;
-                skills::invoke("test/conduct".into(), "move: 0.2".into(), String::new()).await?.data
+                let (there, on) = with.split_once(", ").ok_or(Error::Invalid("two positions".into()))?;
+                let lease = acquire(vec!["arm".into()]).await?;
+                let done = skills::invoke("test/conduct".into(), format!("move: {there}"), String::new()).await?.data;
+                format!("{done}, then {}", lease.move_joints(positions(on)?, 0.5).await?.len())
             }
             "invoke yourself" => {
                 skills::invoke("test/conduct".into(), "invoke yourself".into(), String::new()).await?.data

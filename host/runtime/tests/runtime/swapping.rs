@@ -1,0 +1,194 @@
+//! Versions that take the place of one that works.
+
+use std::time::Duration;
+
+use waza_robot::Pace;
+use waza_runtime::{Budgets, Event, HostOptions, Refusal, Running, SkillError, SwapOptions, TaskRequest};
+
+use crate::fixture::{ALL, Bench, component, manifest};
+
+const PERMISSIONS: &[&str] = &["sensing", "model", "motion:body", "durable"];
+
+fn options() -> HostOptions {
+    let swap = SwapOptions {
+        patience: Duration::from_millis(500),
+        first_call: Duration::from_millis(500),
+        probation: Duration::from_secs(1),
+    };
+    let budgets = Budgets { cpu_burst: Duration::from_millis(100), ..Budgets::default() };
+    HostOptions { swap, budgets, ..HostOptions::default() }
+}
+
+/// A bench with version 0.1.0 of `relay`.
+fn bench(pace: Pace, options: HostOptions, conduct: &str) -> Bench {
+    let bench = Bench::with(pace, options, ALL);
+    load(&bench, "0.1.0", conduct);
+    bench
+}
+
+/// Loads a version that behaves like that.
+fn load(bench: &Bench, version: &str, conduct: &str) {
+    let mut bytes = component("relay");
+    let place = bytes.windows(8).position(|at| at == b"conduct=").unwrap();
+    let padded = format!("{conduct:16}");
+    bytes[place + 8..place + 24].copy_from_slice(padded.as_bytes());
+    let manifest = manifest("relay", PERMISSIONS).replace("version = \"0.1.0\"", &format!("version = \"{version}\""));
+    bench.host.load(&bench.package_of("relay", &manifest, &bytes)).unwrap();
+}
+
+/// Loads a version at a tick, while robot time stands still.
+fn load_at(bench: &Bench, tick: u64, version: &str, conduct: &str) {
+    let reached = futures_executor::block_on(bench.robot.reach(tick));
+    load(bench, version, conduct);
+    drop(reached);
+}
+
+fn start(bench: &Bench, instruction: &str, steps: u8) -> Running {
+    let request =
+        TaskRequest { instruction: instruction.into(), parameters: steps.to_string(), ..TaskRequest::default() };
+    let events = bench.events.clone();
+    bench.host.run("test/relay", request, move |event| events.lock().unwrap().push(event))
+}
+
+/// Runs `steps` steps, and loads version 0.2.0 in the middle of the second.
+fn swap(bench: &Bench, instruction: &str, steps: u8, conduct: &str) -> Result<String, SkillError> {
+    let running = start(bench, instruction, steps);
+    load_at(bench, bench.robot.tick() + 15, "0.2.0", conduct);
+    futures_executor::block_on(running).value.map(|outcome| outcome.data)
+}
+
+/// What was told about versions, in words.
+fn story(bench: &Bench) -> Vec<String> {
+    let events = bench.events.lock().unwrap();
+    let told = |event: &Event| match event {
+        Event::SwapOffered { version } => Some(format!("{version} offered")),
+        Event::Swapped { from, to, .. } => Some(format!("{from} to {to}")),
+        Event::SwapSettled { version } => Some(format!("{version} settled")),
+        Event::RolledBack { from, to, why } => Some(format!("{from} back to {to}: {why}")),
+        _ => None,
+    };
+    events.iter().filter_map(told).collect()
+}
+
+fn loaded(bench: &Bench) -> String {
+    let skills = bench.host.skills();
+    skills.into_iter().find(|skill| skill.id.as_str() == "test/relay").unwrap().version.to_string()
+}
+
+#[test]
+fn a_new_version_goes_on_where_the_old_one_left_a_checkpoint() {
+    for (pace, most) in [(Pace::Lockstep, 2), (Pace::RealTime, 9)] {
+        let bench = bench(pace, options(), "steady");
+        let data = swap(&bench, "count", 20, "newer").unwrap();
+        // In real time loading takes robot time.
+        assert!((2..=most).any(|step| data == format!("newer from {step} to 20")), "{data}");
+        assert_eq!(story(&bench), ["0.2.0 offered", "0.1.0 to 0.2.0", "0.2.0 settled"]);
+        assert_eq!(loaded(&bench), "0.2.0");
+    }
+}
+
+#[test]
+fn the_arm_does_not_stand_when_versions_change_in_a_motion() {
+    let bench = bench(Pace::Lockstep, options(), "steady");
+    assert_eq!(swap(&bench, "roll out", 30, "newer").unwrap(), "newer from 2 to 30");
+    let pans = bench.newest(0, usize::MAX);
+    let moving: Vec<_> = pans.windows(2).map(|pair| pair[1] - pair[0]).skip(40).take(220).collect();
+    assert!(moving.iter().all(|step| *step > 0.0), "the arm stood: {moving:?}");
+    bench.assert_the_arm_holds();
+}
+
+#[test]
+fn a_version_that_refuses_the_state_leaves_the_old_one_at_work() {
+    let bench = bench(Pace::Lockstep, options(), "steady");
+    assert_eq!(swap(&bench, "roll out", 20, "refuse").unwrap(), "steady from 0 to 20");
+    let story = story(&bench);
+    assert!(story[1].contains("0.2.0 back to 0.1.0: it refused the state: invalid: a state of 2"), "{story:?}");
+    assert_eq!(story.len(), 2, "{story:?}");
+    assert_eq!(loaded(&bench), "0.2.0", "no fault of the version's: the next run may have it");
+}
+
+#[test]
+fn a_version_that_traps_at_once_is_withdrawn_and_the_old_one_goes_on() {
+    let bench = bench(Pace::Lockstep, options(), "steady");
+    assert_eq!(swap(&bench, "roll out", 20, "panic").unwrap(), "steady from 0 to 20");
+    assert!(story(&bench)[1].contains("crashed"), "{:?}", story(&bench));
+    assert_eq!(loaded(&bench), "0.1.0");
+}
+
+#[test]
+fn a_version_that_traps_on_probation_gives_way_to_the_old_one_from_its_checkpoint() {
+    let bench = bench(Pace::Lockstep, options(), "steady");
+    assert_eq!(swap(&bench, "roll out", 20, "panic later").unwrap(), "steady from 2 to 20");
+    let story = story(&bench);
+    assert_eq!(story[1], "0.1.0 to 0.2.0");
+    assert!(story[2].contains("0.2.0 back to 0.1.0") && story[2].contains("on purpose, later"), "{story:?}");
+    assert_eq!(loaded(&bench), "0.1.0");
+    bench.assert_the_arm_holds();
+}
+
+#[test]
+fn a_version_that_never_calls_the_host_is_withdrawn() {
+    let bench = bench(Pace::RealTime, options(), "steady");
+    assert_eq!(swap(&bench, "count", 20, "spin").unwrap(), "steady from 0 to 20");
+    assert!(story(&bench)[1].contains("0.2.0 back to 0.1.0"), "{:?}", story(&bench));
+    assert_eq!(loaded(&bench), "0.1.0");
+}
+
+#[test]
+fn a_version_that_neither_moves_nor_leaves_checkpoints_takes_over_by_working() {
+    let bench = bench(Pace::Lockstep, options(), "steady");
+    assert_eq!(swap(&bench, "count", 20, "wait").unwrap(), "wait from 2 to 2");
+    assert_eq!(story(&bench), ["0.2.0 offered", "0.1.0 to 0.2.0", "0.2.0 settled"]);
+}
+
+#[test]
+fn a_version_that_draws_more_interventions_than_the_old_one_gives_way_to_it() {
+    let bench = bench(Pace::Lockstep, options(), "steady");
+    assert_eq!(swap(&bench, "move", 20, "jump").unwrap(), "steady from 2 to 20");
+    let story = story(&bench);
+    assert!(story[2].contains("interventions in"), "{story:?}");
+    assert_eq!(loaded(&bench), "0.1.0");
+}
+
+#[test]
+fn an_error_that_the_new_version_ends_with_is_the_runs() {
+    let bench = bench(Pace::Lockstep, options(), "steady");
+    let error = swap(&bench, "move", 20, "fail later").unwrap_err();
+    assert!(matches!(&error, SkillError::Returned { refusal: Refusal::Failed(_), .. }), "{error}");
+}
+
+#[test]
+fn a_run_that_never_left_a_checkpoint_keeps_its_version() {
+    let bench = bench(Pace::Lockstep, options(), "never");
+    assert_eq!(swap(&bench, "roll out", 20, "newer").unwrap(), "never from 0 to 20");
+    assert_eq!(story(&bench), ["0.2.0 offered"]);
+    assert_eq!(loaded(&bench), "0.2.0");
+}
+
+#[test]
+fn the_newest_of_several_versions_is_the_one_that_takes_over() {
+    let bench = bench(Pace::Lockstep, options(), "steady");
+    let running = start(&bench, "count", 30);
+    let reached = futures_executor::block_on(bench.robot.reach(bench.robot.tick() + 12));
+    load(&bench, "0.2.0", "newer");
+    load(&bench, "0.3.0", "newest");
+    drop(reached);
+    let outcome = futures_executor::block_on(running).value.unwrap();
+    assert_eq!(outcome.data, "newest from 2 to 30");
+    assert_eq!(story(&bench)[2..], ["0.1.0 to 0.3.0", "0.3.0 settled"]);
+}
+
+#[test]
+fn a_hundred_versions_one_after_the_other_lose_no_step() {
+    let swap = SwapOptions { probation: Duration::from_millis(50), ..options().swap };
+    let bench = bench(Pace::Lockstep, HostOptions { swap, ..options() }, "steady");
+    let running = start(&bench, "roll out", 250);
+    let begun = bench.robot.tick();
+    for number in 0..100 {
+        load_at(&bench, begun + 15 + 20 * number, &format!("0.2.{number}"), &format!("v{number}"));
+    }
+    let outcome = futures_executor::block_on(running).value.unwrap();
+    assert!(outcome.data.starts_with("v99 from ") && outcome.data.ends_with(" to 250"), "{}", outcome.data);
+    let swapped = story(&bench).iter().filter(|told| told.contains(" to ")).count();
+    assert_eq!(swapped, 100, "{:?}", story(&bench));
+}
