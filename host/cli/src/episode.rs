@@ -58,9 +58,14 @@ pub fn draw_task(task_of: fn(Colour) -> Task, seed: u64) -> (Task, String) {
 impl Stage {
     /// A host for a fresh robot behind this link.
     pub fn host(&self, link: impl Link + 'static) -> Result<Host> {
+        self.host_with(link, HostOptions::default())
+    }
+
+    /// The same, as somebody decides.
+    pub fn host_with(&self, link: impl Link + 'static, host: HostOptions) -> Result<Host> {
         let options = RobotOptions { pace: self.pace, kinematics: Box::new(arm::tool_position) };
         let robot = Robot::start(self.embodiment.clone(), Box::new(link), options).context("starting the robot")?;
-        Host::new(robot, self.model.clone(), HostOptions::default()).or_bad_input()
+        Host::new(robot, self.model.clone(), host).or_bad_input()
     }
 
     /// Runs the skill in `folder` once. What the cameras see goes onto the reel.

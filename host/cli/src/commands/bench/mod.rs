@@ -4,6 +4,7 @@ mod calls;
 mod lerobot;
 mod model;
 mod shape;
+mod swap;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -17,6 +18,10 @@ pub enum Bench {
     /// Measure what it costs to cross between a skill and the host, and to start a skill.
     #[command(after_help = "Example:\n  waza bench calls --json")]
     Calls(calls::Calls),
+    /// Change the version of a working skill again and again, under load, and measure how long it takes and what the control
+    /// loop notices.
+    #[command(after_help = "Example:\n  waza bench swap --swaps 100 --json")]
+    Swap(swap::Swap),
 }
 
 impl Bench {
@@ -24,6 +29,7 @@ impl Bench {
         match self {
             Self::Model(command) => command.run(),
             Self::Calls(command) => command.run(),
+            Self::Swap(command) => command.run(),
         }
     }
 }

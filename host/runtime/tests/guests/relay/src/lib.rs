@@ -12,7 +12,8 @@ use waza::skill::{clock, durable};
 /// Padded with spaces.
 static CONDUCT: [u8; 24] = *b"conduct=steady          ";
 
-const STEP_NS: u64 = 100_000_000;
+/// A step, unless the parameters say `STEPS at MILLISECONDS`.
+const STEP_MS: u64 = 100;
 
 struct Relay;
 
@@ -21,8 +22,14 @@ impl Guest for Relay {
         // Read as it stands in the binary, not as the compiler knows it.
         let conduct = unsafe { std::ptr::read_volatile(&raw const CONDUCT) };
         let conduct = String::from_utf8_lossy(&conduct[8..]).trim().to_owned();
-        let steps: u8 = request.parameters.parse().map_err(|_| Error::Invalid("steps is no number".into()))?;
-        let resumed = request.resume.as_ref().map(|state| state[0]);
+        let (steps, step_ms) = parameters(&request.parameters).ok_or(Error::Invalid("steps is no number".into()))?;
+        let resumed = match request.resume {
+            Some(state) => {
+                let state = state.try_into().map_err(|_| Error::Invalid("the state has not 4 bytes".into()))?;
+                Some(u32::from_le_bytes(state))
+            }
+            None => None,
+        };
         if let Some(step) = resumed {
             match conduct.as_str() {
                 "refuse" => return Err(Error::Invalid(format!("a state of {step} means nothing"))),
@@ -37,12 +44,13 @@ impl Guest for Relay {
                 _ => {}
             }
         }
-        let lease = match request.instruction.as_str() {
+        let (what, with) = request.instruction.split_once(": ").unwrap_or((&request.instruction, "turn"));
+        let lease = match what {
             "count" => None,
             _ => Some(acquire(vec!["arm".into()]).await?),
         };
-        let _events = match (request.instruction.as_str(), &lease) {
-            ("roll out", Some(lease)) => Some(lease.rollout(&forward())?),
+        let _events = match (what, &lease) {
+            ("roll out", Some(lease)) => Some(lease.rollout(&forward(with))?),
             _ => None,
         };
         let first = resumed.unwrap_or(0);
@@ -57,9 +65,9 @@ impl Guest for Relay {
             if let (Some(lease), "jump", true) = (&lease, conduct.as_str(), resumed.is_some()) {
                 jump(lease).await?;
             }
-            clock::wait(clock::now() + STEP_NS).await?;
+            clock::wait(clock::now() + step_ms * 1_000_000).await?;
             if conduct != "never" {
-                durable::checkpoint(vec![step + 1]).await?;
+                durable::checkpoint((step + 1).to_le_bytes().to_vec()).await?;
             }
         }
         done(&conduct, first, steps)
@@ -73,12 +81,17 @@ async fn jump(lease: &Lease) -> Result<(), Error> {
     Ok(())
 }
 
-fn forward() -> RolloutOptions {
-    RolloutOptions { instruction: "turn".into(), max_seconds: 60.0, observe_hz: 0.0, replan_rows: None }
+fn parameters(text: &str) -> Option<(u32, u64)> {
+    let (steps, step_ms) = text.split_once(" at ").unwrap_or((text, ""));
+    Some((steps.parse().ok()?, if step_ms.is_empty() { STEP_MS } else { step_ms.parse().ok()? }))
+}
+
+fn forward(instruction: &str) -> RolloutOptions {
+    RolloutOptions { instruction: instruction.into(), max_seconds: 600.0, observe_hz: 0.0, replan_rows: None }
 }
 
 /// Which version ended, and where it had begun.
-fn done(conduct: &str, first: u8, steps: u8) -> Result<Outcome, Error> {
+fn done(conduct: &str, first: u32, steps: u32) -> Result<Outcome, Error> {
     Ok(Outcome { summary: "done".into(), data: format!("{conduct} from {first} to {steps}") })
 }
 
