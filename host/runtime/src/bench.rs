@@ -88,7 +88,7 @@ fn instantiate(host: &Host, skill: &str) -> Result<Duration, SkillError> {
     let mut times = Vec::with_capacity(INSTANCES);
     for _ in 0..INSTANCES {
         let start = Instant::now();
-        let mut store = run::store(context.clone(), Signal::new());
+        let mut store = run::store(context.clone(), Signal::new(), None);
         let instance = {
             let mut making = pin!(skill.component.instantiate_async(&mut store));
             loop {

@@ -20,6 +20,7 @@ use crate::controller::Controller;
 use crate::engine::Engines;
 use crate::error::{RuntimeError, SkillError};
 use crate::event::Event;
+use crate::journal::Journal;
 use crate::lease::Leases;
 use crate::manifest::{Manifest, SkillId};
 use crate::meter::Crowd;
@@ -126,6 +127,8 @@ pub(crate) struct Skill {
     pub digest: Digest,
     pub grants: Grants,
     pub component: SkillPre<Run>,
+    /// The same, for runs that are recorded.
+    pub recorded: SkillPre<Run>,
 }
 
 /// How a run starts.
@@ -135,6 +138,8 @@ pub(crate) struct Start {
     pub depth: u32,
     /// The run and all that its like invoked.
     pub family: Crowd,
+    /// Where the run is written down.
+    pub journal: Option<Arc<dyn Journal>>,
 }
 
 /// The last state that each skill left.
@@ -224,12 +229,16 @@ impl Host {
             path: path.clone(),
             what: format!("{error:#}").replace('\n', " "),
         };
-        let mut linker = Linker::new(&site.engines.skill);
-        calls::link(&mut linker, &manifest).map_err(misfit)?;
-        let component = linker.instantiate_pre(&component).and_then(SkillPre::new).map_err(misfit)?;
+        let linked = |link: fn(&mut Linker<Run>, &Manifest) -> wasmtime::Result<()>| {
+            let mut linker = Linker::new(&site.engines.skill);
+            link(&mut linker, &manifest)?;
+            linker.instantiate_pre(&component).and_then(SkillPre::new)
+        };
+        let recorded = linked(calls::link_recorded).map_err(misfit)?;
+        let component = linked(calls::link).map_err(misfit)?;
         let grants = Grants::new(&manifest.permissions, &site.options.withheld);
         let id = manifest.id.clone();
-        site.skills().insert(id.clone(), Arc::new(Skill { manifest, digest, grants, component }));
+        site.skills().insert(id.clone(), Arc::new(Skill { manifest, digest, grants, component, recorded }));
         Ok(id)
     }
 
@@ -281,7 +290,22 @@ impl Host {
 
     /// Starts a run, on a thread of its own, before this returns. `events` is called on that thread.
     pub fn run(&self, skill: &str, request: TaskRequest, events: impl Fn(Event) + Send + Sync + 'static) -> Running {
-        self.0.run(skill, Start { request, events: Arc::new(events), depth: 0, family: Crowd::default() })
+        self.0
+            .run(skill, Start { request, events: Arc::new(events), depth: 0, family: Crowd::default(), journal: None })
+    }
+
+    /// Starts a run that is written down, as [`Replay`](crate::Replay) takes it. Recording costs time at every call.
+    pub fn record(
+        &self,
+        skill: &str,
+        request: TaskRequest,
+        events: impl Fn(Event) + Send + Sync + 'static,
+        journal: Arc<dyn Journal>,
+    ) -> Running {
+        self.0.run(
+            skill,
+            Start { request, events: Arc::new(events), depth: 0, family: Crowd::default(), journal: Some(journal) },
+        )
     }
 
     /// Takes every lease of a skill away: its joints hold, and its next motion is refused as preempted.

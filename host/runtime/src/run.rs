@@ -15,6 +15,7 @@ use crate::budget::{Budget, Budgets, Burst, Growth, mebibytes};
 use crate::calls::{Context, Run};
 use crate::error::{Exhausted, SkillError};
 use crate::host::{Outcome, Site, Skill, Start};
+use crate::journal::Tape;
 use crate::manifest::SkillId;
 use crate::meter::Meter;
 use crate::permission::NotGranted;
@@ -26,7 +27,7 @@ use crate::wasi::Wasi;
 struct Interrupted;
 
 /// Handles of all kinds that a run may hold, for one of the host's.
-const KINDS_OF_HANDLES: usize = 4;
+pub(crate) const KINDS_OF_HANDLES: usize = 4;
 
 /// Starts a run on a thread of its own.
 pub(crate) fn start(
@@ -67,7 +68,8 @@ fn drive(
     signal: Arc<Signal>,
     holds: Holds,
 ) -> Result<Outcome, SkillError> {
-    let Start { request, events, depth, family } = start;
+    let Start { request, events, depth, family, journal } = start;
+    let tape = journal.map(|journal| Tape::new(journal, site.robot.clone()));
     let (sender, tasks) = mpsc::unbounded();
     let burst = Burst::default();
     let begun = site.robot.tick();
@@ -88,7 +90,8 @@ fn drive(
         meter: Meter::new(&site.options.budgets, family, site.robot.tick_ns(begun)),
     });
     let request = Request { instruction: request.instruction, parameters: request.parameters, resume: request.resume };
-    let mut store = store(context, signal.clone());
+    let component = if tape.is_some() { &skill.recorded } else { &skill.component };
+    let mut store = store(context, signal.clone(), tape.clone());
     let log = store.data().wasi.log();
 
     let left = || {
@@ -99,7 +102,7 @@ fn drive(
     let actor = Actor { signal, holds, tasks };
     let driven = actor.drive(
         async {
-            let bindings = skill.component.instantiate_async(&mut store).await?;
+            let bindings = component.instantiate_async(&mut store).await?;
             store.run_concurrent(async |accessor| bindings.waza_skill_task().call_run(accessor, request).await).await?
         },
         || {
@@ -109,23 +112,28 @@ fn drive(
         left,
     );
     let skill = skill.manifest.id.clone();
-    match driven {
+    let ended = match driven {
         Ok(Ok(Ok(outcome))) => Ok(outcome.into()),
         Ok(Ok(Err(refusal))) => Err(SkillError::Returned { skill, refusal }),
         Ok(Err(error)) => Err(explain(skill, &error, log.last(), &site.options.budgets)),
         Err(Ended::Stopped) => Err(SkillError::Stopped { skill }),
         Err(Ended::OutOfTime) => Err(SkillError::Exhausted { skill, budget: Exhausted::time(Budget::RunTime, limit) }),
+    };
+    if let Some(tape) = tape {
+        tape.ended(&ended);
     }
+    ended
 }
 
 /// A store for one run, with its budgets in force.
-pub(crate) fn store(context: Arc<Context>, signal: Arc<Signal>) -> Store<Run> {
+pub(crate) fn store(context: Arc<Context>, signal: Arc<Signal>, tape: Option<Arc<Tape>>) -> Store<Run> {
     let budgets = &context.site.options.budgets;
     let counted = context.clone();
     let yields = context.site.robot.pace() == Pace::RealTime;
     let mut table = ResourceTable::new();
     table.set_max_capacity(budgets.handles);
-    let run = Run { growth: Growth::new(budgets), wasi: Wasi::new(context.clone()), table, context: context.clone() };
+    let wasi = Wasi::of(&context, tape.clone());
+    let run = Run { growth: Growth::new(budgets), wasi, table, context: context.clone(), tape };
     let mut store = Store::new(&context.site.engines.skill, run);
     store.limiter(|run| &mut run.growth);
     store.set_hostcall_fuel(budgets.call_bytes);

@@ -32,6 +32,8 @@ impl<T: Send + 'static> skills::HostWithStore<T> for HasSelf<Run> {
             events: context.events.clone(),
             depth: context.depth + 1,
             family: context.meter.family(),
+            // A record is of one run; what another came to is in its answer.
+            journal: None,
         };
         let ended = context.holds.settle(context.site.run(&skill, start)).await;
         ended.map(Outcome::into).map_err(|error| {

@@ -11,5 +11,6 @@ mod loading;
 mod lockstep;
 mod motion;
 mod quarantine;
+mod replaying;
 mod services;
 mod watching;
