@@ -39,12 +39,16 @@ pub struct Header {
 pub struct Budgets {
     /// CPU time between two waits, ms.
     pub cpu_burst_ms: u64,
+    /// CPU time from start to end, ms.
+    pub cpu_time_ms: u64,
     /// All linear memories together, bytes.
     pub memory_bytes: u64,
     /// Elements of all tables together.
     pub table_elements: u64,
     /// Handles held at once.
     pub handles: u64,
+    /// What one call hands to the host, bytes.
+    pub call_bytes: u64,
     /// Written to standard output and error, bytes.
     pub log_bytes: u64,
 }
