@@ -1,6 +1,6 @@
 //! One episode: a fresh robot over the scene of a seed, a skill that is told what to do, and the simulator's judge.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
@@ -9,6 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
 use waza_model::ModelHandle;
+use waza_record::{WriteError, Written};
 use waza_robot::sim::scene::Colour;
 use waza_robot::sim::{Scene, SceneSpec, Simulator, Task, Verdict, arm};
 use waza_robot::{Embodiment, Link, Pace, Reply, Robot, RobotOptions};
@@ -16,6 +17,7 @@ use waza_runtime::{Event, Host, HostOptions, Outcome, SkillError, TaskRequest};
 
 use crate::fault::OrBadInput;
 use crate::film::{Filmed, Reel};
+use crate::recording::Recording;
 use crate::report::EpisodeReport;
 
 /// Robot time between the end of a run and the verdict, for things to come to rest, s.
@@ -36,12 +38,16 @@ pub struct Job {
     pub instruction: String,
     /// JSON; may be empty.
     pub parameters: String,
+    /// Where the run is recorded, if it is.
+    pub record: Option<PathBuf>,
 }
 
 /// How an episode ended.
 pub struct Ended {
     pub outcome: Result<Outcome, SkillError>,
     pub report: EpisodeReport,
+    /// What was recorded, if anything was to be.
+    pub recorded: Option<Result<Written, WriteError>>,
 }
 
 /// A task for the scene of a seed, and words for it: one of the blocks, and one of the ways to say it.
@@ -97,7 +103,15 @@ impl Stage {
             seed: job.seed,
             ..TaskRequest::default()
         };
-        let Reply { value: outcome, hold } = pollster::block_on(host.run(skill.as_str(), request, listen));
+        let recording = match &job.record {
+            Some(path) => Some(Arc::new(Recording::start(path, folder, &request, self, &host)?)),
+            None => None,
+        };
+        let running = match &recording {
+            Some(recording) => host.record(skill.as_str(), request, listen, recording.clone()),
+            None => host.run(skill.as_str(), request, listen),
+        };
+        let Reply { value: outcome, hold } = pollster::block_on(running);
 
         let end = robot.tick();
         let control_hz = self.embodiment.control_hz;
@@ -126,7 +140,7 @@ impl Stage {
             ticks_missed: statistics.missed,
             final_state: digest(&simulator),
         };
-        Ok(Ended { outcome, report })
+        Ok(Ended { outcome, report, recorded: recording.map(|recording| recording.finish()) })
     }
 }
 

@@ -1,4 +1,4 @@
-//! `waza`, the one binary: demo, run, model, sim, doctor and bench. Every verb's `--help` has an example.
+//! `waza`, the one binary: demo, run, replay, model, sim, doctor and bench. Every verb's `--help` has an example.
 //!
 //! This crate owns what people see: words, tables, pictures, exit codes. It refuses to know how a model works, how a robot
 //! moves and how a skill is kept in its sandbox.
@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`commands`] | a file a verb |
 //! | [`episode`] | one episode: scene, robot, skill, judge |
+//! | [`recording`] | from a run to the flight recorder, and back |
 //! | [`report`] | what episodes come to |
 //! | [`statistics`] | Wilson's interval, percentiles |
 //! | [`film`] | what the cameras saw, with words under it |
@@ -28,6 +29,7 @@ mod film;
 mod output;
 mod picture;
 mod progress;
+mod recording;
 mod report;
 mod statistics;
 mod toolchain;

@@ -73,6 +73,7 @@ fn instantiate(host: &Host, skill: &str) -> Result<Duration, SkillError> {
         events: Arc::new(|_| ()),
         file: None,
         family: Crowd::default(),
+        journal: None,
     };
     let job = Arc::new(run::job(site, &skill, start, Signal::new()));
     let (context, _tasks) = incarnation::context(site, &skill, &job);
@@ -80,7 +81,7 @@ fn instantiate(host: &Host, skill: &str) -> Result<Duration, SkillError> {
     let mut times = Vec::with_capacity(INSTANCES);
     for _ in 0..INSTANCES {
         let start = Instant::now();
-        let mut store = run::store(context.clone(), Signal::new());
+        let mut store = run::store(context.clone(), Signal::new(), None);
         let instance = {
             let mut making = pin!(skill.component.instantiate_async(&mut store));
             loop {

@@ -135,7 +135,7 @@ fn read(path: &Path) -> Result<Vec<u8>, RuntimeError> {
     std::fs::read(path).map_err(unreadable)
 }
 
-fn compile(engine: &Engine, bytes: &[u8], path: &Path) -> Result<Component, RuntimeError> {
+pub(crate) fn compile(engine: &Engine, bytes: &[u8], path: &Path) -> Result<Component, RuntimeError> {
     let no = |what: String| Err(RuntimeError::NotAComponent { path: path.into(), what });
     match bytes {
         [b'\0', b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Component::from_binary(engine, bytes).or_else(|error| {

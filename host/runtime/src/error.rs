@@ -204,6 +204,15 @@ impl Exhausted {
 }
 
 impl SkillError {
+    /// The run was ended wherever it stood: by the operator, or because its time was up.
+    pub(crate) fn is_from_outside(&self) -> bool {
+        match self {
+            Self::Stopped { .. } => true,
+            Self::Exhausted { budget, .. } => budget.budget == Budget::RunTime,
+            _ => false,
+        }
+    }
+
     /// The permission that was lacking, if that is why.
     pub fn denied(&self) -> Option<&Permission> {
         match self {

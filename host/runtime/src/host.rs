@@ -27,6 +27,7 @@ use crate::engine::Engines;
 use crate::error::{RuntimeError, SkillError};
 use crate::event::Event;
 use crate::incarnation::Prepared;
+use crate::journal::Journal;
 use crate::lease::Leases;
 use crate::manifest::{Manifest, SkillId};
 use crate::meter::Crowd;
@@ -185,6 +186,8 @@ pub(crate) struct Skill {
     pub digest: Digest,
     pub grants: Grants,
     pub component: SkillPre<Run>,
+    /// The same, for runs that are recorded.
+    pub recorded: SkillPre<Run>,
 }
 
 /// The runs in flight.
@@ -323,12 +326,16 @@ impl Host {
             path: path.clone(),
             what: format!("{error:#}").replace('\n', " "),
         };
-        let mut linker = Linker::new(&site.engines.skill);
-        calls::link(&mut linker, &manifest).map_err(misfit)?;
-        let component = linker.instantiate_pre(&component).and_then(SkillPre::new).map_err(misfit)?;
+        let linked = |link: fn(&mut Linker<Run>, &Manifest) -> wasmtime::Result<()>| {
+            let mut linker = Linker::new(&site.engines.skill);
+            link(&mut linker, &manifest)?;
+            linker.instantiate_pre(&component).and_then(SkillPre::new)
+        };
+        let recorded = linked(calls::link_recorded).map_err(misfit)?;
+        let component = linked(calls::link).map_err(misfit)?;
         let grants = Grants::new(&manifest.permissions, &site.options.withheld);
         let id = manifest.id.clone();
-        let skill = Arc::new(Skill { manifest, grants, digest, component });
+        let skill = Arc::new(Skill { manifest, digest, grants, component, recorded });
         site.skills().insert(id.clone(), skill.clone());
         site.offer(&skill, requested);
         Ok(id)
@@ -383,7 +390,19 @@ impl Host {
 
     /// Starts a run, on a thread of its own, before this returns. `events` is called on that thread.
     pub fn run(&self, skill: &str, request: TaskRequest, events: impl Fn(Event) + Send + Sync + 'static) -> Running {
-        self.0.start(skill, self.0.runs.number(), request, Arc::new(events))
+        self.0.start(skill, self.0.runs.number(), request, Arc::new(events), None)
+    }
+
+    /// Starts a run that is written down, as [`Replay`](crate::Replay) takes it. Recording costs time at every call, and a
+    /// run that is recorded keeps its version: a record is of one component.
+    pub fn record(
+        &self,
+        skill: &str,
+        request: TaskRequest,
+        events: impl Fn(Event) + Send + Sync + 'static,
+        journal: Arc<dyn Journal>,
+    ) -> Running {
+        self.0.start(skill, self.0.runs.number(), request, Arc::new(events), Some(journal))
     }
 
     /// The runs in flight, those that skills invoked among them.
@@ -415,7 +434,7 @@ impl Host {
         if self.0.skill(skill.as_str()).is_ok() {
             lock(&self.0.interrupted).remove(&run)?;
         }
-        Some(self.0.start(skill.as_str(), run, request, Arc::new(events)))
+        Some(self.0.start(skill.as_str(), run, request, Arc::new(events), None))
     }
 
     /// Forgets an interrupted run, and its checkpoint. False: there is none.
@@ -477,9 +496,10 @@ impl Site {
         id: RunId,
         request: TaskRequest,
         events: Arc<dyn Fn(Event) + Send + Sync>,
+        journal: Option<Arc<dyn Journal>>,
     ) -> Running {
         let file = self.files.as_ref().map(|files| files.of(id));
-        self.run(skill, Start { id, request, callers: [].into(), events, file, family: Crowd::default() })
+        self.run(skill, Start { id, request, callers: [].into(), events, file, family: Crowd::default(), journal })
     }
 
     pub fn run(self: &Arc<Self>, skill: &str, start: Start) -> Running {

@@ -144,7 +144,7 @@ impl Prepared {
     /// Makes an instance on this thread, while another works on the run.
     pub fn new(site: &Arc<Site>, skill: &Arc<Skill>, job: &Arc<Job>) -> Result<Self, SkillError> {
         let (context, inbox) = context(site, skill, job);
-        let mut store = run::store(context.clone(), job.signal.clone());
+        let mut store = run::store(context.clone(), job.signal.clone(), None);
         context.burst.begin();
         let log = store.data().wasi.log();
         let made = pollster::block_on(skill.component.instantiate_async(&mut store));
@@ -168,12 +168,12 @@ impl Incarnation {
     /// Makes an instance when it is first polled.
     pub fn new(site: &Arc<Site>, skill: &Arc<Skill>, job: &Arc<Job>, resume: Option<Vec<u8>>) -> Self {
         let (context, inbox) = context(site, skill, job);
-        let mut store = run::store(context.clone(), job.signal.clone());
+        let mut store = run::store(context.clone(), job.signal.clone(), job.tape.clone());
         let request = request(job, resume);
         let log = store.data().wasi.log();
-        let skill = skill.clone();
+        let component = if job.tape.is_some() { skill.recorded.clone() } else { skill.component.clone() };
         let work = async move {
-            let bindings = skill.component.instantiate_async(&mut store).await?;
+            let bindings = component.instantiate_async(&mut store).await?;
             work(&mut store, &bindings, request).await
         };
         Self { context, log, work: Box::pin(work), inbox, tasks: Vec::new() }

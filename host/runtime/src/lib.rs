@@ -38,11 +38,15 @@
 //! | [`quarantine`] | versions of skills that are not run any more |
 //! | [`event`] | what a run reports while it runs |
 //! | [`error`] | how loading and running fail |
+//! | [`journal`] | what a run can write down |
+//! | [`mod@replay`] | running a skill against the record of a run |
 //! | [`model`] | what is asked of a foundation model |
 //! | [`controller`] | components of the synchronous world |
 //! | [`bench`] | what a call across the boundary costs |
 //! | `engine` | the two wasmtime engines, epochs |
 //! | `bindings` | the contract, generated |
+//! | `canonical` | one spelling for every value of the contract |
+//! | `taped` | the contract as a recorded run calls it, and as a replay answers it |
 //! | `calls` | the host's side of the contract, a file an interface |
 //! | `wasi` | the little of WASI that a skill gets |
 //! | [`swap`] | how a run changes to another version of its skill |
@@ -64,6 +68,7 @@ mod bindings;
 pub mod budget;
 mod cache;
 mod calls;
+mod canonical;
 mod checkpoint;
 mod component;
 pub mod controller;
@@ -74,16 +79,19 @@ mod feed;
 pub mod host;
 mod incarnation;
 mod inference;
+pub mod journal;
 mod lease;
 pub mod manifest;
 mod meter;
 pub mod model;
 pub mod permission;
 pub mod quarantine;
+pub mod replay;
 mod rollout;
 mod run;
 mod state;
 pub mod swap;
+mod taped;
 mod wasi;
 pub mod watch;
 mod window;
@@ -96,9 +104,11 @@ pub use controller::Controller;
 pub use error::{Exhausted, RuntimeError, SkillError};
 pub use event::Event;
 pub use host::{Host, HostOptions, Operator, Outcome, RunId, RunSummary, Running, SkillSummary, TaskRequest};
+pub use journal::{Entry, Journal};
 pub use manifest::{Manifest, SkillId};
 pub use model::Model;
 pub use permission::Permission;
 pub use quarantine::Quarantined;
+pub use replay::Replay;
 pub use swap::SwapOptions;
 pub use watch::{Change, Watch};

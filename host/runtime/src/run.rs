@@ -22,6 +22,7 @@ use crate::error::{Exhausted, SkillError};
 use crate::event::Event;
 use crate::host::{Outcome, RunId, Site, Skill, TaskRequest};
 use crate::incarnation::{Answer, Incarnation};
+use crate::journal::{Journal, Tape};
 use crate::lease::Pulse;
 use crate::manifest::SkillId;
 use crate::meter::{Crowd, Meter};
@@ -46,6 +47,8 @@ pub(crate) struct Job {
     pub incarnations: AtomicU32,
     pub pulse: Arc<Pulse>,
     pub meter: Arc<Meter>,
+    /// Of a run that is recorded.
+    pub tape: Option<Arc<Tape>>,
     pub offers: Offers,
     /// The version that works.
     working: Mutex<Arc<Skill>>,
@@ -61,10 +64,11 @@ impl Job {
         lock(&self.working).clone()
     }
 
-    /// Whether a version could take the place of the one that works.
+    /// Whether a version could take the place of the one that works. A record is of one component.
     pub fn wants(&self, skill: &Skill) -> bool {
         let working = self.working();
-        working.manifest.id == skill.manifest.id
+        self.tape.is_none()
+            && working.manifest.id == skill.manifest.id
             && working.digest != skill.digest
             && !lock(&self.refused).contains(&skill.digest)
     }
@@ -104,10 +108,12 @@ pub(crate) struct Start {
     pub file: Option<RunFile>,
     /// The run and all that its like invoked.
     pub family: Crowd,
+    /// Where the run is written down.
+    pub journal: Option<Arc<dyn Journal>>,
 }
 
 /// Handles of all kinds that a run may hold, for one of the host's.
-const KINDS_OF_HANDLES: usize = 4;
+pub(crate) const KINDS_OF_HANDLES: usize = 4;
 
 /// Starts a run on a thread of its own.
 pub(crate) fn start(
@@ -123,12 +129,15 @@ pub(crate) fn start(
     site.runs.begin(&job);
     let id = skill.manifest.id.clone();
     let work = move || {
-        let ended = drive(site.clone(), skill, job.clone());
+        let ended = drive(site.clone(), skill, job.clone()).map(Outcome::from);
+        if let Some(tape) = &job.tape {
+            tape.ended(&ended);
+        }
         if let Err(error) = &ended {
             site.quarantine.judge(&job.working(), error);
         }
         // Nobody may wait for it any more.
-        let _ = answer.send(Reply { value: ended.map(Outcome::from), hold: site.robot.hold_time() });
+        let _ = answer.send(Reply { value: ended, hold: site.robot.hold_time() });
         job.holds.release();
     };
     let spawned = std::thread::Builder::new().name(format!("waza-run-{id}")).spawn(work);
@@ -163,7 +172,7 @@ impl Drop for Ending {
 }
 
 pub(crate) fn job(site: &Site, skill: &Arc<Skill>, start: Start, signal: Arc<Signal>) -> Job {
-    let Start { id, request, callers, events, file, family } = start;
+    let Start { id, request, callers, events, file, family, journal } = start;
     let begun_tick = site.robot.tick();
     let ticks = site.options.budgets.run_time.as_secs_f64() * f64::from(site.robot.embodiment().control_hz);
     let pulse = Arc::new(Pulse::default());
@@ -182,6 +191,7 @@ pub(crate) fn job(site: &Site, skill: &Arc<Skill>, start: Start, signal: Arc<Sig
         incarnations: AtomicU32::new(0),
         pulse,
         meter: Arc::new(Meter::new(&site.options.budgets, family, site.robot.tick_ns(begun_tick))),
+        tape: journal.map(|journal| Tape::new(journal, site.robot.clone())),
         offers: Offers::default(),
         working: Mutex::new(skill.clone()),
         refused: Mutex::default(),
@@ -460,13 +470,14 @@ impl Supervisor {
 struct Interrupted;
 
 /// A store for one run, with its budgets in force.
-pub(crate) fn store(context: Arc<Calls>, signal: Arc<Signal>) -> Store<Run> {
+pub(crate) fn store(context: Arc<Calls>, signal: Arc<Signal>, tape: Option<Arc<Tape>>) -> Store<Run> {
     let budgets = &context.site.options.budgets;
     let counted = context.clone();
     let yields = context.site.robot.pace() == Pace::RealTime;
     let mut table = ResourceTable::new();
     table.set_max_capacity(budgets.handles);
-    let run = Run { growth: Growth::new(budgets), wasi: Wasi::new(context.clone()), table, context: context.clone() };
+    let wasi = Wasi::of(&context, tape.clone());
+    let run = Run { growth: Growth::new(budgets), wasi, table, context: context.clone(), tape };
     let mut store = Store::new(&context.site.engines.skill, run);
     store.limiter(|run| &mut run.growth);
     store.set_hostcall_fuel(budgets.call_bytes);

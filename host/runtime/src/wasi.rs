@@ -12,12 +12,14 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource, ResourceTable, ResourceType};
 use wasmtime_wasi_io::bytes::Bytes;
-use wasmtime_wasi_io::poll::{Pollable, subscribe};
+use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
 use wasmtime_wasi_io::streams::{DynInputStream, DynOutputStream, InputStream, OutputStream, StreamError};
 use wasmtime_wasi_io::{IoView, async_trait};
 
-use crate::calls::{Context, Run};
+use crate::calls::{self, Context, Run};
+use crate::canonical::{Canonical, arguments};
 use crate::event::Event;
+use crate::journal::{Tape, awaited};
 
 /// Of the interfaces; the linker takes any 0.2 for it.
 const VERSION: &str = "0.2.6";
@@ -35,8 +37,22 @@ pub(crate) struct Wasi {
 }
 
 impl Wasi {
-    pub fn new(context: Arc<Context>) -> Self {
-        Self { random: ChaCha8Rng::seed_from_u64(context.seed), log: Log::new(context) }
+    /// `said` gets what is written, line by line.
+    pub fn new(seed: u64, log_bytes: u64, said: impl Fn(String) + Send + 'static) -> Self {
+        Self { random: ChaCha8Rng::seed_from_u64(seed), log: Log::new(log_bytes, Box::new(said)) }
+    }
+
+    /// Of a run: its lines are reported, and recorded if it is.
+    pub fn of(context: &Arc<Context>, tape: Option<Arc<Tape>>) -> Self {
+        let (seed, log_bytes) = (context.seed, context.site.options.budgets.log_bytes);
+        let context = context.clone();
+        Self::new(seed, log_bytes, move |line| {
+            tracing::info!(skill = %context.skill.manifest.id, "{line}");
+            if let Some(tape) = &tape {
+                tape.said(&line);
+            }
+            (context.events)(Event::Log { line });
+        })
     }
 
     /// Where its standard output and error go.
@@ -54,10 +70,94 @@ impl IoView for Run {
 /// Terminals that no skill has.
 struct Terminal;
 
+/// The data of a store that gets what this module links.
+pub(crate) trait Sandboxed: IoView + Send + 'static {
+    fn wasi(&mut self) -> &mut Wasi;
+
+    fn monotonic_ns(&mut self) -> wasmtime::Result<u64>;
+
+    fn resolution_ns(&mut self) -> wasmtime::Result<u64>;
+
+    fn wall(&mut self) -> wasmtime::Result<Datetime>;
+
+    fn alarm(&mut self, until: Until) -> wasmtime::Result<Resource<DynPollable>>;
+}
+
+/// When an alarm rings, ns of robot time.
+#[derive(Clone, Copy)]
+pub(crate) enum Until {
+    Instant(u64),
+    Elapsed(u64),
+}
+
+impl Until {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Instant(_) => "monotonic-clock.subscribe-instant",
+            Self::Elapsed(_) => "monotonic-clock.subscribe-duration",
+        }
+    }
+
+    pub fn arguments(self) -> String {
+        let (Self::Instant(ns) | Self::Elapsed(ns)) = self;
+        arguments!(ns)
+    }
+}
+
+impl Run {
+    fn now_ns(&self) -> u64 {
+        let robot = &self.context.site.robot;
+        robot.tick_ns(robot.tick())
+    }
+
+    /// Answers a call, and writes it down if the run is recorded.
+    fn told<T: Canonical>(&self, name: &str, value: T) -> wasmtime::Result<T> {
+        let answer = Ok(value);
+        if let Some(tape) = &self.tape {
+            let number = tape.called(name, arguments!());
+            tape.answered(self, number, false, &answer);
+        }
+        answer
+    }
+}
+
+impl Sandboxed for Run {
+    fn wasi(&mut self) -> &mut Wasi {
+        &mut self.wasi
+    }
+
+    fn monotonic_ns(&mut self) -> wasmtime::Result<u64> {
+        self.told("monotonic-clock.now", self.now_ns())
+    }
+
+    fn resolution_ns(&mut self) -> wasmtime::Result<u64> {
+        self.told("monotonic-clock.resolution", self.context.site.robot.tick_ns(1))
+    }
+
+    fn wall(&mut self) -> wasmtime::Result<Datetime> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.told("wall-clock.now", Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() })
+    }
+
+    fn alarm(&mut self, until: Until) -> wasmtime::Result<Resource<DynPollable>> {
+        let until_ns = match until {
+            Until::Instant(ns) => ns,
+            Until::Elapsed(ns) => self.now_ns().saturating_add(ns),
+        };
+        let tape = self.tape.clone().map(|tape| {
+            let number = tape.called(until.name(), until.arguments());
+            tape.answered(self, number, false, &wasmtime::Result::<()>::Ok(()));
+            (tape, number)
+        });
+        let alarm = self.push(Alarm { context: self.context.clone(), until_ns, tape })?;
+        subscribe(&mut self.table, alarm)
+    }
+}
+
 /// Links everything that this module's description names.
-pub(crate) fn link(linker: &mut Linker<Run>) -> wasmtime::Result<()> {
+pub(crate) fn link<T: Sandboxed>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     wasmtime_wasi_io::add_to_linker_async(linker)?;
-    link_random(linker, |run: &mut Run| &mut run.wasi.random)?;
+    link_random(linker, |data: &mut T| &mut data.wasi().random)?;
     link_clocks(linker)?;
     link_cli(linker)
 }
@@ -89,63 +189,51 @@ pub(crate) fn link_random<T: 'static>(
     })
 }
 
-fn link_clocks(linker: &mut Linker<Run>) -> wasmtime::Result<()> {
-    let now_ns = |run: &Run| {
-        let robot = &run.context.site.robot;
-        robot.tick_ns(robot.tick())
-    };
-    let subscribe_to = |run: &mut Run, until_ns: u64| {
-        let alarm = run.push(Alarm { context: run.context.clone(), until_ns })?;
-        Ok((subscribe(&mut run.table, alarm)?,))
-    };
+fn link_clocks<T: Sandboxed>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(&format!("wasi:clocks/monotonic-clock@{VERSION}"))?;
-    interface.func_wrap("now", move |store: StoreContextMut<'_, Run>, (): ()| Ok((now_ns(store.data()),)))?;
-    interface.func_wrap("resolution", |store: StoreContextMut<'_, Run>, (): ()| {
-        Ok((store.data().context.site.robot.tick_ns(1),))
+    interface.func_wrap("now", |mut store: StoreContextMut<'_, T>, (): ()| Ok((store.data_mut().monotonic_ns()?,)))?;
+    interface.func_wrap("resolution", |mut store: StoreContextMut<'_, T>, (): ()| {
+        Ok((store.data_mut().resolution_ns()?,))
     })?;
-    interface.func_wrap("subscribe-instant", move |mut store: StoreContextMut<'_, Run>, (until_ns,): (u64,)| {
-        subscribe_to(store.data_mut(), until_ns)
+    interface.func_wrap("subscribe-instant", |mut store: StoreContextMut<'_, T>, (ns,): (u64,)| {
+        Ok((store.data_mut().alarm(Until::Instant(ns))?,))
     })?;
-    interface.func_wrap("subscribe-duration", move |mut store: StoreContextMut<'_, Run>, (span_ns,): (u64,)| {
-        let until_ns = now_ns(store.data()).saturating_add(span_ns);
-        subscribe_to(store.data_mut(), until_ns)
+    interface.func_wrap("subscribe-duration", |mut store: StoreContextMut<'_, T>, (ns,): (u64,)| {
+        Ok((store.data_mut().alarm(Until::Elapsed(ns))?,))
     })?;
     let mut interface = linker.instance(&format!("wasi:clocks/wall-clock@{VERSION}"))?;
-    interface.func_wrap("now", |_: StoreContextMut<'_, Run>, (): ()| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok((Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() },))
-    })?;
+    interface.func_wrap("now", |mut store: StoreContextMut<'_, T>, (): ()| Ok((store.data_mut().wall()?,)))?;
     interface
-        .func_wrap("resolution", |_: StoreContextMut<'_, Run>, (): ()| Ok((Datetime { seconds: 0, nanoseconds: 1 },)))
+        .func_wrap("resolution", |_: StoreContextMut<'_, T>, (): ()| Ok((Datetime { seconds: 0, nanoseconds: 1 },)))
 }
 
 #[derive(wasmtime::component::ComponentType, wasmtime::component::Lower)]
 #[component(record)]
-struct Datetime {
-    seconds: u64,
-    nanoseconds: u32,
+pub(crate) struct Datetime {
+    pub seconds: u64,
+    pub nanoseconds: u32,
 }
 
-fn link_cli(linker: &mut Linker<Run>) -> wasmtime::Result<()> {
+fn link_cli<T: Sandboxed>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(&format!("wasi:cli/environment@{VERSION}"))?;
     interface
-        .func_wrap("get-environment", |_: StoreContextMut<'_, Run>, (): ()| Ok((Vec::<(String, String)>::new(),)))?;
-    interface.func_wrap("get-arguments", |_: StoreContextMut<'_, Run>, (): ()| Ok((Vec::<String>::new(),)))?;
-    interface.func_wrap("initial-cwd", |_: StoreContextMut<'_, Run>, (): ()| Ok((Option::<String>::None,)))?;
+        .func_wrap("get-environment", |_: StoreContextMut<'_, T>, (): ()| Ok((Vec::<(String, String)>::new(),)))?;
+    interface.func_wrap("get-arguments", |_: StoreContextMut<'_, T>, (): ()| Ok((Vec::<String>::new(),)))?;
+    interface.func_wrap("initial-cwd", |_: StoreContextMut<'_, T>, (): ()| Ok((Option::<String>::None,)))?;
     let mut interface = linker.instance(&format!("wasi:cli/exit@{VERSION}"))?;
-    interface.func_wrap("exit", |_: StoreContextMut<'_, Run>, (_,): (Result<(), ()>,)| -> wasmtime::Result<()> {
+    interface.func_wrap("exit", |_: StoreContextMut<'_, T>, (_,): (Result<(), ()>,)| -> wasmtime::Result<()> {
         Err(wasmtime::Error::msg("it called exit; a skill returns from `run` instead"))
     })?;
     let mut interface = linker.instance(&format!("wasi:cli/stdin@{VERSION}"))?;
-    interface.func_wrap("get-stdin", |mut store: StoreContextMut<'_, Run>, (): ()| {
+    interface.func_wrap("get-stdin", |mut store: StoreContextMut<'_, T>, (): ()| {
         let stream: DynInputStream = Box::new(Nothing);
-        Ok((store.data_mut().push(stream)?,))
+        Ok((calls::push(store.data_mut().table(), stream)?,))
     })?;
     for (interface, function) in [("stdout", "get-stdout"), ("stderr", "get-stderr")] {
         let mut interface = linker.instance(&format!("wasi:cli/{interface}@{VERSION}"))?;
-        interface.func_wrap(function, |mut store: StoreContextMut<'_, Run>, (): ()| {
-            let stream: DynOutputStream = Box::new(store.data().wasi.log());
-            Ok((store.data_mut().push(stream)?,))
+        interface.func_wrap(function, |mut store: StoreContextMut<'_, T>, (): ()| {
+            let stream: DynOutputStream = Box::new(store.data_mut().wasi().log());
+            Ok((calls::push(store.data_mut().table(), stream)?,))
         })?;
     }
     for direction in ["input", "output"] {
@@ -156,7 +244,7 @@ fn link_cli(linker: &mut Linker<Run>) -> wasmtime::Result<()> {
         let mut interface = linker.instance(&format!("wasi:cli/terminal-{stream}@{VERSION}"))?;
         let function = format!("get-terminal-{stream}");
         interface
-            .func_wrap(&function, |_: StoreContextMut<'_, Run>, (): ()| Ok((Option::<Resource<Terminal>>::None,)))?;
+            .func_wrap(&function, |_: StoreContextMut<'_, T>, (): ()| Ok((Option::<Resource<Terminal>>::None,)))?;
     }
     Ok(())
 }
@@ -165,13 +253,17 @@ fn link_cli(linker: &mut Linker<Run>) -> wasmtime::Result<()> {
 struct Alarm {
     context: Arc<Context>,
     until_ns: u64,
+    tape: Option<(Arc<Tape>, u64)>,
 }
 
 #[async_trait]
 impl Pollable for Alarm {
     async fn ready(&mut self) {
         // A robot whose time has ended wakes its sleepers.
-        let _ = crate::calls::wait(&self.context, self.until_ns).await;
+        let (_, waited) = awaited(calls::wait(&self.context, self.until_ns)).await;
+        if let Some((tape, number)) = &self.tape {
+            tape.rang(*number, waited);
+        }
     }
 }
 
@@ -195,7 +287,7 @@ impl InputStream for Nothing {
 pub(crate) struct Log(Arc<Mutex<Lines>>);
 
 struct Lines {
-    context: Arc<Context>,
+    said: Box<dyn Fn(String) + Send>,
     /// Bytes that may still be written.
     left: u64,
     unfinished: Vec<u8>,
@@ -206,9 +298,8 @@ struct Lines {
 const KEPT_LINES: usize = 3;
 
 impl Log {
-    fn new(context: Arc<Context>) -> Self {
-        let left = context.site.options.budgets.log_bytes;
-        Self(Arc::new(Mutex::new(Lines { context, left, unfinished: Vec::new(), last: VecDeque::new() })))
+    fn new(left: u64, said: Box<dyn Fn(String) + Send>) -> Self {
+        Self(Arc::new(Mutex::new(Lines { said, left, unfinished: Vec::new(), last: VecDeque::new() })))
     }
 
     /// The last lines that were written, finished or not, as one.
@@ -259,12 +350,11 @@ impl Lines {
     fn finish(&mut self) {
         let line = String::from_utf8_lossy(&self.unfinished).into_owned();
         self.unfinished.clear();
-        tracing::info!(skill = %self.context.skill.manifest.id, "{line}");
         if self.last.len() == KEPT_LINES {
             self.last.pop_front();
         }
         self.last.push_back(line.clone());
-        (self.context.events)(Event::Log { line });
+        (self.said)(line);
     }
 }
 

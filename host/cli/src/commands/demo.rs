@@ -107,7 +107,7 @@ impl Demo {
             let seed = self.seed.wrapping_add(index.into());
             let (_, instruction) = draw_task(act.task(), seed);
             bar.set_message(format!("{successes} done, now: {instruction}"));
-            let job = Job { seed, instruction, parameters: String::new() };
+            let job = Job { seed, instruction, parameters: String::new(), record: None };
             let reel = Reel::default();
             let Ended { report, .. } =
                 stage.run(&folder, &job, reel.clone(), |_| ()).with_context(|| format!("episode of seed {seed}"))?;

@@ -8,6 +8,7 @@ mod bench;
 mod demo;
 mod doctor;
 mod model;
+mod replay;
 mod run;
 mod sim;
 mod stage;
@@ -26,6 +27,8 @@ enum Command {
     Demo(demo::Demo),
     /// Let a skill do one task.
     Run(run::Run),
+    /// Run a skill against the record of a run: the same calls, bit for bit, or the first difference.
+    Replay(replay::Replay),
     /// Look at a foundation model's checkpoint.
     #[command(subcommand)]
     Model(model::Model),
@@ -45,6 +48,7 @@ impl Cli {
         match self.command {
             Command::Demo(command) => command.run(),
             Command::Run(command) => command.run(),
+            Command::Replay(command) => command.run(),
             Command::Model(command) => command.run(),
             Command::Sim(command) => command.run(),
             Command::Doctor(command) => command.run(),

@@ -18,7 +18,8 @@ use crate::progress;
 use super::stage::{StageOptions, build};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  waza run touch --task \"touch the red block\" --seed 7 --out out")]
+#[command(after_help = "Examples:\n  waza run touch --task \"touch the red block\" --seed 7 --out out\n  \
+                        waza run touch --task \"touch the red block\" --seed 7 --record run.mcap")]
 pub struct Run {
     /// A first-party skill by its name, or the folder of any skill.
     skill: String,
@@ -37,6 +38,9 @@ pub struct Run {
     /// Gets run.mp4, what the cameras saw.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Gets every call and every observation of the run, for `waza replay` and for viewers of MCAP files.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     #[command(flatten)]
     stage: StageOptions,
     /// Print one JSON object.
@@ -52,12 +56,17 @@ impl Run {
         let replaced = self.wasm.as_deref().map(|wasm| with_component(&folder, wasm)).transpose()?;
         let stage = self.stage.open(&checkout)?;
 
-        let job = Job { seed: self.seed, instruction: self.task.clone(), parameters: self.parameters.clone() };
+        let job = Job {
+            seed: self.seed,
+            instruction: self.task.clone(),
+            parameters: self.parameters.clone(),
+            record: self.record.clone(),
+        };
         let reel = Reel::default();
         let spinner = progress::spinner(&self.task);
         let shown = spinner.clone();
         let package = replaced.as_ref().map_or(folder.as_path(), TempDir::path);
-        let Ended { outcome, report, .. } = stage.run(package, &job, reel.clone(), move |event| match event {
+        let Ended { outcome, report, recorded } = stage.run(package, &job, reel.clone(), move |event| match event {
             Event::Progress { note, .. } => shown.set_message(note.clone()),
             Event::Log { line } => shown.suspend(|| eprintln!("{line}")),
             _ => (),
@@ -79,6 +88,15 @@ impl Run {
         } else {
             println!("{}: {}", report.skill, report.said);
             println!("the judge: {} after {:.1} s", report.verdict, report.seconds);
+        }
+        if let Some(recorded) = recorded {
+            let recorded = recorded?;
+            if let Some(cut) = &recorded.cut {
+                eprintln!("warning: the record is cut short: {cut}");
+            }
+            if !self.json {
+                println!("the record: {} entries, {} observations", recorded.entries, recorded.observations);
+            }
         }
         outcome.map(drop).map_err(Into::into)
     }

@@ -29,11 +29,14 @@ use crate::error::Exhausted;
 use crate::event::Event;
 use crate::host::{Site, Skill};
 use crate::incarnation::{Conduct, SafePoint};
+use crate::journal::Tape;
 use crate::lease::{Holder, Waiting};
 use crate::manifest::{Manifest, WIT};
 use crate::meter::Meter;
 use crate::permission::{NotGranted, Permission};
+use crate::replay::Replayed;
 use crate::run::Job;
+use crate::taped::{Recorder, Recording, Replayer, Replaying};
 
 /// One moment of the robot, as a skill holds it.
 pub type Observed = Arc<Observation>;
@@ -77,6 +80,8 @@ pub(crate) struct Run {
     pub table: ResourceTable,
     pub growth: Growth,
     pub wasi: crate::wasi::Wasi,
+    /// Of a run that is recorded.
+    pub tape: Option<Arc<Tape>>,
 }
 
 impl Context {
@@ -149,13 +154,7 @@ fn refused(denied: NotGranted) -> Refusal {
 impl Run {
     /// Hands something to the skill.
     pub fn push<T: Send + 'static>(&mut self, value: T) -> wasmtime::Result<Resource<T>> {
-        self.table.push(value).map_err(|error| match error {
-            ResourceTableError::Full => {
-                let limit = self.table.max_capacity().to_string();
-                wasmtime::Error::new(Exhausted { budget: Budget::Handles, limit })
-            }
-            other => wasmtime::Error::new(other),
-        })
+        push(&mut self.table, value)
     }
 }
 
@@ -192,6 +191,17 @@ impl Run {
         self.growth.release(value.bytes(self.context.site.robot.embodiment()));
         Ok(value)
     }
+}
+
+/// Hands something to a skill, within its budget of handles.
+pub(crate) fn push<T: Send + 'static>(table: &mut ResourceTable, value: T) -> wasmtime::Result<Resource<T>> {
+    table.push(value).map_err(|error| match error {
+        ResourceTableError::Full => {
+            let limit = table.max_capacity().to_string();
+            wasmtime::Error::new(Exhausted { budget: Budget::Handles, limit })
+        }
+        other => wasmtime::Error::new(other),
+    })
 }
 
 /// Why a call does not return a value: the skill is told, or the run ends.
@@ -256,38 +266,71 @@ impl bindings::types::Host for Run {
     }
 }
 
+/// Links the interfaces of the contract that are asked for, and the little of WASI. `observation` is called where only the
+/// type is named.
+macro_rules! link {
+    ($linker:ident, $host:ty, $data:expr, $asked:expr, $observation:expr) => {{
+        let asked = $asked;
+        crate::wasi::link($linker)?;
+        bindings::types::add_to_linker::<_, $host>($linker, $data)?;
+        bindings::clock::add_to_linker::<_, $host>($linker, $data)?;
+        bindings::actions::add_to_linker::<_, $host>($linker, $data)?;
+        if asked("sensing") {
+            bindings::sensing::add_to_linker::<_, $host>($linker, $data)?;
+        } else {
+            $observation($linker)?;
+        }
+        if asked("model") {
+            bindings::model::add_to_linker::<_, $host>($linker, $data)?;
+        }
+        if asked("motion") {
+            bindings::motion::add_to_linker::<_, $host>($linker, $data)?;
+        }
+        if asked("operator") {
+            bindings::operator::add_to_linker::<_, $host>($linker, $data)?;
+        }
+        if asked("durable") {
+            bindings::durable::add_to_linker::<_, $host>($linker, $data)?;
+        }
+        if asked("skills") {
+            bindings::skills::add_to_linker::<_, $host>($linker, $data)?;
+        }
+        Ok(())
+    }};
+}
+
 /// Links what a manifest asks for, and nothing else.
 pub(crate) fn link(linker: &mut Linker<Run>, manifest: &Manifest) -> wasmtime::Result<()> {
-    type This = HasSelf<Run>;
-    let asked = |interface: &str| undeclared(interface, manifest).is_none();
-    crate::wasi::link(linker)?;
-    bindings::types::add_to_linker::<_, This>(linker, |run| run)?;
-    bindings::clock::add_to_linker::<_, This>(linker, |run| run)?;
-    bindings::actions::add_to_linker::<_, This>(linker, |run| run)?;
-    if asked("sensing") {
-        bindings::sensing::add_to_linker::<_, This>(linker, |run| run)?;
-    } else {
-        // Other interfaces name this type; without the functions it gives no power.
-        let mut types = linker.instance(&format!("waza:skill/sensing@{WIT}"))?;
-        types.resource("observation", ResourceType::host::<Observed>(), |mut store, rep| {
-            store.data_mut().take_held(Resource::<Observed>::new_own(rep))?;
-            Ok(())
-        })?;
-    }
-    if asked("model") {
-        bindings::model::add_to_linker::<_, This>(linker, |run| run)?;
-    }
-    if asked("motion") {
-        bindings::motion::add_to_linker::<_, This>(linker, |run| run)?;
-    }
-    if asked("operator") {
-        bindings::operator::add_to_linker::<_, This>(linker, |run| run)?;
-    }
-    if asked("durable") {
-        bindings::durable::add_to_linker::<_, This>(linker, |run| run)?;
-    }
-    if asked("skills") {
-        bindings::skills::add_to_linker::<_, This>(linker, |run| run)?;
-    }
-    Ok(())
+    link!(linker, HasSelf<Run>, |run| run, |interface: &str| undeclared(interface, manifest).is_none(), observation)
+}
+
+/// Links the same, for runs that are recorded.
+pub(crate) fn link_recorded(linker: &mut Linker<Run>, manifest: &Manifest) -> wasmtime::Result<()> {
+    link!(
+        linker,
+        Recording,
+        |run| Recorder(run),
+        |interface: &str| undeclared(interface, manifest).is_none(),
+        observation
+    )
+}
+
+/// Links everything: whatever is called gives no power, and must have been recorded.
+pub(crate) fn link_replay(linker: &mut Linker<Replayed>) -> wasmtime::Result<()> {
+    link!(
+        linker,
+        Replaying,
+        |replayed| Replayer(replayed),
+        |_: &str| true,
+        |_: &mut Linker<Replayed>| -> wasmtime::Result<()> { Ok(()) }
+    )
+}
+
+/// Links the type that other interfaces name. Without the functions it gives no power.
+fn observation(linker: &mut Linker<Run>) -> wasmtime::Result<()> {
+    let mut types = linker.instance(&format!("waza:skill/sensing@{WIT}"))?;
+    types.resource("observation", ResourceType::host::<Observed>(), |mut store, rep| {
+        store.data_mut().take_held(Resource::<Observed>::new_own(rep))?;
+        Ok(())
+    })
 }

@@ -37,8 +37,9 @@ impl<T: Send + 'static> skills::HostWithStore<T> for HasSelf<Run> {
         };
         let (site, family) = (&context.site, context.meter.family());
         let callers = context.job.callers.iter().copied().chain([context.job.id]).collect();
-        let start =
-            Start { id: site.runs.number(), request, callers, events: context.events.clone(), file: None, family };
+        let (id, events) = (site.runs.number(), context.events.clone());
+        // A record is of one run; what another came to is in its answer.
+        let start = Start { id, request, callers, events, file: None, family, journal: None };
         let _waiting = context.waiting();
         let ended = context.holds.settle(site.run(&skill, start)).await;
         ended.map(Outcome::into).map_err(|error| {

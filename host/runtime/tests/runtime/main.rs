@@ -12,6 +12,7 @@ mod loading;
 mod lockstep;
 mod motion;
 mod quarantine;
+mod replaying;
 mod services;
 mod state;
 mod swapping;

@@ -2,8 +2,11 @@
 
 wit_bindgen::generate!({ path: "../../../../../wit/v0.1.0", world: "skill" });
 
+use std::future::poll_fn;
 use std::hash::BuildHasher;
 use std::hint::black_box;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use exports::waza::skill::task::{Guest, Request};
@@ -207,6 +210,31 @@ impl Guest for Conduct {
                 clock::wait(clock::now() + 500_000_000).await?;
                 drop((events, lease));
                 String::new()
+            }
+            "look away" => {
+                let mut events = acquire(vec!["arm".into()]).await?.rollout(&forward(5.0, 10.0))?;
+                let mut all = 0;
+                let until = clock::now() + 1_000_000_000;
+                let mut stopped = pin!(clock::wait(until));
+                loop {
+                    let mut next = pin!(events.next());
+                    let first = poll_fn(|context| match stopped.as_mut().poll(context) {
+                        Poll::Ready(ended) => Poll::Ready(Err(ended)),
+                        Poll::Pending => next.as_mut().poll(context).map(Ok),
+                    });
+                    match first.await {
+                        Ok(Some(_)) => all += 1,
+                        Ok(None) => break,
+                        Err(ended) => break ended?,
+                    }
+                }
+                format!("{all} events in a second")
+            }
+            "ask the clocks" => {
+                let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+                let start = Instant::now();
+                std::thread::sleep(Duration::from_millis(20));
+                format!("{wall:?} {:?}", start.elapsed())
             }
             "progress" => {
                 operator::progress(0.5, "half way");

@@ -1,0 +1,285 @@
+//! Running a skill against the record of a run, without robot, model or clock.
+//!
+//! Every call is compared with the next recorded one, its name and its arguments bit for bit, and answered as it was then.
+//! What the skill waits for comes in the recorded order, as fast as the machine can. Budgets of CPU time, memory and
+//! handles hold as in a run. What the skill writes to its log moves nothing and is not compared.
+
+mod cursor;
+mod difference;
+
+use std::path::Path;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use wasmtime::component::{
+    Destination, Lift, Linker, Lower, Resource, ResourceTable, StreamProducer, StreamReader, StreamResult,
+};
+use wasmtime::{Store, StoreContextMut, UpdateDeadline};
+use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
+use wasmtime_wasi_io::{IoView, async_trait};
+
+pub(crate) use cursor::Cursor;
+pub use difference::Difference;
+
+use crate::bindings::skill::SkillPre;
+use crate::bindings::skill::exports::waza::skill::task::Request;
+use crate::budget::{Budgets, Burst, Growth};
+use crate::calls::{self, Fault};
+use crate::canonical::{Canonical, arguments};
+use crate::component::compile;
+use crate::engine::Engines;
+use crate::error::{RuntimeError, SkillError};
+use crate::host::TaskRequest;
+use crate::journal::{Answer, Delivery, Ending, Entry, RecordedFatal};
+use crate::manifest::SkillId;
+use crate::run::{KINDS_OF_HANDLES, explain};
+use crate::taped::Replayer;
+use crate::wasi::{Datetime, Sandboxed, Until, Wasi};
+use cursor::Halted;
+
+/// What is replayed.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// Whose run it was.
+    pub skill: SkillId,
+    /// What it was asked to do, and its seed.
+    pub request: TaskRequest,
+    /// Everything that it met, with the instants of robot time, ns.
+    pub entries: Vec<(u64, Entry)>,
+}
+
+/// What a replay came to. What a skill does otherwise than recorded is no error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Everything that was recorded was the same.
+    Same {
+        /// How many.
+        calls: u64,
+        /// How the recorded run ended; none if its record is cut short.
+        ended: Option<Ending>,
+    },
+    /// The first difference.
+    Differs(Difference),
+}
+
+/// A component, compiled to be run against records.
+pub struct Replay {
+    engines: Engines,
+    component: SkillPre<Replayed>,
+    budgets: Budgets,
+}
+
+impl Replay {
+    /// Compiles a component, which runs within these budgets. `place` names it in errors.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] if it is no component, or imports what no skill gets.
+    pub fn new(component: &[u8], place: &Path, budgets: Budgets) -> Result<Self, RuntimeError> {
+        let engines = Engines::new(budgets.memory_bytes)?;
+        let misfit = |error: wasmtime::Error| RuntimeError::Misfit {
+            path: place.into(),
+            what: format!("{error:#}").replace('\n', " "),
+        };
+        let component = compile(&engines.skill, component, place)?;
+        let mut linker = Linker::new(&engines.skill);
+        calls::link_replay(&mut linker).map_err(misfit)?;
+        let component = linker.instantiate_pre(&component).and_then(SkillPre::new).map_err(misfit)?;
+        Ok(Self { engines, component, budgets })
+    }
+
+    /// Runs it against a record.
+    pub fn run(&self, recorded: Recorded) -> Verdict {
+        let Recorded { skill, request, entries } = recorded;
+        let burst = Burst::default();
+        let cursor = Cursor::new(entries, burst.clone());
+        let mut store = Store::new(&self.engines.skill, Replayed::new(cursor.clone(), request.seed, &self.budgets));
+        store.limiter(|replayed| &mut replayed.growth);
+        store.set_epoch_deadline(1);
+        store.set_hostcall_fuel(self.budgets.call_bytes);
+        store.set_max_component_handles(self.budgets.handles.saturating_mul(KINDS_OF_HANDLES));
+        store.epoch_deadline_callback({
+            let (burst, budgets) = (burst.clone(), self.budgets.clone());
+            move |_| burst.check(&budgets).map(|()| UpdateDeadline::Continue(1)).map_err(wasmtime::Error::new)
+        });
+        let log = store.data().wasi.log();
+        let TaskRequest { instruction, parameters, resume, .. } = request;
+        let request = Request { instruction, parameters, resume };
+        burst.begin();
+        let ran = drive(&cursor, async {
+            let bindings = self.component.instantiate_async(&mut store).await?;
+            store.run_concurrent(async |accessor| bindings.waza_skill_task().call_run(accessor, request).await).await?
+        });
+        let ending = match ran {
+            None => None,
+            Some(Ok(Ok(outcome))) => Some(Ending::of(&Ok(outcome.into()))),
+            Some(Ok(Err(refusal))) => Some(Ending::of(&Err(SkillError::Returned { skill, refusal }))),
+            Some(Err(error)) if error.is::<RecordedFatal>() => None,
+            Some(Err(error)) => Some(Ending::of(&Err(explain(skill, &error, log.last(), &self.budgets)))),
+        };
+        let (calls, halted, ended) = cursor.end(ending.as_ref());
+        match halted {
+            Halted::RecordEnds => Verdict::Same { calls, ended },
+            Halted::Differs(difference) => Verdict::Differs(difference),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Polls a skill until it is done, or until nothing can wake it any more. None: it was not done.
+fn drive<T>(cursor: &Cursor, skill: impl Future<Output = T>) -> Option<T> {
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let mut context = Context::from_waker(&waker);
+    let mut skill = pin!(skill);
+    loop {
+        if let Poll::Ready(done) = skill.as_mut().poll(&mut context) {
+            return Some(done);
+        }
+        if cursor.is_halted() {
+            return None;
+        }
+        if !woken.0.swap(false, Ordering::AcqRel) {
+            cursor.stuck();
+            return None;
+        }
+    }
+}
+
+/// The data of a replay's store.
+pub(crate) struct Replayed {
+    pub cursor: Cursor,
+    growth: Growth,
+    wasi: Wasi,
+    /// Of WASI's handles; those of the contract are the recorded numbers.
+    table: ResourceTable,
+}
+
+impl Replayed {
+    fn new(cursor: Cursor, seed: u64, budgets: &Budgets) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(budgets.handles);
+        let wasi = Wasi::new(seed, budgets.log_bytes, |line| tracing::info!("{line}"));
+        Self { cursor, growth: Growth::new(budgets), wasi, table }
+    }
+}
+
+/// A call that opens a stream.
+pub(crate) fn stream<I>(
+    mut store: StoreContextMut<'_, Replayed>,
+    name: &str,
+    arguments: &str,
+) -> Result<StreamReader<I>, Fault>
+where
+    I: Canonical + Lift + Lower + Send + Sync + 'static,
+{
+    let cursor = store.data().cursor.clone();
+    let number = cursor.call(name, arguments).map_err(wasmtime::Error::new)?;
+    cursor.answer::<Result<(), Fault>>(number)?;
+    Ok(StreamReader::new(
+        &mut store,
+        Played { number, cursor, pended: false, of: std::marker::PhantomData::<fn() -> I> },
+    )?)
+}
+
+/// Delivers what a stream delivered.
+struct Played<I> {
+    number: u64,
+    cursor: Cursor,
+    pended: bool,
+    of: std::marker::PhantomData<fn() -> I>,
+}
+
+impl<I> Drop for Played<I> {
+    fn drop(&mut self) {
+        self.cursor.close(self.number);
+    }
+}
+
+impl<I> StreamProducer<Replayed> for Played<I>
+where
+    I: Canonical + Lift + Lower + Send + Sync + 'static,
+{
+    type Item = I;
+    type Buffer = Option<I>;
+
+    fn poll_produce<'a>(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        _: StoreContextMut<'a, Replayed>,
+        mut destination: Destination<'a, I, Option<I>>,
+        finish: bool,
+    ) -> Poll<wasmtime::Result<StreamResult>> {
+        let this = self.get_mut();
+        let delivery = std::task::ready!(this.cursor.poll_stream(this.number, &mut this.pended, finish, context));
+        Poll::Ready(match delivery.map_err(wasmtime::Error::new)? {
+            Delivery::Ready => Ok(StreamResult::Completed),
+            Delivery::Cancelled => Ok(StreamResult::Cancelled),
+            Delivery::End | Delivery::Closed => Ok(StreamResult::Dropped),
+            Delivery::Item(item) => <wasmtime::Result<I>>::read(&item).map_err(wasmtime::Error::new)?.map(|item| {
+                destination.set_buffer(Some(item));
+                StreamResult::Completed
+            }),
+        })
+    }
+}
+
+impl IoView for Replayed {
+    fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+}
+
+impl Replayed {
+    fn told<T: Canonical>(&mut self, name: &str, arguments: &str) -> wasmtime::Result<T> {
+        Replayer(self).call(name, arguments)
+    }
+}
+
+impl Sandboxed for Replayed {
+    fn wasi(&mut self) -> &mut Wasi {
+        &mut self.wasi
+    }
+
+    fn monotonic_ns(&mut self) -> wasmtime::Result<u64> {
+        self.told("monotonic-clock.now", &arguments!())
+    }
+
+    fn resolution_ns(&mut self) -> wasmtime::Result<u64> {
+        self.told("monotonic-clock.resolution", &arguments!())
+    }
+
+    fn wall(&mut self) -> wasmtime::Result<Datetime> {
+        self.told("wall-clock.now", &arguments!())
+    }
+
+    fn alarm(&mut self, until: Until) -> wasmtime::Result<Resource<DynPollable>> {
+        let number = self.cursor.call(until.name(), &until.arguments())?;
+        self.cursor.answer::<wasmtime::Result<()>>(number)?;
+        let alarm = calls::push(&mut self.table, Alarm { number, cursor: self.cursor.clone() })?;
+        subscribe(&mut self.table, alarm)
+    }
+}
+
+/// Rings when it rang.
+struct Alarm {
+    number: u64,
+    cursor: Cursor,
+}
+
+#[async_trait]
+impl Pollable for Alarm {
+    async fn ready(&mut self) {
+        let mut pended = false;
+        std::future::poll_fn(|context| self.cursor.poll_alarm(self.number, &mut pended, context)).await;
+    }
+}
