@@ -129,10 +129,7 @@ pub(crate) fn start(
     site.runs.begin(&job);
     let id = skill.manifest.id.clone();
     let work = move || {
-        let ended = drive(site.clone(), skill, job.clone()).map(Outcome::from);
-        if let Some(tape) = &job.tape {
-            tape.ended(&ended);
-        }
+        let ended = drive(site.clone(), skill, job.clone());
         if let Err(error) = &ended {
             site.quarantine.judge(&job.working(), error);
         }
@@ -148,10 +145,16 @@ pub(crate) fn start(
 }
 
 /// Everything of the run is gone when this returns: its leases are given up and their joints told to hold.
-fn drive(site: Arc<Site>, skill: Arc<Skill>, job: Arc<Job>) -> Result<types::Outcome, SkillError> {
+fn drive(site: Arc<Site>, skill: Arc<Skill>, job: Arc<Job>) -> Result<Outcome, SkillError> {
     // Dropped last, even if the host's own code panics.
     let _ending = Ending { site: site.clone(), job: job.clone() };
-    Supervisor::new(site, skill, job).supervise()
+    let mut supervisor = Supervisor::new(site, skill, job.clone());
+    let ended = supervisor.supervise().map(Outcome::from);
+    if let Some(tape) = &job.tape {
+        // Before the skill's streams close because it is gone.
+        tape.ended(&ended);
+    }
+    ended
 }
 
 struct Ending {
