@@ -5,10 +5,12 @@ use clap::{Parser, Subcommand};
 
 mod ask;
 mod bench;
+mod ctl;
 mod demo;
 mod doctor;
 mod model;
 mod run;
+mod serve;
 mod sim;
 mod stage;
 
@@ -26,6 +28,10 @@ enum Command {
     Demo(demo::Demo),
     /// Let a skill do one task.
     Run(run::Run),
+    /// Leave a robot and its skills running, for operators to reach over HTTP.
+    Serve(serve::Serve),
+    /// Operate what `waza serve` left running.
+    Ctl(ctl::Ctl),
     /// Look at a foundation model's checkpoint.
     #[command(subcommand)]
     Model(model::Model),
@@ -45,6 +51,8 @@ impl Cli {
         match self.command {
             Command::Demo(command) => command.run(),
             Command::Run(command) => command.run(),
+            Command::Serve(command) => command.run(),
+            Command::Ctl(command) => command.run(),
             Command::Model(command) => command.run(),
             Command::Sim(command) => command.run(),
             Command::Doctor(command) => command.run(),
