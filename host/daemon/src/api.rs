@@ -15,12 +15,12 @@ use futures_util::stream;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use waza_robot::{Pace, StopSource};
-use waza_runtime::{Host, SkillId};
+use waza_runtime::{Host, RunId, SkillId};
 
 use crate::fault::Fault;
 use crate::metrics;
 use crate::packages::Packages;
-use crate::runs::{Run, Runs};
+use crate::runs::{Run, Runs, interrupted, view_of_interrupted};
 use crate::wire::{self, Latch, Model, OfSkill, Quarantined, Reset, Skill, Skills, StartRun, Status};
 
 /// Readers of events at once: each keeps a connection for as long as it likes, and others must remain.
@@ -75,11 +75,15 @@ impl Site {
     }
 
     fn run(&self, id: &str) -> Result<Arc<Run>, Fault> {
-        let way_out = "GET /v1/runs lists those that are known";
-        let number: u64 =
-            id.parse().map_err(|_| Fault::bad_request(format!("{id:?} is no number of a run"), way_out))?;
-        self.runs.find(number).ok_or_else(|| Fault::not_found(format!("there is no run {number}"), way_out))
+        let id = number(id)?;
+        self.runs.find(id).ok_or_else(|| Fault::not_found(format!("there is no run {id}"), KNOWN_RUNS))
     }
+}
+
+const KNOWN_RUNS: &str = "GET /v1/runs lists those that are known";
+
+fn number(id: &str) -> Result<RunId, Fault> {
+    id.parse().map_err(|_| Fault::bad_request(format!("{id:?} is no number of a run"), KNOWN_RUNS))
 }
 
 pub(crate) fn router(site: Arc<Site>) -> Router {
@@ -89,6 +93,7 @@ pub(crate) fn router(site: Arc<Site>) -> Router {
         .route("/v1/runs", get(runs).post(start))
         .route("/v1/runs/{id}", get(run).merge(delete(end)))
         .route("/v1/runs/{id}/events", get(events))
+        .route("/v1/runs/{id}/resume", post(resume))
         .route("/v1/stop", post(stop))
         .route("/v1/stop/alive", post(alive))
         .route("/v1/reset", post(reset))
@@ -123,7 +128,8 @@ async fn skills(State(site): Shared) -> Json<Skills> {
 }
 
 async fn runs(State(site): Shared) -> Json<Vec<wire::Run>> {
-    Json(site.runs.all().iter().map(|run| run.view()).collect())
+    let waiting = site.host.interrupted().into_iter().map(view_of_interrupted);
+    Json(waiting.chain(site.runs.all().iter().map(|run| run.view())).collect())
 }
 
 async fn start(State(site): Shared, body: Result<Bytes, BytesRejection>) -> Result<Response, Fault> {
@@ -132,11 +138,23 @@ async fn start(State(site): Shared, body: Result<Bytes, BytesRejection>) -> Resu
 }
 
 async fn run(State(site): Shared, Path(id): Path<String>) -> Result<Json<wire::Run>, Fault> {
-    Ok(Json(site.run(&id)?.view()))
+    match interrupted(&site.host, number(&id)?) {
+        Some(run) => Ok(Json(view_of_interrupted(run))),
+        None => Ok(Json(site.run(&id)?.view())),
+    }
 }
 
-/// Asks a run to end; the answer says whether it already has.
+/// Lets an interrupted run go on. Nothing else ever does.
+async fn resume(State(site): Shared, Path(id): Path<String>) -> Result<Json<wire::Run>, Fault> {
+    Ok(Json(site.runs.resume(&site.host, number(&id)?)?.view()))
+}
+
+/// Asks a run to end; the answer says whether it already has. One that was interrupted is forgotten.
 async fn end(State(site): Shared, Path(id): Path<String>) -> Result<Response, Fault> {
+    if let Some(run) = interrupted(&site.host, number(&id)?) {
+        site.host.forget(run.id);
+        return Ok(Json(view_of_interrupted(run)).into_response());
+    }
     let run = site.run(&id)?;
     run.stop();
     Ok((StatusCode::ACCEPTED, Json(run.view())).into_response())

@@ -44,7 +44,8 @@ pub struct Serve {
     /// Draws the simulator's scene.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// A folder in which the host keeps what it must know after a restart; it forgets if left out.
+    /// A folder of the host's own, for compiled components, checkpoints of runs and quarantined versions; it forgets them if
+    /// left out.
     #[arg(long)]
     state: Option<PathBuf>,
     /// Where the HTTP API is served.
@@ -89,15 +90,6 @@ impl Serve {
             .map(Token::open)
             .transpose()
             .map_err(|line| BadInput::caused_by(anyhow::Error::msg(line)))?;
-        if let Some(state) = &self.state {
-            std::fs::create_dir_all(state).map_err(|error| {
-                bad_input(
-                    format!("cannot make the state folder ({error})"),
-                    state.display(),
-                    "name another with --state",
-                )
-            })?;
-        }
         let model = self.model.open(&Checkout::find()?)?;
         let RobotName::SimTabletop = self.robot;
         let embodiment = Arc::new(Embodiment::so101());

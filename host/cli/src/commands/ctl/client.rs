@@ -10,6 +10,7 @@ use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 use waza_daemon::Token;
 use waza_daemon::wire::Failure;
+use waza_runtime::RunId;
 
 use crate::fault::{BadInput, bad_input};
 
@@ -67,7 +68,7 @@ impl Client {
     }
 
     /// Follows the events of a run to its end.
-    pub fn follow(&self, run: u64, mut each: impl FnMut(Event) -> Result<()>) -> Result<()> {
+    pub fn follow(&self, run: RunId, mut each: impl FnMut(Event) -> Result<()>) -> Result<()> {
         let answer = checked(self.look(&format!("/v1/runs/{run}/events"))?)?;
         let mut kind = String::new();
         for line in BufReader::new(answer.into_body().into_reader()).lines() {

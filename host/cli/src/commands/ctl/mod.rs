@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use waza_daemon::Token;
 use waza_daemon::wire::{Latch, OfSkill, Reset, Run, RunState, Skills, StartRun, Status};
+use waza_runtime::RunId;
 
 use self::client::Client;
 use crate::fault::{BadInput, bad_input};
@@ -52,7 +53,7 @@ enum Verb {
     #[command(after_help = "Examples:\n  waza ctl runs\n  waza ctl runs 3 --json")]
     Runs {
         /// Only this run.
-        id: Option<u64>,
+        id: Option<RunId>,
     },
     /// Stop the robot. The stop stays until it is reset, and every run ends.
     #[command(after_help = "Example:\n  waza ctl stop")]
@@ -63,11 +64,17 @@ enum Verb {
         /// Its number, as `waza ctl status` shows it.
         stop: u64,
     },
-    /// End a run. Its joints hold.
+    /// End a run; its joints hold. One that was interrupted is forgotten.
     #[command(after_help = "Example:\n  waza ctl kill 3")]
     Kill {
         /// Its number.
-        id: u64,
+        id: RunId,
+    },
+    /// Let a run go on from its checkpoint that an earlier host did not live to end.
+    #[command(after_help = "Example:\n  waza ctl resume 3")]
+    Resume {
+        /// Its number, as `waza ctl runs` lists it.
+        id: RunId,
     },
     /// Take every lease of a skill away. Its joints hold; its runs go on and are told so.
     #[command(after_help = "Example:\n  waza ctl revoke waza/touch")]
@@ -96,6 +103,9 @@ struct Start {
     /// Of the model's noise and of the skill's random numbers.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// It gives way to a run of higher priority that wants its joints.
+    #[arg(long, default_value_t = 0)]
+    priority: u8,
     /// Do not wait for the end.
     #[arg(long)]
     detach: bool,
@@ -119,6 +129,10 @@ impl Ctl {
             Verb::Kill { id } => show(&client.delete(&format!("/v1/runs/{id}"))?, json, |run: &Run| {
                 format!("run {} has been told to end", run.id)
             }),
+            Verb::Resume { id } => {
+                let going: Run = client.post(&format!("/v1/runs/{id}/resume"), &Value::Null)?;
+                show(&going, json, |going| format!("run {} goes on", going.id))
+            }
             Verb::Revoke { skill } => client.post_only("/v1/leases/revoke", &OfSkill { skill }),
             Verb::Pardon { skill } => client.post_only("/v1/quarantine/pardon", &OfSkill { skill }),
         }
@@ -132,9 +146,10 @@ impl Start {
             Some(text) => serde_json::from_str(text)
                 .map_err(|error| bad_input("--parameters is no JSON", error, "write it like '{\"max_seconds\": 5}'"))?,
         };
-        let ask = StartRun { skill: self.skill, instruction: self.task, parameters, seed: self.seed };
+        let Self { skill, task: instruction, seed, priority, detach, .. } = self;
+        let ask = StartRun { skill, instruction, parameters, seed, priority };
         let started: Run = client.post("/v1/runs", &ask)?;
-        if self.detach {
+        if detach {
             return show(&started, json, |started| format!("run {} has begun", started.id));
         }
         let mut ended = None;
@@ -202,6 +217,7 @@ fn run(run: &Run) -> String {
     let said = match (run.state, &run.outcome, &run.error, &run.progress) {
         (RunState::Succeeded, Some(outcome), ..) => format!("succeeded: {}", outcome.summary),
         (RunState::Failed, _, Some(error), _) => format!("failed: {}", error.cause),
+        (RunState::Interrupted, ..) => format!("interrupted; `waza ctl resume {}` lets it go on", run.id),
         (_, _, _, Some(progress)) => format!("{:.0} %: {}", progress.fraction * 100.0, progress.note),
         _ => "running".into(),
     };
