@@ -76,5 +76,5 @@ pub use observation::{Frame, Image, Observation, Proprioception};
 pub use play::{Ended, Play, PlayError, PlayReport};
 pub use robot::{Pending, Playing, Reply, Robot, RobotError, RobotOptions, Statistics, TimeHold};
 pub use safety::{Intervention, Kinematics, Response, Rule};
-pub use stop::{StopFile, StopSource, Stopped};
+pub use stop::{SourceState, StopFile, StopSource, Stopped};
 pub use tighten::Tightening;

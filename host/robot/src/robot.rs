@@ -19,7 +19,7 @@ use crate::observation::Observation;
 use crate::play::{Play, PlayError, PlayReport};
 use crate::player::Prepared;
 use crate::safety::{Kinematics, Rule};
-use crate::stop::{Sources, StopSource, Stopped};
+use crate::stop::{SourceState, Sources, StopSource, Stopped};
 
 /// What a control loop needs beside an embodiment and a link.
 pub struct RobotOptions {
@@ -237,6 +237,11 @@ impl Robot {
     /// [`RobotError::NotArmed`] until the source has been seen alive.
     pub fn declare_stop_source(&self, name: &str) -> StopSource {
         self.0.sources.declare(name, &self.0.inbox)
+    }
+
+    /// The declared stop sources, in the order of their declaration.
+    pub fn stop_sources(&self) -> Vec<SourceState> {
+        self.0.sources.states()
     }
 
     /// Whether the host stop is latched.

@@ -16,6 +16,22 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped(pub(crate) u64);
 
+impl Stopped {
+    /// Different for every stop of a robot, so that a person can name the one that they saw.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// A declared source, as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceState {
+    /// As declared.
+    pub name: String,
+    /// Whether it has been seen alive.
+    pub seen: bool,
+}
+
 /// One way in which this robot may be stopped: a key, a signal, an HTTP endpoint, a file. Declared with
 /// [`Robot::declare_stop_source`](crate::Robot::declare_stop_source); from any thread, at any time.
 #[derive(Clone)]
@@ -52,6 +68,15 @@ impl Sources {
     pub fn unseen(&self) -> Vec<String> {
         let sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         sources.iter().filter(|(_, seen)| !seen.load(Ordering::Acquire)).map(|(name, _)| name.clone()).collect()
+    }
+
+    pub fn states(&self) -> Vec<SourceState> {
+        let sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = |(name, seen): &(String, Arc<AtomicBool>)| SourceState {
+            name: name.clone(),
+            seen: seen.load(Ordering::Acquire),
+        };
+        sources.iter().map(state).collect()
     }
 }
 

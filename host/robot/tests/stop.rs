@@ -15,6 +15,8 @@ fn nothing_moves_until_every_declared_stop_source_has_been_seen_alive() {
     let key = bench.robot.declare_stop_source("key");
     let file = bench.robot.declare_stop_source("file");
     key.alive();
+    let seen: Vec<_> = bench.robot.stop_sources().into_iter().map(|source| (source.name, source.seen)).collect();
+    assert_eq!(seen, [("key".into(), true), ("file".into(), false)]);
     let refused = bench.finish(chunk(0, [0.1])).unwrap_err();
     assert_eq!(refused, RobotError::NotArmed { unseen: vec!["file".into()] });
     assert_eq!(bench.robot.commanded(), REST);
@@ -50,6 +52,7 @@ fn a_reset_acknowledges_one_stop_and_not_the_next() {
     let first = bench.robot.stopped().unwrap();
     assert!(bench.robot.reset(first));
     bench.robot.stop();
+    assert_ne!(bench.robot.stopped().unwrap().number(), first.number());
     assert!(!bench.robot.reset(first), "this stop has been seen by nobody");
     assert!(bench.robot.is_stopped());
     assert!(bench.robot.reset(bench.robot.stopped().unwrap()));

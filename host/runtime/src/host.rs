@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use futures_channel::oneshot;
 use serde::{Deserialize, Serialize};
 use wasmtime::component::Linker;
+use waza_model::About;
 use waza_robot::{Pace, Reply, Robot};
 
 use crate::actor::Signal;
@@ -247,6 +248,11 @@ impl Running {
     pub fn id(&self) -> RunId {
         self.id
     }
+
+    /// Ends the run, as dropping it does, but it can still be waited for.
+    pub fn stop(&self) {
+        self.signal.stop();
+    }
 }
 
 impl Future for Running {
@@ -470,6 +476,11 @@ impl Host {
     /// Forgets every strike of a skill, whichever version's. Says whether one of them was quarantined.
     pub fn pardon(&self, skill: &SkillId) -> bool {
         self.0.quarantine.pardon(skill)
+    }
+
+    /// What the model says about itself.
+    pub fn model(&self) -> &About {
+        self.0.model.about()
     }
 
     /// The robot.

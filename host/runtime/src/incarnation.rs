@@ -135,7 +135,9 @@ pub(crate) struct Prepared {
 pub(crate) struct Incarnation {
     pub context: Arc<Context>,
     log: Log,
-    work: Pin<Box<dyn Future<Output = Answer>>>,
+    work: Pin<Box<dyn Future<Output = (Answer, Store<Run>)>>>,
+    /// Of one that has ended: what goes with it goes after everybody knows that it has ended.
+    ended: Option<Store<Run>>,
     inbox: mpsc::UnboundedReceiver<Task>,
     tasks: Vec<Task>,
 }
@@ -159,8 +161,8 @@ impl Prepared {
         context.conduct.begun_tick.store(context.site.robot.tick(), Ordering::Relaxed);
         let request = request(&context.job, Some(resume));
         let log = store.data().wasi.log();
-        let work = async move { work(&mut store, &bindings, request).await };
-        Incarnation { context, log, work: Box::pin(work), inbox, tasks: Vec::new() }
+        let work = async move { (work(&mut store, &bindings, request).await, store) };
+        Incarnation { context, log, work: Box::pin(work), ended: None, inbox, tasks: Vec::new() }
     }
 }
 
@@ -173,10 +175,13 @@ impl Incarnation {
         let log = store.data().wasi.log();
         let component = if job.tape.is_some() { skill.recorded.clone() } else { skill.component.clone() };
         let work = async move {
-            let bindings = component.instantiate_async(&mut store).await?;
-            work(&mut store, &bindings, request).await
+            let answer = match component.instantiate_async(&mut store).await {
+                Ok(bindings) => work(&mut store, &bindings, request).await,
+                Err(error) => Err(error),
+            };
+            (answer, store)
         };
-        Self { context, log, work: Box::pin(work), inbox, tasks: Vec::new() }
+        Self { context, log, work: Box::pin(work), ended: None, inbox, tasks: Vec::new() }
     }
 
     /// Lets the host work for the skill: in the order in which the tasks were sent, so that a run repeats.
@@ -186,7 +191,10 @@ impl Incarnation {
 
     /// Lets the skill think.
     pub fn poll(&mut self, context: &mut task::Context<'_>) -> Poll<Answer> {
-        self.work.as_mut().poll(context)
+        self.work.as_mut().poll(context).map(|(answer, store)| {
+            self.ended = Some(store);
+            answer
+        })
     }
 
     /// Takes up the tasks that were sent since. Says whether there were any.

@@ -5,11 +5,13 @@ use clap::{Parser, Subcommand};
 
 mod ask;
 mod bench;
+mod ctl;
 mod demo;
 mod doctor;
 mod model;
 mod replay;
 mod run;
+mod serve;
 mod sim;
 mod stage;
 
@@ -29,6 +31,10 @@ enum Command {
     Run(run::Run),
     /// Run a skill against the record of a run: the same calls, bit for bit, or the first difference.
     Replay(replay::Replay),
+    /// Leave a robot and its skills running, for operators to reach over HTTP.
+    Serve(serve::Serve),
+    /// Operate what `waza serve` left running.
+    Ctl(ctl::Ctl),
     /// Look at a foundation model's checkpoint.
     #[command(subcommand)]
     Model(model::Model),
@@ -49,6 +55,8 @@ impl Cli {
             Command::Demo(command) => command.run(),
             Command::Run(command) => command.run(),
             Command::Replay(command) => command.run(),
+            Command::Serve(command) => command.run(),
+            Command::Ctl(command) => command.run(),
             Command::Model(command) => command.run(),
             Command::Sim(command) => command.run(),
             Command::Doctor(command) => command.run(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
-use waza_model::{Broker, Checkpoint, Device, Model, Policy, Vlm, VlmCheckpoint};
+use waza_model::{Broker, Checkpoint, Device, Model, ModelHandle, Policy, Vlm, VlmCheckpoint};
 use waza_robot::{Embodiment, Pace};
 
 use crate::assets::Checkout;
@@ -13,8 +13,9 @@ use crate::episode::Stage;
 use crate::fault::model_fault;
 use crate::{progress, toolchain};
 
+/// Which model answers, and on what.
 #[derive(Debug, Args)]
-pub struct StageOptions {
+pub struct ModelOptions {
     /// What runs the model: auto (a real GPU if there is one, else the CPU), cpu or gpu.
     #[arg(long, default_value_t)]
     device: Device,
@@ -24,6 +25,12 @@ pub struct StageOptions {
     /// A folder of a SmolVLM2, for skills that ask questions; none if left out.
     #[arg(long)]
     vlm: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct StageOptions {
+    #[command(flatten)]
+    model: ModelOptions,
     /// Let robot time pass as the wall clock does, not as fast as the machine can. Episodes then do not repeat exactly.
     #[arg(long)]
     realtime: bool,
@@ -32,11 +39,21 @@ pub struct StageOptions {
 impl StageOptions {
     /// The bundled checkpoint, in real time.
     pub fn realtime_on_cpu() -> Self {
-        Self { device: Device::Cpu, model: None, vlm: None, realtime: true }
+        let model = ModelOptions { device: Device::Cpu, model: None, vlm: None };
+        Self { model, realtime: true }
     }
 
     /// Loads the model.
     pub fn open(&self, checkout: &Checkout) -> Result<Stage> {
+        let model = self.model.open(checkout)?;
+        let pace = if self.realtime { Pace::RealTime } else { Pace::Lockstep };
+        Ok(Stage { embodiment: Arc::new(Embodiment::so101()), model, pace })
+    }
+}
+
+impl ModelOptions {
+    /// Loads the model.
+    pub fn open(&self, checkout: &Checkout) -> Result<ModelHandle> {
         let spinner = progress::spinner("loading the model");
         let folder = self.model.clone().unwrap_or_else(|| checkout.checkpoint());
         let (vlm, device) = (self.vlm.clone(), self.device);
@@ -50,8 +67,7 @@ impl StageOptions {
         };
         let model = Broker::start(load).map_err(model_fault)?;
         spinner.finish_with_message(format!("model on {}", model.about().device));
-        let pace = if self.realtime { Pace::RealTime } else { Pace::Lockstep };
-        Ok(Stage { embodiment: Arc::new(Embodiment::so101()), model, pace })
+        Ok(model)
     }
 }
 

@@ -1,6 +1,7 @@
 //! `waza bench`: what things cost on this machine.
 
 mod calls;
+mod grpc;
 mod lerobot;
 mod model;
 mod shape;
@@ -15,7 +16,7 @@ pub enum Bench {
     #[command(after_help = "Examples:\n  waza bench model --device cpu --against lerobot\n  \
                             waza bench model --shape smolvla-450m --cameras 2 --batch 4 --json")]
     Model(model::Model),
-    /// Measure what it costs to cross between a skill and the host, and to start a skill.
+    /// Measure what it costs to cross between a skill and the host, there and over gRPC, and to start a skill.
     #[command(after_help = "Example:\n  waza bench calls --json")]
     Calls(calls::Calls),
     /// Change the version of a working skill again and again, under load, and measure how long it takes and what the control

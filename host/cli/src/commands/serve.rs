@@ -1,0 +1,164 @@
+//! `waza serve`: what an operator leaves running.
+
+use std::convert::Infallible;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use waza_daemon::{Daemon, DaemonError, Options, StopKind, Token};
+use waza_robot::sim::{SceneSpec, Simulator, arm};
+use waza_robot::{Embodiment, Pace, Robot, RobotOptions};
+use waza_runtime::{Host, HostOptions};
+
+use super::stage::ModelOptions;
+use crate::assets::Checkout;
+use crate::fault::{BadInput, OrBadInput, bad_input};
+
+/// How long the stop sources may take to be seen alive before this says which are not. They may come later.
+const ARM_WITHIN: Duration = Duration::from_secs(3);
+
+/// Lines that wait for a reader.
+const MOST_WAITING_LINES: usize = 1024;
+
+/// How long the last lines may take.
+const PRINT_WITHIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  waza serve --robot sim:tabletop --skills skills\n  \
+                        waza serve --skills /srv/skills --stop signal,http,key,file:/run/waza/STOP\n  \
+                        waza serve --skills /srv/skills --listen 0.0.0.0:7373 --token /etc/waza/token\n\n\
+                        SIGUSR1 stops the robot, Ctrl-C and SIGTERM stop it and leave. `waza ctl` operates it.")]
+pub struct Serve {
+    /// The robot.
+    #[arg(long, default_value = "sim:tabletop")]
+    robot: RobotName,
+    /// A folder of skill packages, a folder each; what changes there takes effect at once.
+    #[arg(long)]
+    skills: PathBuf,
+    /// Draws the simulator's scene.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// A folder of the host's own, for compiled components, checkpoints of runs and quarantined versions; it forgets them if
+    /// left out.
+    #[arg(long)]
+    state: Option<PathBuf>,
+    /// Where the HTTP API is served.
+    #[arg(long, default_value = "127.0.0.1:7373")]
+    listen: SocketAddr,
+    /// A file with the token that every caller must send; needed where other machines can reach the API.
+    #[arg(long)]
+    token: Option<PathBuf>,
+    /// What may stop the robot: signal (SIGUSR1), http, key (any, in this terminal) and file:PATH (when it appears). Nothing
+    /// moves until each has been seen alive. Left out: signal,http, and file:STATE/STOP where there is a state folder.
+    #[arg(long, value_delimiter = ',')]
+    stop: Vec<StopKind>,
+    #[command(flatten)]
+    model: ModelOptions,
+}
+
+/// A robot that can be served.
+#[derive(Debug, Clone)]
+enum RobotName {
+    SimTabletop,
+}
+
+impl FromStr for RobotName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "sim:tabletop" => Ok(Self::SimTabletop),
+            _ => Err("there is sim:tabletop".into()),
+        }
+    }
+}
+
+impl Serve {
+    pub fn run(self) -> Result<()> {
+        if !self.skills.is_dir() {
+            return Err(bad_input("no folder of skills", self.skills.display(), "name one that exists with --skills"));
+        }
+        let token = self
+            .token
+            .as_deref()
+            .map(Token::open)
+            .transpose()
+            .map_err(|line| BadInput::caused_by(anyhow::Error::msg(line)))?;
+        let model = self.model.open(&Checkout::find()?)?;
+        let RobotName::SimTabletop = self.robot;
+        let embodiment = Arc::new(Embodiment::so101());
+        let link = Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), self.seed);
+        let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(arm::tool_position) };
+        let robot = Robot::start(embodiment, Box::new(link), options).context("starting the robot")?;
+        let host = Host::new(robot, model, HostOptions { state: self.state.clone(), ..HostOptions::default() })
+            .or_bad_input()?;
+
+        let options = Options { listen: self.listen, token, stops: self.stops() };
+        let (lines, printed) = Lines::start()?;
+        let tell = lines.clone();
+        let daemon = Daemon::start(host, options, move |notice| tell.say(notice)).map_err(|error| match error {
+            DaemonError::Thread(_) => error.into(),
+            error => BadInput::caused_by(error),
+        })?;
+        daemon.watch(&self.skills).or_bad_input()?;
+        lines.say(format!("listening on http://{}", daemon.address()));
+        let unseen = daemon.arm(ARM_WITHIN);
+        if unseen.is_empty() {
+            lines.say("armed: every stop source has been seen alive");
+        } else {
+            let unseen = unseen.join(", ");
+            lines.say(format!("not armed: nothing has been heard of {unseen}; nothing moves until then"));
+        }
+        daemon.wait_for_leave();
+        lines.say("leaving: the robot has been stopped");
+        daemon.end();
+        drop(lines);
+        // An error is the end of the printing; whoever does not read by now is not waited for.
+        let _ = printed.recv_timeout(PRINT_WITHIN);
+        Ok(())
+    }
+}
+
+impl Serve {
+    fn stops(&self) -> Vec<StopKind> {
+        if !self.stop.is_empty() {
+            return self.stop.clone();
+        }
+        let file = self.state.iter().map(|state| StopKind::File(state.join("STOP")));
+        [StopKind::Signal, StopKind::Http].into_iter().chain(file).collect()
+    }
+}
+
+/// Lines for whoever looks. Nobody waits until they are printed: a reader that stops reading must not keep the robot's API from
+/// answering.
+#[derive(Clone)]
+struct Lines(SyncSender<String>);
+
+impl Lines {
+    /// Prints on a thread of its own. The receiver is told when the last of these is gone and all is printed.
+    fn start() -> Result<(Self, Receiver<Infallible>)> {
+        let (lines, queue) = sync_channel::<String>(MOST_WAITING_LINES);
+        let (open, printed) = channel();
+        let print = move || {
+            for line in queue {
+                let mut out = io::stdout().lock();
+                // There may be nobody to read it.
+                let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+            }
+            drop(open);
+        };
+        std::thread::Builder::new().name("waza-lines".into()).spawn(print).context("starting a thread")?;
+        Ok((Self(lines), printed))
+    }
+
+    fn say(&self, line: impl ToString) {
+        // If nobody reads, lines are lost.
+        let _ = self.0.try_send(line.to_string());
+    }
+}

@@ -1,0 +1,253 @@
+//! The HTTP API, over real connections, with real skills.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod fixture;
+
+use std::io::Write;
+use std::net::TcpStream;
+
+use fixture::{Bench, answer, anywhere, ask, ask_text, component, eventually, package};
+use serde_json::{Value, json};
+use waza_daemon::{Daemon, Notice, Options, StopKind, Token};
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+#[track_caller]
+fn assert_refused(answer: (u16, Value), status: u16, kind: &str) -> String {
+    let (got, body) = answer;
+    assert_eq!((got, &body["error"]["kind"]), (status, &kind.into()), "{body}");
+    let (cause, way_out) = (body["error"]["cause"].as_str().unwrap(), body["error"]["way_out"].as_str().unwrap());
+    assert!(!cause.is_empty() && !way_out.is_empty(), "{body}");
+    format!("{cause}: {way_out}")
+}
+
+#[test]
+fn a_run_is_started_followed_and_ended_over_http() {
+    let bench = Bench::new();
+    let (status, skills) = bench.get("/v1/skills");
+    assert_eq!((status, &skills["loaded"][0]["id"]), (200, &"test/conduct".into()), "{skills}");
+
+    let run = bench.start("say: hello");
+    let ended = bench.ended(run);
+    assert_eq!((&ended["state"], &ended["events"]["log"]), (&"succeeded".into(), &2.into()), "{ended}");
+    let (status, events) = ask_text(bench.daemon.address(), "GET", &format!("/v1/runs/{run}/events"), &[], "");
+    let (hello, end) = (events.find("data: {\"line\":\"hello\"}").unwrap(), events.find("event: ended").unwrap());
+    assert!(status == 200 && hello < end, "{events}");
+
+    let run = bench.start("panic");
+    let ended = bench.ended(run);
+    assert_eq!((&ended["state"], &ended["error"]["kind"]), (&"failed".into(), &"trapped".into()));
+    assert!(ended["error"]["cause"].as_str().unwrap().contains("on purpose"), "{ended}");
+
+    for instruction in ["wait forever", "spin", "keep moving"] {
+        let run = bench.start(instruction);
+        assert_eq!(bench.get("/v1/status").1["running"], 1);
+        assert_eq!(bench.delete(&format!("/v1/runs/{run}")).0, 202);
+        assert_eq!(bench.ended(run)["error"]["kind"], "stopped", "{instruction}");
+    }
+    assert_eq!(bench.get("/v1/runs").1.as_array().unwrap().len(), 5);
+}
+
+#[test]
+fn a_version_that_crashes_again_and_again_is_quarantined_in_sight_of_the_operator_who_may_pardon_it() {
+    let bench = Bench::new();
+    for _ in 0..3 {
+        let run = bench.start("panic");
+        assert_eq!(bench.ended(run)["error"]["kind"], "trapped");
+    }
+    let refused = bench.start("say: hello");
+    assert_eq!(bench.ended(refused)["error"]["kind"], "quarantined");
+    let version = &bench.get("/v1/skills").1["quarantined"][0];
+    assert_eq!((&version["skill"], &version["version"]), (&"test/conduct".into(), &"0.1.0".into()));
+    assert!(version["why"][0].as_str().unwrap().contains("on purpose"), "{version}");
+
+    let pardon = || bench.post("/v1/quarantine/pardon", json!({ "skill": "test/conduct" }));
+    assert_eq!(pardon().0, 204);
+    assert_refused(pardon(), 404, "not-found");
+    let run = bench.start("say: hello");
+    assert_eq!(bench.ended(run)["state"], "succeeded");
+}
+
+#[test]
+fn events_reach_a_reader_while_the_run_works() {
+    let bench = Bench::new();
+    let run = bench.start("wait forever");
+    let address = bench.daemon.address();
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET /v1/runs/{run}/events HTTP/1.1\r\nhost: {address}\r\n\r\n").unwrap();
+    bench.delete(&format!("/v1/runs/{run}"));
+    let (status, events) = answer(stream);
+    assert!(status == 200 && events.contains("event: ended"), "{events}");
+}
+
+#[test]
+fn the_host_stop_ends_every_run_and_resetting_it_names_the_stop_and_starts_nothing() {
+    let bench = Bench::new();
+    let moving = bench.start("keep moving");
+    eventually(|| (bench.robot.commanded()[0] != 0.0).then_some(()));
+    let (status, latch) = bench.post("/v1/stop", Value::Null);
+    let stop = latch["stopped"].as_u64().unwrap();
+    assert_eq!((status, bench.robot.is_stopped()), (200, true));
+    bench.notice(|notice| (notice == Notice::Stopped { stop }).then_some(()));
+    assert_eq!(bench.ended(moving)["state"], "failed");
+
+    let start = || bench.post("/v1/runs", json!({ "skill": "test/conduct", "instruction": "say: no" }));
+    assert!(assert_refused(start(), 409, "stopped").contains(&format!("waza ctl reset {stop}")));
+    let other = assert_refused(bench.post("/v1/reset", json!({ "stop": stop + 2 })), 409, "another-stop");
+    assert!(other.contains(&format!("waza ctl reset {stop}")), "{other}");
+    assert!(bench.robot.is_stopped());
+
+    let (status, latch) = bench.post("/v1/reset", json!({ "stop": stop }));
+    assert_eq!((status, &latch["stopped"]), (200, &Value::Null));
+    assert_eq!(bench.get("/v1/status").1["running"], 0);
+    let rest = bench.robot.commanded();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(bench.robot.commanded(), rest, "nothing moves by itself");
+    assert_refused(bench.post("/v1/reset", json!({ "stop": stop })), 409, "not-stopped");
+    assert_eq!(start().0, 201);
+}
+
+#[test]
+fn a_package_is_taken_and_a_bad_one_refused_with_its_reason_while_the_daemon_works() {
+    let bench = Bench::new();
+    let folder = package(bench.packages.path(), "probe", b"not a component");
+    let why = eventually(|| {
+        let (_, skills) = bench.get("/v1/skills");
+        skills["refused"][0]["why"].as_str().map(String::from)
+    });
+    assert!(why.contains("guest.wasm is no WebAssembly component"), "{why}");
+    bench.notice(|notice| matches!(notice, Notice::Refused { .. }).then_some(()));
+
+    package(bench.packages.path(), "probe", &component("probe"));
+    let skills =
+        eventually(|| Some(bench.get("/v1/skills").1).filter(|skills| skills["loaded"][1]["id"] == "test/probe"));
+    assert_eq!(skills["refused"], json!([]));
+
+    std::fs::write(folder.join("guest.wasm"), "again").unwrap();
+    eventually(|| (bench.get("/v1/skills").1["refused"] != json!([])).then_some(()));
+    std::fs::remove_dir_all(&folder).unwrap();
+    let skills = eventually(|| Some(bench.get("/v1/skills").1).filter(|skills| skills["loaded"][1].is_null()));
+    assert_eq!(skills["refused"], json!([]));
+}
+
+#[test]
+fn a_stranger_s_web_page_is_refused_and_a_program_of_this_machine_is_not() {
+    let bench = Bench::new();
+    let address = bench.daemon.address();
+    let stop = |headers: &[(&str, &str)]| ask(address, "POST", "/v1/stop", headers, "null");
+    assert_refused(stop(&[JSON, ("origin", "https://page.example")]), 403, "foreign");
+    assert_refused(stop(&[JSON, ("origin", "null")]), 403, "foreign");
+    assert_refused(stop(&[JSON, ("host", "robot.example:7373")]), 403, "foreign");
+    assert_refused(stop(&[("content-type", "text/plain")]), 415, "content-type");
+    assert_refused(stop(&[]), 415, "content-type");
+    assert_refused(ask(address, "GET", "/v1/status", &[("host", "robot.example")], ""), 403, "foreign");
+    assert!(!bench.robot.is_stopped());
+    let own = format!("http://{address}");
+    assert_eq!(stop(&[JSON, ("origin", &own)]).0, 200);
+}
+
+#[test]
+fn requests_that_are_wrong_are_refused_with_a_way_out() {
+    let bench = Bench::new();
+    let run = |body: Value| bench.post("/v1/runs", body);
+    assert!(assert_refused(run(json!({ "skill": "no/such" })), 404, "not-found").contains("loaded are test/conduct"));
+    assert_refused(run(json!({ "skill": "test/conduct", "speed": 3 })), 400, "bad-request");
+    assert_refused(run(json!({ "instruction": "x".repeat(70_000) })), 413, "body");
+    assert_refused(bench.get("/v1/runs/7"), 404, "not-found");
+    assert_refused(bench.get("/v1/runs/seven"), 400, "bad-request");
+    assert_refused(bench.get("/v2"), 404, "not-found");
+    assert_refused(bench.delete("/v1/status"), 405, "method");
+    assert_refused(bench.post("/v1/reset", json!({})), 400, "bad-request");
+    assert_refused(bench.post("/v1/leases/revoke", json!({ "skill": "No Such" })), 400, "bad-request");
+    assert_eq!(bench.post("/v1/leases/revoke", json!({ "skill": "test/conduct" })).0, 204);
+}
+
+#[test]
+fn who_says_nothing_is_cut_off_and_keeps_nobody_out() {
+    let bench = Bench::new();
+    let address = bench.daemon.address();
+    let silent: Vec<_> = (0..64).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut slow = TcpStream::connect(address).unwrap();
+    write!(
+        slow,
+        "POST /v1/runs HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{{"
+    )
+    .unwrap();
+    assert_eq!(bench.get("/v1/status").0, 200);
+    assert_eq!(answer(slow).0, 408);
+    drop(silent);
+}
+
+#[test]
+fn with_a_token_only_who_has_it_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "short\n").unwrap();
+    assert!(Token::open(&path).err().unwrap().contains("16"));
+    std::fs::write(&path, "0123456789abcdef\n").unwrap();
+    let token = Token::open(&path).unwrap();
+
+    let bench = Bench::with(Options { token: Some(token.clone()), stops: vec![StopKind::Http], ..anywhere() });
+    assert_refused(bench.get("/v1/status"), 401, "unauthorised");
+    let address = bench.daemon.address();
+    let (status, body) = ask(address, "GET", "/v1/status", &[("authorization", &token.header())], "");
+    assert_eq!((status, &body["armed"]), (200, &true.into()), "the source finds its own way in: {body}");
+}
+
+#[test]
+fn nothing_starts_before_every_stop_source_has_been_seen_alive() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("missing/STOP");
+    let bench = Bench::with(Options { stops: vec![StopKind::Http, StopKind::File(file.clone())], ..anywhere() });
+    let (_, status) = bench.get("/v1/status");
+    assert_eq!(status["armed"], false);
+    assert_eq!(status["stop_sources"][0], json!({ "name": "http", "seen": true }));
+    let start = || bench.post("/v1/runs", json!({ "skill": "test/conduct", "instruction": "say: no" }));
+    assert!(assert_refused(start(), 409, "not-armed").contains("missing/STOP"));
+    std::fs::create_dir(file.parent().unwrap()).unwrap();
+    eventually(|| (bench.get("/v1/status").1["armed"] == true).then_some(()));
+    assert_eq!(start().0, 201);
+    std::fs::write(file, "").unwrap();
+    eventually(|| bench.get("/v1/status").1["stopped"].as_u64());
+}
+
+#[test]
+fn counts_read_as_prometheus_wants_them() {
+    let bench = Bench::new();
+    let (status, text) = ask_text(bench.daemon.address(), "GET", "/metrics", &[], "");
+    assert_eq!(status, 200);
+    for line in [
+        "# TYPE waza_ticks_total counter",
+        "waza_stopped 0",
+        "waza_stop_source_seen{source=\"http\"} 1",
+        "waza_skills 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is missing in\n{text}");
+    }
+}
+
+#[test]
+fn sources_and_addresses_that_cannot_be_are_refused() {
+    let bench = Bench::new();
+    let taken = Options { listen: bench.daemon.address(), ..anywhere() };
+    let error = fixture::daemon(taken).err().unwrap();
+    assert!(error.to_string().contains("--listen"), "{error}");
+    let open = Options { listen: ([0, 0, 0, 0], 0).into(), ..anywhere() };
+    assert!(fixture::daemon(open).err().unwrap().to_string().contains("--token"));
+    let twice = Options { stops: vec![StopKind::Http, StopKind::Http], ..anywhere() };
+    assert!(fixture::daemon(twice).err().unwrap().to_string().contains("declared twice"));
+}
+
+#[test]
+fn a_daemon_that_ends_leaves_the_robot_stopped_and_at_rest() {
+    let bench = Bench::new();
+    bench.start("keep moving");
+    eventually(|| (bench.robot.commanded()[0] != 0.0).then_some(()));
+    let robot = bench.robot.clone();
+    Daemon::end(bench.daemon);
+    assert!(robot.is_stopped());
+    let rest = robot.commanded();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert_eq!(robot.commanded(), rest);
+}
