@@ -173,7 +173,7 @@ impl Cursor {
     pub fn end(&self, ending: Option<&Ending>) -> (u64, Halted, Option<Ending>) {
         let mut state = self.lock();
         state.over = true;
-        let recorded = match state.peek() {
+        let recorded = match state.entries.get(state.next) {
             Some((_, Entry::End(recorded))) => Some(recorded.clone()),
             _ => None,
         };
