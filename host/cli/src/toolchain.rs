@@ -1,7 +1,7 @@
 //! The Rust toolchain that builds skills.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -27,6 +27,21 @@ pub fn has_target(folder: &Path) -> bool {
 
 /// Builds skill packages of a workspace into its own target folder. `said` is told what cargo says.
 pub fn build_skills(workspace: &Path, packages: &[&str], said: impl Fn(&str)) -> Result<()> {
+    let packages: Vec<_> = packages.iter().flat_map(|package| ["--package", package]).collect();
+    build(workspace, &packages, said)
+}
+
+/// Builds the examples of a package of a workspace: components too, of which [`example`] says where they are.
+pub fn build_examples(workspace: &Path, package: &str, said: impl Fn(&str)) -> Result<()> {
+    build(workspace, &["--package", package, "--examples"], said)
+}
+
+/// The component of an example.
+pub fn example(workspace: &Path, name: &str) -> PathBuf {
+    workspace.join("target").join(TARGET).join("release/examples").join(name).with_extension("wasm")
+}
+
+fn build(workspace: &Path, what: &[&str], said: impl Fn(&str)) -> Result<()> {
     if version("cargo").is_none() {
         return Err(bad_input("cargo is not on the PATH", "building the skills", "install it with https://rustup.rs"));
     }
@@ -39,7 +54,7 @@ pub fn build_skills(workspace: &Path, packages: &[&str], said: impl Fn(&str)) ->
         .args(["build", "--release", "--locked", "--target", TARGET])
         .arg("--target-dir")
         .arg(workspace.join("target"));
-    cargo.args(packages.iter().flat_map(|package| ["--package", package]));
+    cargo.args(what);
     // Flags and wrappers that the host was built with are none of a skill's business.
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_BUILD_TARGET");
     let mut child = cargo

@@ -1,4 +1,4 @@
-//! `waza bench model` as programs read it.
+//! `waza bench` as programs read it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,20 +7,20 @@ use std::process::Command;
 use serde_json::Value;
 
 fn bench(arguments: &[&str]) -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_waza"))
-        .args(["bench", "model", "--device", "cpu", "--json"])
-        .args(arguments)
-        .output()
-        .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_waza")).arg("bench").args(arguments).arg("--json").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+fn number(value: &Value, measured: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} in {measured}"))
+}
+
 #[test]
 fn a_measurement_holds_times_work_and_memory_that_fit_each_other() {
-    let measured = bench(&["--runs", "3", "--batch", "2"]);
+    let measured = bench(&["model", "--device", "cpu", "--runs", "3", "--batch", "2"]);
     let own = &measured["waza"];
-    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{value} in {measured}"));
+    let number = |value: &Value| number(value, &measured);
     assert_eq!((&own["runs"], &own["cameras"]), (&3.into(), &1.into()));
     assert!(own["device"].as_str().unwrap().starts_with("cpu"));
     assert!(own["dispatches"].is_null(), "a CPU has none");
@@ -39,4 +39,28 @@ fn a_measurement_holds_times_work_and_memory_that_fit_each_other() {
     assert_eq!(own["batch"]["size"], 2);
     assert!(number(&own["batch"]["throughput_ratio"]) > 0.0, "{measured}");
     assert!(measured["lerobot"].is_null() && measured["ratio"].is_null());
+}
+
+#[test]
+fn hostile_skills_run_beside_the_control_loop_and_every_stop_is_seen() {
+    let measured = bench(&["isolation", "--seconds", "1", "--stops", "2"]);
+    assert!(measured["hostile_starts"].as_u64().unwrap() >= 8, "{measured}");
+    for without_or_with in ["alone", "beside_hostile"] {
+        let [p50, p999, max] =
+            ["p50_us", "p99_9_us", "max_us"].map(|it| number(&measured[without_or_with][it], &measured));
+        assert!(0.0 <= p50 && p50 <= p999 && p999 <= max, "{measured}");
+    }
+    assert!(number(&measured["latest_stop_ms"], &measured) > 0.0, "{measured}");
+}
+
+#[test]
+fn many_skills_wait_and_each_sees_its_share() {
+    let measured = bench(&["skills", "--idle", "5", "--seeing", "4", "--seconds", "1"]);
+    let [fewest, most, asked] = ["observations_fewest", "observations_most", "observations_asked_each"]
+        .map(|it| number(&measured[it], &measured));
+    assert!(0.0 < fewest && fewest <= most && most <= asked + 1.0, "{measured}");
+    assert!(number(&measured["fairness"], &measured) <= 1.0 + 1e-9, "{measured}");
+    if cfg!(target_os = "linux") {
+        assert!(measured["loaded_and_waiting_bytes"].as_u64() >= measured["loaded_bytes"].as_u64(), "{measured}");
+    }
 }

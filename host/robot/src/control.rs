@@ -89,6 +89,11 @@ impl ControlLoop {
     /// Ticks until the last handle is gone and the robot stands.
     pub fn run(mut self) {
         let period = clock::period(self.shared.embodiment.control_hz);
+        if self.pace == Pace::RealTime
+            && let Err(error) = crate::priority::before_all()
+        {
+            tracing::warn!("the control loop has no real-time priority ({error}); it may be late on a busy machine");
+        }
         let mut metronome = Metronome::new(period);
         loop {
             let start = match self.pace {

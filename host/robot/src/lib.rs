@@ -36,6 +36,7 @@
 //! | [`robot`] | the handle to a running control loop: observe, play, hold, stop |
 //! | [`play`] | action chunks and planned moves, checked before they reach the loop |
 //! | [`safety`] | the rules of the safety filter, and what it reports |
+//! | [`priority`] | who goes first when there are more threads than cores |
 //! | [`stop`] | what may stop the robot, each to be seen alive before anything moves |
 //! | [`clock`] | robot time and its pace |
 //! | `control` | the control loop itself, on its own thread |
@@ -62,6 +63,7 @@ pub mod link;
 pub mod observation;
 pub mod play;
 mod player;
+pub mod priority;
 pub mod robot;
 pub mod safety;
 pub mod sim;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Wake;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -49,14 +49,15 @@ impl Holds {
 
 /// Wakes the run's thread, and asks the run to end.
 pub(crate) struct Signal {
-    thread: Mutex<Option<Thread>>,
+    /// Written once and read without a lock: the control loop wakes runs, and must not wait for one that computes.
+    thread: OnceLock<Thread>,
     woken: AtomicBool,
     stopped: AtomicBool,
 }
 
 impl Signal {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { thread: Mutex::new(None), woken: AtomicBool::new(true), stopped: AtomicBool::new(false) })
+        Arc::new(Self { thread: OnceLock::new(), woken: AtomicBool::new(true), stopped: AtomicBool::new(false) })
     }
 
     /// Asks the run to end, be it waiting or computing.
@@ -71,7 +72,8 @@ impl Signal {
 
     /// This thread is the run's.
     pub fn attach(&self) {
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
+        // A run has one thread, from its beginning to its end.
+        let _ = self.thread.set(std::thread::current());
     }
 
     /// Nobody has woken the run from here on.
@@ -104,7 +106,7 @@ impl Wake for Signal {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.woken.store(true, Ordering::Release);
-        if let Some(thread) = &*self.thread.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
     }

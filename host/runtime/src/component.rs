@@ -1,6 +1,8 @@
 //! From a file to a component of one of the contract's worlds, with its imports checked against the manifest.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -108,6 +110,7 @@ impl Loaded {
             if let Some(component) = cache.and_then(|cache| cache.find(engine, digest)) {
                 return Ok(component);
             }
+            crate::size::check(&bytes, &path, engines.memory_bytes, engines.table_elements)?;
             let component = compile(engine, &bytes, &path)?;
             if let Some(cache) = cache {
                 cache.keep(engine, digest, &component);
@@ -128,11 +131,19 @@ impl Loaded {
 
 fn read(path: &Path) -> Result<Vec<u8>, RuntimeError> {
     let unreadable = |source| RuntimeError::Read { path: path.into(), source };
-    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
-    if bytes > MOST_BYTES {
-        return Err(RuntimeError::TooLarge { path: path.into(), bytes, most: MOST_BYTES });
+    let too_large = |bytes| RuntimeError::TooLarge { path: path.into(), bytes, most: MOST_BYTES };
+    let about = std::fs::metadata(path).map_err(unreadable)?;
+    if !about.is_file() {
+        // Opening a pipe waits for somebody to write, and a device has no end.
+        return Err(unreadable(io::Error::other("it is no file")));
     }
-    std::fs::read(path).map_err(unreadable)
+    if about.len() > MOST_BYTES {
+        return Err(too_large(about.len()));
+    }
+    let mut bytes = Vec::with_capacity(about.len() as usize);
+    // It may grow while it is read.
+    File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() as u64 > MOST_BYTES { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
 }
 
 pub(crate) fn compile(engine: &Engine, bytes: &[u8], path: &Path) -> Result<Component, RuntimeError> {
@@ -140,7 +151,7 @@ pub(crate) fn compile(engine: &Engine, bytes: &[u8], path: &Path) -> Result<Comp
     match bytes {
         [b'\0', b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Component::from_binary(engine, bytes).or_else(|error| {
             let cause = format!("{error:#}").replace('\n', " ");
-            no(format!("the file is truncated or damaged ({cause}); build or copy it again"))
+            no(format!("it is damaged, or more than this host takes ({cause}); build or copy it again"))
         }),
         [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => {
             no("it is a core module; build it for the target wasm32-wasip2, which makes components".into())

@@ -25,6 +25,9 @@ const SHARE: u32 = 2;
 /// Linear memory that a controller may use, bytes.
 const MEMORY_BYTES: usize = 32 << 20;
 
+/// What one of its answers may be, bytes: its state, as a checkpoint's.
+const ANSWER_BYTES: usize = 1 << 20;
+
 /// A controller in a store of its own. Synchronous: it cannot wait, and what its toolchain links of WASI beyond random
 /// numbers ends it when it is called.
 pub struct Controller {
@@ -33,6 +36,7 @@ pub struct Controller {
     bindings: Bindings,
     joints: usize,
     limit: Duration,
+    budgets: Budgets,
     dead: bool,
     /// Without epochs nothing would end a call that takes too long.
     _engines: Engines,
@@ -58,9 +62,11 @@ impl Controller {
         let mut linker = Linker::new(&engines.controller);
         crate::wasi::link_random(&mut linker, |state: &mut State| &mut state.random).map_err(misfit)?;
         linker.define_unknown_imports_as_traps(component).map_err(misfit)?;
-        let growth = Growth::new(&Budgets { memory_bytes: MEMORY_BYTES, ..Budgets::default() });
+        let budgets = Budgets { memory_bytes: MEMORY_BYTES, call_bytes: ANSWER_BYTES, ..Budgets::default() };
+        let growth = Growth::new(&budgets);
         let mut store = Store::new(&engines.controller, State { growth, random: ChaCha8Rng::seed_from_u64(0) });
         store.limiter(|state| &mut state.growth);
+        store.set_hostcall_fuel(budgets.call_bytes);
         let limit = Duration::from_secs_f32(1.0 / robot.control_hz) / SHARE;
         arm(&mut store, limit);
         let bindings = Bindings::instantiate(&mut store, component, &linker).map_err(misfit)?;
@@ -70,6 +76,7 @@ impl Controller {
             bindings,
             joints: robot.joints.len(),
             limit,
+            budgets,
             dead: false,
             _engines: engines.clone(),
         })
@@ -123,7 +130,7 @@ impl Controller {
                 let budget = Exhausted::time(Budget::Tick, self.limit);
                 return SkillError::Exhausted { skill: self.id.clone(), budget };
             }
-            crate::run::explain(self.id.clone(), &error, None, &Budgets::default())
+            crate::run::explain(self.id.clone(), &error, None, &self.budgets)
         })
     }
 

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use crate::budget::Budgets;
 use crate::error::RuntimeError;
 
 /// How often a guest is looked at. The control loop of a fast robot ticks once in this time.
 pub(crate) const EPOCH: Duration = Duration::from_millis(1);
 
-/// Runs that may be in flight at once, before instances are no longer pooled.
-const POOLED_RUNS: u32 = 32;
+/// Runs that may be in flight at once, on average of one memory and few instances. A place costs address space, and
+/// memory only while it is used.
+const POOLED_RUNS: u32 = 1100;
 
 /// One engine a world: an asynchronous import makes a whole store refuse synchronous calls.
 #[derive(Clone)]
@@ -20,12 +22,17 @@ pub(crate) struct Engines {
     pub skill: Engine,
     /// The control loop: synchronous.
     pub controller: Engine,
+    /// The most that a component may declare of one memory.
+    pub memory_bytes: usize,
+    /// The most that it may declare of one table.
+    pub table_elements: usize,
     /// Ends the epoch thread with the last clone.
     _alive: Arc<()>,
 }
 
 impl Engines {
-    pub fn new(memory_bytes: usize) -> Result<Self, RuntimeError> {
+    pub fn new(budgets: &Budgets) -> Result<Self, RuntimeError> {
+        let Budgets { memory_bytes, table_elements, .. } = *budgets;
         let wrong = |error: wasmtime::Error| RuntimeError::Engine(format!("{error:#}"));
         let skill = Engine::new(&skill_config(Some(memory_bytes)))
             // A host whose address space is limited has no room for a pool; instances then take longer to make.
@@ -37,7 +44,7 @@ impl Engines {
         let controller = Engine::new(&controller_config()).map_err(wrong)?;
         let alive = Arc::new(());
         count_epochs(&skill, &controller, Arc::downgrade(&alive))?;
-        Ok(Self { skill, controller, _alive: alive })
+        Ok(Self { skill, controller, memory_bytes, table_elements, _alive: alive })
     }
 }
 
@@ -54,9 +61,13 @@ fn skill_config(pooled_memory_bytes: Option<usize>) -> Config {
         let mut pool = PoolingAllocationConfig::default();
         pool.total_component_instances(POOLED_RUNS)
             .total_core_instances(POOLED_RUNS * 8)
-            .total_memories(POOLED_RUNS * 2)
-            .total_tables(POOLED_RUNS * 4)
-            .total_stacks(POOLED_RUNS * 4)
+            .total_memories(POOLED_RUNS + POOLED_RUNS / 8)
+            .total_tables(POOLED_RUNS * 3)
+            .total_stacks(POOLED_RUNS * 2)
+            // One component must not take the places of many.
+            .max_core_instances_per_component(64)
+            .max_memories_per_component(8)
+            .max_tables_per_component(16)
             .max_memory_size(bytes)
             .table_elements(20_000)
             .linear_memory_keep_resident(256 << 10)

@@ -46,6 +46,14 @@ pub enum RuntimeError {
         /// The limit.
         most: u64,
     },
+    /// Compiling or instantiating it would be more work than any useful component is.
+    #[error("{path} has too many {what}; build it for release, and split what is really so large", path = .path.display())]
+    Outsized {
+        /// The file.
+        path: PathBuf,
+        /// Of what, with both numbers.
+        what: String,
+    },
     /// The file is no component.
     #[error("{path} is no WebAssembly component: {what}", path = .path.display())]
     NotAComponent {
@@ -116,6 +124,24 @@ pub enum RuntimeError {
         /// Why, and a way out.
         what: String,
     },
+    /// Another package of the same folder has the id.
+    #[error("{id} is loaded from {first} already; give one of the two another id, or remove it", first = .first.display())]
+    Duplicate {
+        /// The id of both.
+        id: SkillId,
+        /// The package that has it.
+        first: PathBuf,
+    },
+    /// A folder has more packages than the host looks at.
+    #[error("{path} has {packages} folders, the host looks at the first {most} of them; move the rest elsewhere", path = .path.display())]
+    TooMany {
+        /// The folder.
+        path: PathBuf,
+        /// How many.
+        packages: usize,
+        /// The limit.
+        most: usize,
+    },
     /// A folder cannot be watched.
     #[error("cannot watch {path}: {what}", path = .path.display())]
     Watch {
@@ -168,6 +194,14 @@ pub enum SkillError {
         skill: SkillId,
         /// What it lacked.
         denied: NotGranted,
+    },
+    /// The host has no place for another run.
+    #[error("{skill} was not started: {what}; wait until other runs have ended")]
+    Crowded {
+        /// Which.
+        skill: SkillId,
+        /// What it has no more of.
+        what: String,
     },
     /// This version is not run any more: see [`crate::quarantine`].
     #[error("{skill} {version} is quarantined: {why}; pardon it, or load another version")]

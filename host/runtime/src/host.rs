@@ -296,7 +296,7 @@ impl Host {
         let files = state.as_ref().map(RunFiles::open).transpose()?;
         let interrupted = files.as_ref().map(RunFiles::interrupted).unwrap_or_default();
         Ok(Self(Arc::new(Site {
-            engines: Engines::new(options.budgets.memory_bytes)?,
+            engines: Engines::new(&options.budgets)?,
             leases: Leases::new(robot.clone(), options.lease_term),
             robot,
             model: Arc::new(model),

@@ -32,6 +32,7 @@
 //! | [`manifest`] | `skill.toml` |
 //! | [`permission`] | what can be granted, and what was |
 //! | `component` | from a file to a checked component |
+//! | `size` | what a component may consist of |
 //! | [`watch`] | loading what changes in a folder |
 //! | [`budget`] | what a run may use, and who counts |
 //! | `meter` | what counts a run's calls |
@@ -89,6 +90,7 @@ pub mod quarantine;
 pub mod replay;
 mod rollout;
 mod run;
+mod size;
 mod state;
 pub mod swap;
 mod taped;

@@ -140,7 +140,11 @@ impl Manifest {
     pub fn open(folder: &Path) -> Result<Self, ManifestError> {
         let path = folder.join(FILE);
         let unreadable = |source| ManifestError::Read { path: path.clone(), source };
-        let bytes = std::fs::metadata(&path).map_err(unreadable)?.len();
+        let about = std::fs::metadata(&path).map_err(unreadable)?;
+        if !about.is_file() {
+            return Err(unreadable(std::io::Error::other("it is no file")));
+        }
+        let bytes = about.len();
         if bytes > LONGEST_BYTES {
             return Err(ManifestError::TooLarge { path, bytes });
         }

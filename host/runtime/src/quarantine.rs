@@ -95,6 +95,7 @@ impl Quarantine {
         let strikes = match error {
             SkillError::Trapped { .. } | SkillError::Exhausted { .. } | SkillError::Denied { .. } => STRIKES,
             SkillError::NotLoaded { .. }
+            | SkillError::Crowded { .. }
             | SkillError::Returned { .. }
             | SkillError::Quarantined { .. }
             | SkillError::Stopped { .. } => return,

@@ -115,6 +115,10 @@ pub(crate) struct Start {
 /// Handles of all kinds that a run may hold, for one of the host's.
 pub(crate) const KINDS_OF_HANDLES: usize = 4;
 
+/// Of a run's thread. The skill's own stack is another; this one is for the host's calls, of which drawing a camera's frame
+/// is the deepest.
+const STACK_BYTES: usize = 1 << 20;
+
 /// Starts a run on a thread of its own.
 pub(crate) fn start(
     site: Arc<Site>,
@@ -129,6 +133,9 @@ pub(crate) fn start(
     site.runs.begin(&job);
     let id = skill.manifest.id.clone();
     let work = move || {
+        if site.robot.pace() == Pace::RealTime {
+            waza_robot::priority::after_others();
+        }
         let ended = drive(site.clone(), skill, job.clone());
         if let Err(error) = &ended {
             site.quarantine.judge(&job.working(), error);
@@ -137,7 +144,8 @@ pub(crate) fn start(
         let _ = answer.send(Reply { value: ended, hold: site.robot.hold_time() });
         job.holds.release();
     };
-    let spawned = std::thread::Builder::new().name(format!("waza-run-{id}")).spawn(work);
+    let thread = std::thread::Builder::new().name(format!("waza-run-{id}")).stack_size(STACK_BYTES);
+    let spawned = thread.spawn(work);
     if let Err(error) = spawned {
         // The answer went with the closure; whoever waits is told that the run is gone.
         tracing::error!(skill = %id, "the system gave no thread: {error}");

@@ -1,9 +1,24 @@
 //! Hot loading: a folder of skill packages, watched.
+//!
+//! Whatever lies in the folder, the host goes on, and what was loaded stays until there is something better:
+//!
+//! | what lies there | what becomes of it |
+//! |---|---|
+//! | a package that is half copied, or still being copied | refused as truncated; loaded when it is whole |
+//! | a component of no bytes | refused as empty |
+//! | a component or manifest of gigabytes | refused by its size, unread |
+//! | a device or a pipe in place of a file | refused as no file, unopened |
+//! | a symbolic link that leads in a circle | as a folder unseen; as a component refused as unreadable |
+//! | a manifest that lies about the component's imports | refused with the permission to add, before anything runs |
+//! | two packages with one id | the second by name is refused, and loaded when the first is gone |
+//! | a package under a new name | loaded under it; the skill is there all the while |
+//! | more packages than a host takes | the first by name are looked at, the folder is refused for the rest |
+//! | a file that changes without end | looked at all the same, every half second |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
@@ -13,6 +28,12 @@ use crate::manifest::{FILE, Manifest, SkillId};
 
 /// A build writes its files in many steps; packages are looked at once it has been quiet for so long.
 const QUIET: Duration = Duration::from_millis(150);
+
+/// They are looked at after so long, quiet or not: who keeps writing must not keep others from being loaded.
+const LONGEST_UNREST: Duration = Duration::from_millis(500);
+
+/// Packages in one folder.
+const MOST_PACKAGES: usize = 1000;
 
 /// What became of a package.
 #[derive(Debug)]
@@ -55,11 +76,15 @@ struct Packages {
     watcher: RecommendedWatcher,
     watched: BTreeSet<PathBuf>,
     known: BTreeMap<PathBuf, Package>,
+    /// It was said that there are too many packages.
+    overfull: bool,
 }
 
 struct Package {
     print: Print,
     loaded: Option<SkillId>,
+    /// The id that another package had first.
+    rival: Option<SkillId>,
 }
 
 impl Host {
@@ -84,6 +109,7 @@ impl Host {
             watcher: watcher.map_err(|error| wrong(error.to_string()))?,
             watched: BTreeSet::new(),
             known: BTreeMap::new(),
+            overfull: false,
         };
         packages.follow(BTreeSet::new()).map_err(|error| wrong(error.to_string()))?;
         packages.look(&changed);
@@ -99,8 +125,9 @@ impl Host {
 impl Packages {
     fn keep_looking(mut self, messages: &Receiver<Message>, changed: &impl Fn(Change)) {
         while let Ok(Message::Changed) = messages.recv() {
+            let latest = Instant::now() + LONGEST_UNREST;
             loop {
-                match messages.recv_timeout(QUIET) {
+                match messages.recv_timeout(QUIET.min(latest.saturating_duration_since(Instant::now()))) {
                     Ok(Message::Changed) => {}
                     Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => return,
                     Err(RecvTimeoutError::Timeout) => break,
@@ -117,38 +144,77 @@ impl Packages {
 
     /// Compares every package with what is known of it. Says whether new places are followed since.
     fn compare(&mut self, changed: &impl Fn(Change)) -> bool {
-        let mut places = BTreeSet::new();
-        let mut present = BTreeSet::new();
-        for folder in folders(&self.folder) {
-            places.insert(folder.clone());
-            let manifest = folder.join(FILE);
-            if !manifest.is_file() {
-                continue;
-            }
-            let component = Manifest::open(&folder).ok().map(|manifest| folder.join(manifest.component));
+        let (folders, packages) = self.folders(changed);
+        let mut places: BTreeSet<_> = folders.into_iter().collect();
+        for folder in &packages {
+            let manifest = Manifest::open(folder).ok();
+            let component = manifest.as_ref().map(|manifest| folder.join(&manifest.component));
             places.extend(component.as_deref().and_then(Path::parent).and_then(|it| it.canonicalize().ok()));
-            let print = [print(&manifest), component.as_deref().and_then(print)];
-            present.insert(folder.clone());
-            if self.known.get(&folder).is_some_and(|known| known.print == print) {
+            let print = [print(&folder.join(FILE)), component.as_deref().and_then(print)];
+            let owner = manifest.as_ref().and_then(|it| self.owner(&it.id, folder, &packages));
+            if let Some(known) = self.known.get(folder)
+                && known.print == print
+                // A rival that is not there any more leaves the place to this one.
+                && (known.rival.is_none() || owner.is_some())
+            {
                 continue;
             }
-            let before = self.known.remove(&folder).and_then(|known| known.loaded);
-            let (loaded, change) = match self.host.load(&folder) {
-                Ok(id) => (Some(id.clone()), Change::Loaded(id)),
-                Err(error) => (before, Change::Refused { folder: folder.clone(), error }),
+            let before = self.known.remove(folder).and_then(|known| known.loaded);
+            let rival = manifest.map(|it| it.id).zip(owner);
+            let loaded = match &rival {
+                Some((id, first)) => Err(RuntimeError::Duplicate { id: id.clone(), first: first.clone() }),
+                None => self.host.load(folder),
             };
-            self.known.insert(folder, Package { print, loaded });
-            changed(change);
+            let rival = rival.map(|(id, _)| id);
+            match loaded {
+                Ok(id) => {
+                    self.known.insert(folder.clone(), Package { print, loaded: Some(id.clone()), rival });
+                    // It may call itself something else than it did.
+                    before.filter(|before| *before != id).into_iter().for_each(|before| self.forget(before, changed));
+                    changed(Change::Loaded(id));
+                }
+                Err(error) => {
+                    self.known.insert(folder.clone(), Package { print, loaded: before, rival });
+                    changed(Change::Refused { folder: folder.clone(), error });
+                }
+            }
         }
-        let gone: Vec<_> = self.known.extract_if(.., |folder, _| !present.contains(folder)).collect();
-        for id in gone.into_iter().filter_map(|(_, package)| package.loaded) {
-            self.host.unload(&id);
-            changed(Change::Removed(id));
-        }
+        let gone: Vec<_> = self.known.extract_if(.., |folder, _| !packages.contains(folder)).collect();
+        gone.into_iter().filter_map(|(_, package)| package.loaded).for_each(|id| self.forget(id, changed));
         self.follow(places).unwrap_or_else(|error| {
             tracing::warn!("not every change in {} will be seen: {error}", self.folder.display());
             false
         })
+    }
+
+    /// The folders inside, and which of them are packages that are looked at.
+    fn folders(&mut self, changed: &impl Fn(Change)) -> (Vec<PathBuf>, BTreeSet<PathBuf>) {
+        let mut folders = folders(&self.folder);
+        let found = folders.len();
+        folders.truncate(MOST_PACKAGES);
+        if found > MOST_PACKAGES && !self.overfull {
+            let error = RuntimeError::TooMany { path: self.folder.clone(), packages: found, most: MOST_PACKAGES };
+            changed(Change::Refused { folder: self.folder.clone(), error });
+        }
+        self.overfull = found > MOST_PACKAGES;
+        let packages = folders.iter().filter(|folder| folder.join(FILE).is_file()).cloned().collect();
+        (folders, packages)
+    }
+
+    /// The other package that a skill is loaded from, if it is still there.
+    fn owner(&self, id: &SkillId, but: &Path, packages: &BTreeSet<PathBuf>) -> Option<PathBuf> {
+        let is_owner = |(folder, package): &(&PathBuf, &Package)| {
+            package.loaded.as_ref() == Some(id) && *folder != but && packages.contains(*folder)
+        };
+        self.known.iter().find(is_owner).map(|(folder, _)| folder.clone())
+    }
+
+    /// Unloads a skill unless another package has taken it over.
+    fn forget(&self, id: SkillId, changed: &impl Fn(Change)) {
+        if !self.known.values().any(|package| package.loaded.as_ref() == Some(&id)) {
+            self.host.unload(&id);
+            changed(Change::Removed(id));
+        }
     }
 
     /// Follows the folder and these places, and no others. A package's build folder is large; only where its component

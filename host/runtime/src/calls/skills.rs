@@ -44,7 +44,7 @@ impl<T: Send + 'static> skills::HostWithStore<T> for HasSelf<Run> {
         let ended = context.holds.settle(site.run(&skill, start)).await;
         ended.map(Outcome::into).map_err(|error| {
             Fault::Refused(match error {
-                SkillError::NotLoaded { .. } | SkillError::Quarantined { .. } => {
+                SkillError::NotLoaded { .. } | SkillError::Quarantined { .. } | SkillError::Crowded { .. } => {
                     Refusal::Unavailable(error.to_string())
                 }
                 SkillError::Stopped { .. } => Refusal::Stopped,

@@ -230,7 +230,8 @@ pub fn component(guest: &str) -> Vec<u8> {
         let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--release", "--locked", "--target", "wasm32-wasip2", "--target-dir"]).arg(&target);
+        cargo.args(["build", "--release", "--locked", "--workspace", "--lib", "--examples"]);
+        cargo.args(["--target", "wasm32-wasip2", "--target-dir"]).arg(&target);
         // What the host is built with must not leak into the guests.
         cargo.current_dir(guests).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
         let built = cargo.output().unwrap();

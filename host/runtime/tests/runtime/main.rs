@@ -5,6 +5,7 @@
 mod asking;
 mod controller;
 mod fixture;
+mod hostile;
 mod isolation;
 mod leases;
 mod loading;

@@ -2,9 +2,11 @@
 
 mod calls;
 mod grpc;
+mod isolation;
 mod lerobot;
 mod model;
 mod shape;
+mod skills;
 mod swap;
 
 use anyhow::Result;
@@ -19,6 +21,14 @@ pub enum Bench {
     /// Measure what it costs to cross between a skill and the host, there and over gRPC, and to start a skill.
     #[command(after_help = "Example:\n  waza bench calls --json")]
     Calls(calls::Calls),
+    /// Measure what hostile skills cost the control loop, and how soon the host stop brakes while every skill hangs.
+    #[command(after_help = "Examples:\n  waza bench isolation\n  waza bench isolation --seconds 60 --stops 100 --json")]
+    Isolation(isolation::Isolation),
+    /// Measure the memory of many idle skills, and whether many busy ones share fairly.
+    #[command(
+        after_help = "Examples:\n  waza bench skills\n  waza bench skills --idle 100 --seeing 50 --seconds 5 --json"
+    )]
+    Skills(skills::Skills),
     /// Change the version of a working skill again and again, under load, and measure how long it takes and what the control
     /// loop notices.
     #[command(after_help = "Example:\n  waza bench swap --swaps 100 --json")]
@@ -30,6 +40,8 @@ impl Bench {
         match self {
             Self::Model(command) => command.run(),
             Self::Calls(command) => command.run(),
+            Self::Isolation(command) => command.run(),
+            Self::Skills(command) => command.run(),
             Self::Swap(command) => command.run(),
         }
     }

@@ -1,0 +1,2 @@
+;; Has thousands of components inside.
+(component {{5000 (component)}})

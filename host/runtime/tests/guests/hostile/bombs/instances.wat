@@ -1,0 +1,4 @@
+;; Makes thousands of instances of one module.
+(component
+  (core module $m)
+  {{5000 (core instance (instantiate $m))}})

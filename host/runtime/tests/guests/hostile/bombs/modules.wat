@@ -1,0 +1,2 @@
+;; Has thousands of modules inside.
+(component {{5000 (core module)}})

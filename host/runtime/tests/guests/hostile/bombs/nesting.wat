@@ -1,0 +1,2 @@
+;; Components in components in components.
+{{40 (component}} {{40 )}}

@@ -1,0 +1,29 @@
+//! A controller. Loops when it is asked for its state.
+
+wit_bindgen::generate!({ path: "../../../../../wit/v0.1.0", world: "controller" });
+
+use exports::waza::skill::control::{Guest, Input};
+
+struct Conduct;
+
+impl Guest for Conduct {
+    fn start(_: String, _: Option<Vec<u8>>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn tick(input: Input) -> Vec<f32> {
+        input.positions
+    }
+
+    fn state() -> Vec<u8> {
+        spin()
+    }
+}
+
+fn spin() -> ! {
+    loop {
+        std::hint::black_box(());
+    }
+}
+
+export!(Conduct);

@@ -1,0 +1,23 @@
+//! A controller. Crashes in a tick.
+
+wit_bindgen::generate!({ path: "../../../../../wit/v0.1.0", world: "controller" });
+
+use exports::waza::skill::control::{Guest, Input};
+
+struct Conduct;
+
+impl Guest for Conduct {
+    fn start(_: String, _: Option<Vec<u8>>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn tick(_: Input) -> Vec<f32> {
+        std::process::abort()
+    }
+
+    fn state() -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+export!(Conduct);

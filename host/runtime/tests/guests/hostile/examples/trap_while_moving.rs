@@ -1,0 +1,10 @@
+//! Crashes while the arm moves.
+
+use hostile::{Request, Result, conduct, moving};
+
+async fn run(_: Request) -> Result {
+    let _lease = moving().await?;
+    std::process::abort()
+}
+
+conduct!(run);

@@ -1,0 +1,339 @@
+//! Components that try to do harm, and what must come of each: `tests/guests/hostile`.
+//!
+//! Whatever one does, afterwards the arm holds, another skill runs, and the control loop has missed no tick.
+
+use std::time::Duration;
+
+use waza_robot::Pace;
+use waza_runtime::controller::Input;
+use waza_runtime::{Budget, Budgets, Event, HostOptions, Outcome, RuntimeError, SkillError, TaskRequest};
+
+use crate::fixture::{ALL, Bench, REST, component, manifest};
+
+/// How a run must end.
+enum Must {
+    /// By a budget.
+    Exhaust(Budget),
+    /// By a trap; these are among its words.
+    Trap(&'static str),
+    /// As the skill's own, with a refusal of the host's that begins so.
+    Refuse(&'static str),
+    /// Well: the harm is undone without a word.
+    Done,
+}
+
+use Must::{Done, Exhaust, Refuse, Trap};
+
+fn tight() -> HostOptions {
+    let budgets = Budgets {
+        cpu_burst: Duration::from_millis(100),
+        cpu_time: Duration::from_millis(400),
+        run_time: Duration::from_secs(5),
+        memory_bytes: 32 << 20,
+        handles: 64,
+        held_bytes: 8 << 20,
+        calls: 32,
+        bytes_per_s: 64 << 20,
+        model_requests_per_s: 20,
+        log_bytes: 16 << 10,
+        ..Budgets::default()
+    };
+    HostOptions { budgets, ..HostOptions::default() }
+}
+
+fn bench() -> Bench {
+    Bench::with(Pace::Lockstep, tight(), ALL)
+}
+
+/// Loads a component as `test/hostile`, with every permission that there is.
+fn load(bench: &Bench, name: &str) {
+    let everything = [ALL, &["skills:test/hostile", "pixels:front"]].concat();
+    let component = component(&format!("examples/{name}"));
+    let package = bench.package_of("hostile", &manifest("hostile", &everything), &component);
+    bench.host.load(&package).unwrap_or_else(|error| panic!("{name}: {error}"));
+}
+
+fn run(bench: &Bench, resume: Option<Vec<u8>>) -> Result<Outcome, SkillError> {
+    let request = TaskRequest { seed: 7, resume, ..TaskRequest::default() };
+    let events = bench.events.clone();
+    let running = bench.host.run("test/hostile", request, move |event| events.lock().unwrap().push(event));
+    futures_executor::block_on(running).value
+}
+
+fn check(name: &str, must: &Must, ended: Result<Outcome, SkillError>) {
+    let fits = match (must, &ended) {
+        (Exhaust(budget), Err(SkillError::Exhausted { budget: over, .. })) => over.budget == *budget,
+        (Trap(words), Err(SkillError::Trapped { what, .. })) => what.contains(words),
+        (Refuse(words), Err(error @ SkillError::Returned { .. })) => {
+            error.to_string().contains(&format!("ended with: {words}"))
+        }
+        (Done, Ok(_)) => true,
+        _ => false,
+    };
+    assert!(fits, "{name} ended with {ended:?}");
+}
+
+/// The arm holds, another skill runs, no tick was missed.
+fn assert_no_harm(bench: &Bench, name: &str) {
+    bench.assert_the_arm_holds();
+    bench.data("look");
+    assert_eq!(bench.robot.statistics().missed, 0, "{name} made the control loop miss ticks");
+    assert!(bench.commands.lock().unwrap().iter().flatten().all(|it| it.is_finite()), "{name} moved the arm nowhere");
+}
+
+fn all(corpus: &[(&str, Must)]) {
+    let bench = bench();
+    for (name, must) in corpus {
+        load(&bench, name);
+        check(name, must, run(&bench, None));
+        assert_no_harm(&bench, name);
+    }
+}
+
+#[test]
+fn what_never_ends_is_ended_wherever_it_loops_or_waits() {
+    all(&[
+        ("spin", Exhaust(Budget::CpuBurst)),
+        ("spin_before_it_starts", Exhaust(Budget::CpuBurst)),
+        ("spin_in_drop", Exhaust(Budget::CpuBurst)),
+        ("spin_after_return", Exhaust(Budget::CpuBurst)),
+        ("spin_while_moving", Exhaust(Budget::CpuBurst)),
+        ("spin_in_short_bursts", Exhaust(Budget::CpuTime)),
+        ("yield_forever", Exhaust(Budget::CpuBurst)),
+        ("wait_forever", Exhaust(Budget::RunTime)),
+        ("sleep_forever", Exhaust(Budget::RunTime)),
+    ]);
+}
+
+#[test]
+fn what_crashes_crashes_alone() {
+    all(&[
+        ("trap_before_it_starts", Trap("unreachable")),
+        ("trap_while_moving", Trap("unreachable")),
+        ("exit_while_moving", Trap("it called exit")),
+        ("recurse", Trap("wasm trap")),
+    ]);
+}
+
+#[test]
+fn what_grows_is_stopped_at_its_budget() {
+    all(&[
+        ("memory_bomb", Exhaust(Budget::Memory)),
+        ("memory_at_once", Exhaust(Budget::Memory)),
+        ("chunk_handles", Exhaust(Budget::Handles)),
+        ("chunk_bytes", Exhaust(Budget::Held)),
+        ("chunk_in_one_call", Exhaust(Budget::CallBytes)),
+        ("chunk_traffic", Exhaust(Budget::Bytes)),
+        ("observation_hoard", Exhaust(Budget::Handles)),
+        ("stream_bomb", Refuse("exhausted: the number of calls and streams at once")),
+        ("own_streams", Exhaust(Budget::Handles)),
+        ("waitable_sets", Exhaust(Budget::Handles)),
+        ("pollables", Exhaust(Budget::Handles)),
+        ("outcome_bomb", Exhaust(Budget::CallBytes)),
+        ("error_bomb", Exhaust(Budget::CallBytes)),
+        ("checkpoint_bomb", Exhaust(Budget::CallBytes)),
+        ("checkpoint_of_a_gigabyte", Trap("out of bounds")),
+    ]);
+}
+
+#[test]
+fn what_floods_the_host_is_throttled_or_ended() {
+    all(&[
+        ("clock_flood", Exhaust(Budget::CpuBurst)),
+        ("wait_flood", Exhaust(Budget::CpuBurst)),
+        ("random_flood", Exhaust(Budget::CpuBurst)),
+        ("random_gigabytes", Trap("random bytes are more than")),
+        ("concurrent_waits", Refuse("exhausted: the number of calls and streams at once")),
+        ("concurrent_observations", Refuse("exhausted: the number of calls and streams at once")),
+        ("model_flood", Refuse("exhausted: the number of requests to the model is used up (limit: 20 a second)")),
+        ("huge_instruction", Exhaust(Budget::CallBytes)),
+        ("rollouts_unread", Refuse("exhausted: the number of calls and streams at once")),
+        ("covert_clock", Done),
+    ]);
+}
+
+#[test]
+fn what_talks_too_much_is_not_listened_to() {
+    for name in ["log_bomb", "log_without_lines", "progress_bomb"] {
+        let bench = bench();
+        load(&bench, name);
+        check(name, &Done, run(&bench, None));
+        let said = bench.events.lock().unwrap().len();
+        assert!((1..800).contains(&said), "{name} was heard {said} times");
+        let sane = |event: &Event| !matches!(event, Event::Progress { fraction, .. } if !fraction.is_finite());
+        assert!(bench.events.lock().unwrap().iter().all(sane));
+        assert_no_harm(&bench, name);
+    }
+}
+
+#[test]
+fn skills_that_invoke_without_end_come_to_one() {
+    all(&[
+        ("invoke_itself", Refuse("failed: ")),
+        ("invoke_each_other", Refuse("failed: ")),
+        ("invoke_many_at_once", Refuse("failed: ")),
+    ]);
+}
+
+#[test]
+fn a_handle_that_was_not_given_out_is_worth_nothing() {
+    all(&[
+        ("forged_observation", Trap("unknown handle index")),
+        ("forged_chunk", Trap("unknown handle index")),
+        ("forged_lease", Trap("unknown handle index")),
+        ("stale_observation", Trap("unknown handle index")),
+        ("stale_chunk", Trap("unknown handle index")),
+        ("stale_lease", Trap("unknown handle index")),
+        ("double_drop_observation", Trap("unknown handle index")),
+        ("double_drop_chunk", Trap("unknown handle index")),
+        ("double_drop_lease", Trap("unknown handle index")),
+        ("observation_as_lease", Trap("handle")),
+        ("lease_as_pollable", Trap("handle")),
+        ("drop_what_is_borrowed", Trap("borrowed")),
+    ]);
+}
+
+#[test]
+fn a_command_that_is_none_is_refused_and_one_that_is_wild_is_tamed() {
+    all(&[
+        ("not_a_number", Refuse("invalid: ")),
+        ("infinite", Refuse("invalid: ")),
+        ("wrong_width", Refuse("invalid: ")),
+        ("no_rows", Refuse("invalid: ")),
+        ("too_many_rows", Refuse("invalid: ")),
+        ("absurd_rates", Refuse("invalid: none was taken")),
+        ("a_row_an_age", Refuse("invalid: the play would last")),
+        ("teleport", Done),
+        ("supersede_itself", Done),
+        ("leases_in_a_loop", Done),
+        ("lease_twice", Refuse("unavailable: test/hostile holds the joint shoulder_pan")),
+        ("rollout_dropped_half_way", Done),
+    ]);
+}
+
+#[test]
+fn a_skill_that_teleports_moves_no_faster_than_the_arm_may() {
+    let bench = bench();
+    load(&bench, "teleport");
+    check("teleport", &Done, run(&bench, None));
+    let commands = bench.commands.lock().unwrap();
+    let joint = &bench.robot.embodiment().joints[0];
+    let hz = bench.robot.embodiment().control_hz;
+    let speeds: Vec<f32> = commands.windows(2).map(|pair| (pair[1][0] - pair[0][0]) * hz).collect();
+    let fastest = speeds.iter().fold(0.0, |most: f32, it| most.max(it.abs()));
+    assert!(fastest > 0.1 && fastest <= joint.velocity * 1.001, "{fastest} rad/s");
+    let hardest = speeds.windows(2).map(|pair| ((pair[1] - pair[0]) * hz).abs()).fold(0.0, f32::max);
+    assert!(hardest <= joint.acceleration * 1.01, "{hardest} rad/s²");
+}
+
+#[test]
+fn nothing_that_a_skill_says_after_it_lost_its_lease_reaches_the_robot() {
+    let bench = Bench::with(Pace::RealTime, HostOptions::default(), ALL);
+    load(&bench, "move_after_loss");
+    let running = bench.host.run("test/hostile", TaskRequest::default(), |_| ());
+    while bench.robot.commanded()[0] <= 0.02 {
+        bench.reach(bench.robot.tick() + 1);
+    }
+    bench.host.revoke(&"test/hostile".to_owned().try_into().unwrap());
+    check("move_after_loss", &Refuse("preempted: "), futures_executor::block_on(running).value);
+    assert!(bench.robot.commanded()[0] < 0.6);
+    bench.assert_the_arm_holds();
+}
+
+#[test]
+fn a_skill_that_behaves_until_it_is_resumed_is_caught_when_it_does_not() {
+    for (name, must) in [("restore_hangs", Exhaust(Budget::CpuBurst)), ("turns_when_resumed", Trap("unreachable"))] {
+        let bench = bench();
+        load(&bench, name);
+        check(name, &Done, run(&bench, None));
+        let state = bench.host.checkpoint(&"test/hostile".to_owned().try_into().unwrap()).unwrap();
+        for _ in 0..3 {
+            check(name, &must, run(&bench, Some(state.clone())));
+            assert_no_harm(&bench, name);
+        }
+        let again = run(&bench, None).unwrap_err();
+        assert!(matches!(again, SkillError::Quarantined { .. }), "{name} is still run: {again}");
+    }
+}
+
+#[test]
+fn a_controller_that_misbehaves_ends_and_answers_nothing() {
+    let bench = bench();
+    let still = vec![0.0; 6];
+    let input = Input {
+        at: 0,
+        positions: REST.to_vec(),
+        velocities: still.clone(),
+        efforts: still.clone(),
+        samples: still,
+        goal: REST.to_vec(),
+    };
+    for (name, expected) in [
+        ("control_spin_in_start", "the time for one call of a controller"),
+        ("control_spin_in_tick", "the time for one call of a controller"),
+        ("control_spin_in_state", "the time for one call of a controller"),
+        ("control_recurse", "wasm trap"),
+        ("control_memory_bomb", "the memory"),
+        ("control_answer_bomb", "the size of one call"),
+        ("control_state_bomb", "the size of one call"),
+        ("control_not_a_number", "NaN"),
+        ("control_trap", "unreachable"),
+    ] {
+        let folder = bench.package_of("control", &manifest("control", &[]), &component(&format!("examples/{name}")));
+        let mut controller = bench.host.controller(&folder).unwrap();
+        let ended = controller.start("", None).and_then(|()| controller.tick(&input)).and_then(|_| controller.state());
+        let error = ended.unwrap_err().to_string();
+        assert!(error.contains(expected), "{name}: {error}");
+        assert_no_harm(&bench, name);
+    }
+}
+
+/// A component's text, in which `{{N text}}` stands for `text` N times, and `#` in it for the number of each.
+fn bomb(name: &str) -> Vec<u8> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guests/hostile/bombs/");
+    let mut text = std::fs::read_to_string(format!("{folder}{name}.wat")).unwrap();
+    while let Some((before, rest)) = text.split_once("{{") {
+        let (repeated, after) = rest.split_once("}}").unwrap();
+        let (times, what) = repeated.split_once(' ').unwrap();
+        let times: usize = times.parse().unwrap();
+        let numbered: Vec<_> = (0..times).map(|number| what.replace('#', &number.to_string())).collect();
+        text = format!("{before}{}{after}", numbered.join(" "));
+    }
+    wat::parse_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[test]
+fn a_component_that_is_a_bomb_by_itself_is_refused_before_it_is_compiled() {
+    let bench = bench();
+    for (name, expected) in [
+        ("memory", "bytes of memory: 4294967296"),
+        ("table", "elements of a table: 10000000"),
+        ("functions", "functions: 200001"),
+        ("function", "bytes of a function"),
+        ("nesting", "components in components: 9"),
+        ("components", "modules and components: 201"),
+        ("modules", "modules and components: 201"),
+        ("instances", "instances: 5000"),
+        ("exponential", "instances: 512"),
+    ] {
+        let folder = bench.package_of("bomb", &manifest("bomb", ALL), &bomb(name));
+        let error = bench.host.load(&folder).unwrap_err();
+        assert!(matches!(&error, RuntimeError::Outsized { what, .. } if what.contains(expected)), "{name}: {error}");
+        assert_no_harm(&bench, name);
+    }
+}
+
+#[test]
+fn a_component_that_wants_or_offers_what_it_should_not_is_refused_with_a_reason() {
+    let bench = bench();
+    for (name, expected) in [
+        ("memories", "transitively contains 40 Wasm linear memories"),
+        ("imports", "exports no waza:skill/task@0.1.0"),
+        ("exports", "exports no waza:skill/task@0.1.0"),
+    ] {
+        let folder = bench.package_of("bomb", &manifest("bomb", ALL), &bomb(name));
+        let error = bench.host.load(&folder).unwrap_err().to_string();
+        assert!(error.contains(expected), "{name}: {error}");
+        assert_no_harm(&bench, name);
+    }
+}
