@@ -58,7 +58,7 @@ fn a_tick_allocates_nothing_not_even_when_chunks_change_and_every_rule_acts() {
     let mut over = Vec::with_capacity(64);
     let chunk = |target: [f32; 6], since_tick| {
         let (joints, rows) = (BTreeSet::from_iter(0..6), vec![target.to_vec(); 16]);
-        Prepared::new(&Play { joints, rate_hz: 10.0, rows, since_tick }, &robot, 0)
+        Prepared::new(&Play { joints, rate_hz: 10.0, rows, since_tick, within: None }, &robot, 0)
     };
     let targets = [[1.0, 0.5, 0.5, 0.5, 0.0, 2.5], [-0.5, 1.6, 1.6, 0.5, 0.0, 0.0], [0.0, -0.2, 1.6, 1.6, 0.0, 0.3]];
     let plays: Vec<_> = (0..6).map(|index| (chunk(targets[index % 3], None), oneshot::channel())).collect();

@@ -254,6 +254,7 @@ impl ControlLoop {
         let Self { tick, player, filter, demands, acted, shared, over, .. } = self;
         let tick = *tick;
         player.demands(tick, demands, |act| count(act, tick, acted, shared));
+        filter.keep_within(player.limits());
         filter.step(demands, |act| {
             count(act, tick, acted, shared);
             player.note(act, tick);

@@ -6,11 +6,13 @@
 //! them goes through unchanged. Nothing here allocates after the start.
 
 use std::array;
+use std::sync::Arc;
 
 use crate::body::Body;
 use crate::embodiment::{Embodiment, Workspace};
 use crate::limits::{Limits, State};
 use crate::safety::{Act, Kinematics, Response, Rule};
+use crate::tighten::Within;
 use crate::track::Tracker;
 
 /// What is demanded of a joint.
@@ -26,11 +28,13 @@ pub(crate) enum Demand {
 /// turn).
 const UNNOTICED_RAD: f64 = 1e-3;
 
-/// The tool may be outside the workspace, and links in a forbidden box or in each other, by this much before anything is done about it, metres.
+/// The tool may be outside the workspace, and links in a forbidden box or in each other, by this much before anything is
+/// done about it, metres.
 const UNNOTICED_M: f64 = 1e-5;
 
-/// The rules about where the robot may be, whatever its speed.
-const PLACES: [Rule; 3] = [Rule::Workspace, Rule::Forbidden, Rule::SelfCollision];
+/// The rules about where the robot may be, whatever its speed. The last two are those of whoever drives: kept apart,
+/// because an arm that is found outside a stricter box may not leave the robot's own by as much.
+const PLACES: [Rule; 5] = [Rule::Workspace, Rule::Forbidden, Rule::SelfCollision, Rule::Workspace, Rule::Forbidden];
 
 /// A demand outside the workspace is pulled this far into it, metres, so that the way along its wall stays inside too.
 const INSET_M: f32 = 1e-3;
@@ -53,7 +57,12 @@ struct Joint {
 
 pub(crate) struct Filter {
     joints: Vec<Joint>,
+    /// The robot's.
     workspace: Workspace,
+    /// What of it is left to whoever drives.
+    left: Workspace,
+    /// The stricter limits of whoever drives.
+    within: Vec<Arc<Within>>,
     kinematics: Box<dyn Kinematics>,
     body: Body,
     latched: bool,
@@ -74,6 +83,9 @@ impl Filter {
         let mut filter = Self {
             joints: embodiment.joints.iter().map(joint).collect(),
             workspace: embodiment.workspace,
+            left: embodiment.workspace,
+            // No more can drive than there are joints.
+            within: Vec::with_capacity(embodiment.joints.len()),
             kinematics,
             body: Body::new(embodiment),
             latched: false,
@@ -95,6 +107,23 @@ impl Filter {
     /// While latched, every joint holds whatever is demanded.
     pub fn latch(&mut self, latched: bool) {
         self.latched = latched;
+    }
+
+    /// Keeps to these stricter limits from the next command on, and to no others: a joint that somebody drives to those
+    /// of its driver, the arm to the places of all of them.
+    pub fn keep_within<'a>(&mut self, drivers: impl Iterator<Item = (&'a [usize], &'a Arc<Within>)>) {
+        self.left = self.workspace;
+        self.within.clear();
+        for joint in &mut self.joints {
+            joint.tracker.within = joint.tracker.limits;
+        }
+        for (joints, within) in drivers {
+            for &joint in joints {
+                self.joints[joint].tracker.within = within.limits[joint];
+            }
+            self.left = self.left.intersected(&within.embodiment().workspace);
+            self.within.push(within.clone());
+        }
     }
 
     /// Where a joint is commanded to be.
@@ -140,7 +169,7 @@ impl Filter {
                     None
                 }
                 Demand::To(position) if position.is_finite() => {
-                    let target = position.clamp(joint.tracker.limits.low, joint.tracker.limits.high);
+                    let target = position.clamp(joint.tracker.within.low, joint.tracker.within.high);
                     let excess = (position - target).abs();
                     if excess > UNNOTICED_RAD {
                         report(Act { rule: Rule::Position, response: Response::Clamp, joint: Some(index), excess });
@@ -192,10 +221,11 @@ impl Filter {
         const NUDGE: f32 = 1e-3;
         self.posture_at_targets();
         let tool = self.kinematics.tool_position(&self.posture);
-        let Workspace { min, max } = self.workspace;
+        let Workspace { min, max } = self.left;
         let way: [f32; 3] = array::from_fn(|axis| {
             let inset = INSET_M.min((max[axis] - min[axis]) / 4.0);
-            tool[axis].clamp(min[axis] + inset, max[axis] - inset) - tool[axis]
+            // No `clamp`: two drivers may leave nothing at all.
+            tool[axis].max(min[axis] + inset).min(max[axis] - inset) - tool[axis]
         });
         let mut achieved = [0.0; 3];
         for (index, joint) in self.joints.iter_mut().enumerate().filter(|(_, joint)| joint.target.is_some()) {
@@ -212,14 +242,14 @@ impl Filter {
             if let Some(target) = &mut joint.target {
                 let moved = *target + f64::from(length * dot(joint.jacobian, way));
                 if moved.is_finite() {
-                    *target = moved.clamp(joint.tracker.limits.low, joint.tracker.limits.high);
+                    *target = moved.clamp(joint.tracker.within.low, joint.tracker.within.high);
                 }
             }
         }
     }
 
-    /// Brakes now if the arm could not come to rest inside the workspace and clear of what is forbidden after one more tick as chosen. As that held
-    /// after the tick before, braking keeps the tool inside.
+    /// Brakes now if the arm could not come to rest inside the workspace and clear of what is forbidden after one more
+    /// tick as chosen. As that held after the tick before, braking keeps the tool inside.
     fn stop_before_the_wall(&mut self, report: &mut impl FnMut(Act)) {
         let ticks =
             self.joints.iter().map(|joint| joint.tracker.limits.braking_ticks(joint.velocity)).fold(0.0, f64::max);
@@ -260,8 +290,10 @@ impl Filter {
 
     /// How far the posture is in the wrong, metres, one value for each of [`PLACES`].
     fn depths(&mut self) -> [f64; PLACES.len()] {
-        let [forbidden, collision] = self.body.depths(&self.posture);
-        [self.outside(), forbidden, collision]
+        let more = self.within.iter().flat_map(|within| &within.forbidden);
+        let [forbidden, collision, theirs] = self.body.depths(&self.posture, more);
+        let tool = self.kinematics.tool_position(&self.posture);
+        [outside(&self.workspace, tool), forbidden, collision, outside(&self.left, tool), theirs]
     }
 
     /// How far the tool may be outside: no further than it is.
@@ -281,16 +313,18 @@ impl Filter {
         }
     }
 
-    /// How far the tool is outside the workspace in `posture`, metres; infinite if that is unknown.
+    /// How far the tool is outside what is left of the workspace in `posture`, metres; infinite if that is unknown.
     fn outside(&self) -> f64 {
-        let tool = self.kinematics.tool_position(&self.posture);
-        let Workspace { min, max } = self.workspace;
-        if tool.iter().any(|value| !value.is_finite()) {
-            return f64::INFINITY;
-        }
-        let beyond = |axis: usize| f64::from((min[axis] - tool[axis]).max(tool[axis] - max[axis]));
-        (0..3).map(beyond).fold(0.0, f64::max)
+        outside(&self.left, self.kinematics.tool_position(&self.posture))
     }
+}
+
+fn outside(Workspace { min, max }: &Workspace, tool: [f32; 3]) -> f64 {
+    if tool.iter().any(|value| !value.is_finite()) {
+        return f64::INFINITY;
+    }
+    let beyond = |axis: usize| f64::from((min[axis] - tool[axis]).max(tool[axis] - max[axis]));
+    (0..3).map(beyond).fold(0.0, f64::max)
 }
 
 /// What is allowed of a place where the robot is that deep in the wrong.

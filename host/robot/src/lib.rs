@@ -77,4 +77,4 @@ pub use play::{Ended, Play, PlayError, PlayReport};
 pub use robot::{Pending, Playing, Reply, Robot, RobotError, RobotOptions, Statistics, TimeHold};
 pub use safety::{Intervention, Kinematics, Response, Rule};
 pub use stop::{StopFile, StopSource, Stopped};
-pub use tighten::Tightening;
+pub use tighten::{Tightening, TighteningError, Within};

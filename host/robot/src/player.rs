@@ -9,6 +9,8 @@
 //! within the joint's velocity and acceleration, and rows that cannot be met are reported. Where the rows lead is not
 //! the player's business: positions and places are the safety filter's.
 
+use std::sync::Arc;
+
 use crate::embodiment::Embodiment;
 use crate::filter::Demand;
 use crate::inbox::Answer;
@@ -16,6 +18,7 @@ use crate::limits::{Limits, State};
 use crate::play::{Ended, Play, PlayReport};
 use crate::robot::RobotError;
 use crate::safety::{Act, Record, Response, Rule};
+use crate::tighten::Within;
 use crate::track::Tracker;
 
 /// How long a newer play takes to prevail over what is left of an older one, seconds.
@@ -31,6 +34,7 @@ pub(crate) struct Prepared {
     /// Ticks from row to row.
     spacing: f64,
     since_tick: Option<u64>,
+    within: Option<Arc<Within>>,
     /// The state of the host stop when the play was sent: one that was sent before a stop never starts after it.
     pub stops: u64,
     /// Where the joints are when the play starts.
@@ -48,6 +52,7 @@ impl Prepared {
             joints,
             spacing: f64::from(embodiment.control_hz) / f64::from(play.rate_hz),
             since_tick: play.since_tick,
+            within: play.within.clone(),
             stops,
         }
     }
@@ -55,6 +60,11 @@ impl Prepared {
     fn last(&self) -> usize {
         self.columns.first().map_or(0, |column| column.len().saturating_sub(1))
     }
+}
+
+/// How old an observation may be that a play acts on, ticks.
+fn oldest(embodiment: &Embodiment) -> Option<f64> {
+    embodiment.command_age_s.map(|seconds| f64::from(seconds) * f64::from(embodiment.control_hz))
 }
 
 /// A play that drives its joints.
@@ -164,7 +174,7 @@ impl Player {
             active: Vec::with_capacity(embodiment.joints.len()),
             shapers: embodiment.joints.iter().map(shaper).collect(),
             control_hz: hz.into(),
-            oldest: embodiment.command_age_s.map(|seconds| f64::from(seconds) * f64::from(hz)),
+            oldest: oldest(embodiment),
         }
     }
 
@@ -189,7 +199,9 @@ impl Player {
         let record = Record::default();
         let mut new = Active { play, since, first: 0, started: now - 1.0, next: 0, record, answer };
         let last = new.play.last();
-        if let Some(oldest) = self.oldest.filter(|oldest| now - since > *oldest) {
+        let within = new.play.within.clone();
+        let oldest = within.as_ref().map_or(self.oldest, |within| oldest(within.embodiment()));
+        if let Some(oldest) = oldest.filter(|oldest| now - since > *oldest) {
             let excess = (now - since - oldest) / self.control_hz;
             let act = Act { rule: Rule::CommandAge, response: Response::Hold, joint: None, excess };
             new.record.note(act, tick);
@@ -211,7 +223,9 @@ impl Player {
         for column in 0..new.play.joints.len() {
             let joint = new.play.joints[column];
             new.play.starts[column] = state(joint);
-            self.shapers[joint].continue_from(state(joint));
+            let shaper = &mut self.shapers[joint];
+            shaper.within = within.as_ref().map_or(shaper.limits, |within| within.limits[joint].anywhere());
+            shaper.continue_from(state(joint));
             let Some(old) = self.active.iter().find(|old| old.drives(joint)) else { continue };
             let Some(old_column) = old.play.joints.iter().position(|&driven| driven == joint) else { continue };
             // Not the last row: the joints are to rest where it says.
@@ -244,7 +258,7 @@ impl Player {
             for (column, &joint) in active.play.joints.iter().enumerate() {
                 let (target, shaper) = (Some(active.position(column, now)), &mut self.shapers[joint]);
                 shaper.advance(target, shaper.velocity(target));
-                if let Some((rule, excess)) = shaper.lag(target, shaper.limits.speed) {
+                if let Some((rule, excess)) = shaper.lag(target, shaper.within.speed) {
                     let act = Act { rule, response: Response::Slow, joint: Some(joint), excess };
                     active.record.note(act, tick);
                     report(act);
@@ -252,6 +266,11 @@ impl Player {
                 demands[joint] = Demand::To(shaper.state.position);
             }
         }
+    }
+
+    /// The stricter limits of the plays that have some, and the joints that each drives.
+    pub fn limits(&self) -> impl Iterator<Item = (&[usize], &Arc<Within>)> {
+        self.active.iter().filter_map(|active| Some((active.play.joints.as_slice(), active.play.within.as_ref()?)))
     }
 
     /// Keeps what the safety filter did for the plays that it concerns.

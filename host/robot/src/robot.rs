@@ -11,7 +11,7 @@ use futures_channel::oneshot;
 
 use crate::clock::{self, Pace};
 use crate::control::ControlLoop;
-use crate::embodiment::Embodiment;
+use crate::embodiment::{Embodiment, EmbodimentError};
 use crate::inbox::{Answer, Command, Inbox};
 pub use crate::inbox::{Reply, TimeHold};
 use crate::link::{Link, LinkError};
@@ -20,6 +20,7 @@ use crate::play::{Play, PlayError, PlayReport};
 use crate::player::Prepared;
 use crate::safety::{Kinematics, Rule};
 use crate::stop::{Sources, StopSource, Stopped};
+use crate::tighten::{Tightening, Within};
 
 /// What a control loop needs beside an embodiment and a link.
 pub struct RobotOptions {
@@ -209,6 +210,14 @@ impl Robot {
                 pending
             }
         }
+    }
+
+    /// This robot within the limits of a skill, for [`Play::within`]; `origin` is named in errors.
+    ///
+    /// # Errors
+    /// [`EmbodimentError::Invalid`] if nothing is left of a limit, or the limits are of something that the robot lacks.
+    pub fn within(&self, by: &Tightening, origin: &str) -> Result<Arc<Within>, EmbodimentError> {
+        self.embodiment().within(by, origin)
     }
 
     /// Ends every play that drives any of these joints. Its joints stop within their limits, and stay.

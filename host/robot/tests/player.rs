@@ -87,7 +87,7 @@ fn a_newer_chunk_takes_over_without_a_jerk() {
 fn a_play_that_takes_one_joint_of_another_ends_it_and_the_rest_of_it_holds() {
     let bench = Bench::start(Pace::Lockstep);
     let rows = (1..=10).map(|row| REST.iter().map(|rest| rest + 0.03 * row as f32).collect()).collect();
-    let both = Play { joints: [0, 1].into(), rate_hz: 10.0, rows, since_tick: None };
+    let both = Play { joints: [0, 1].into(), rate_hz: 10.0, rows, since_tick: None, within: None };
     let hold = bench.robot.hold_time();
     let older = bench.robot.play(both);
     let reaching = bench.robot.reach(40);
@@ -237,7 +237,7 @@ fn any_play() -> impl Strategy<Value = Play> {
         prop::collection::vec(row, 1..12),
         prop::option::of(0_u64..150),
     )
-        .prop_map(|(joints, rate_hz, rows, since_tick)| Play { joints, rate_hz, rows, since_tick })
+        .prop_map(|(joints, rate_hz, rows, since_tick)| Play { joints, rate_hz, rows, since_tick, within: None })
 }
 
 proptest! {

@@ -142,7 +142,7 @@ pub fn chunk(joint: usize, positions: impl IntoIterator<Item = f32>) -> Play {
         row
     };
     let rows = positions.into_iter().map(row).collect();
-    Play { joints: [joint].into(), rate_hz: 10.0, rows, since_tick: None }
+    Play { joints: [joint].into(), rate_hz: 10.0, rows, since_tick: None, within: None }
 }
 
 /// The largest speed and acceleration in commands of one joint at 100 Hz, rad/s and rad/s².
