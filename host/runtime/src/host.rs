@@ -8,7 +8,8 @@ use std::task::{self, Poll};
 
 use futures_channel::oneshot;
 use wasmtime::component::Linker;
-use waza_robot::{Pace, Reply, Robot};
+use waza_robot::embodiment::EmbodimentError;
+use waza_robot::{Embodiment, Pace, Reply, Robot, Tightening, Within};
 
 use crate::actor::Signal;
 use crate::bindings::skill::SkillPre;
@@ -115,7 +116,16 @@ pub(crate) struct Site {
 pub(crate) struct Skill {
     pub manifest: Manifest,
     pub grants: Grants,
+    /// The limits of its manifest over this robot's; `None`: it has none.
+    pub within: Option<Arc<Within>>,
     pub component: SkillPre<Run>,
+}
+
+impl Skill {
+    /// The robot as this skill may use it.
+    pub fn robot<'a>(&'a self, whole: &'a Embodiment) -> &'a Embodiment {
+        self.within.as_ref().map_or(whole, |within| within.embodiment())
+    }
 }
 
 /// How a run starts.
@@ -216,7 +226,8 @@ impl Host {
         let component = linker.instantiate_pre(&component).and_then(SkillPre::new).map_err(misfit)?;
         let grants = Grants::new(&manifest.permissions, &site.options.withheld);
         let id = manifest.id.clone();
-        site.skills().insert(id.clone(), Arc::new(Skill { manifest, grants, component }));
+        let within = limits(&site.robot, &manifest)?;
+        site.skills().insert(id.clone(), Arc::new(Skill { manifest, grants, within, component }));
         Ok(id)
     }
 
@@ -284,6 +295,15 @@ impl Host {
     pub fn robot(&self) -> &Robot {
         &self.0.robot
     }
+}
+
+/// What a manifest's limits leave of a robot; `None` if it has none.
+fn limits(robot: &Robot, manifest: &Manifest) -> Result<Option<Arc<Within>>, RuntimeError> {
+    if manifest.limits == Tightening::default() {
+        return Ok(None);
+    }
+    let misfit = |error: EmbodimentError| RuntimeError::Mismatch { id: manifest.id.clone(), what: error.to_string() };
+    robot.within(&manifest.limits, "its [limits]").map(Some).map_err(misfit)
 }
 
 impl Site {
