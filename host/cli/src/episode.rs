@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use waza_model::ModelHandle;
 use waza_robot::sim::scene::Colour;
 use waza_robot::sim::{Scene, SceneSpec, Simulator, Task, Verdict, arm};
-use waza_robot::{Embodiment, Link, Pace, Reply, Robot, RobotOptions};
+use waza_robot::{Embodiment, Guard, Link, Pace, Reply, Robot, RobotOptions};
 use waza_runtime::{Event, Host, HostOptions, Outcome, SkillError, TaskRequest};
 
 use crate::fault::OrBadInput;
@@ -26,6 +26,7 @@ pub struct Stage {
     pub embodiment: Arc<Embodiment>,
     pub model: ModelHandle,
     pub pace: Pace,
+    pub guard: Guard,
 }
 
 /// What is asked for in one episode.
@@ -58,7 +59,7 @@ pub fn draw_task(task_of: fn(Colour) -> Task, seed: u64) -> (Task, String) {
 impl Stage {
     /// A host for a fresh robot behind this link.
     pub fn host(&self, link: impl Link + 'static) -> Result<Host> {
-        let options = RobotOptions { pace: self.pace, kinematics: Box::new(arm::tool_position) };
+        let options = RobotOptions { pace: self.pace, kinematics: Box::new(arm::tool_position), guard: self.guard };
         let robot = Robot::start(self.embodiment.clone(), Box::new(link), options).context("starting the robot")?;
         Host::new(robot, self.model.clone(), HostOptions::default()).or_bad_input()
     }

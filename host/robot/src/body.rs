@@ -87,6 +87,12 @@ impl Body {
         depths.map(f64::from)
     }
 
+    /// A vector in the frame of the link that a joint carries, in the base frame.
+    pub fn base_from_link(&mut self, posture: &[f32], joint: usize, vector: Point) -> Point {
+        self.place(posture);
+        rotated(&self.poses[joint + 1].axes, vector)
+    }
+
     fn place(&mut self, posture: &[f32]) {
         for (index, (link, angle)) in self.links.iter().zip(posture).enumerate() {
             let parent = self.poses[index];

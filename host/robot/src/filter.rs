@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use crate::body::Body;
 use crate::embodiment::{Embodiment, Workspace};
+use crate::feel::{Force, Load};
 use crate::limits::{Limits, State};
-use crate::safety::{Act, Kinematics, Response, Rule};
+use crate::observation::Measurement;
+use crate::safety::{Act, Guard, Kinematics, Response, Rule};
 use crate::tighten::Within;
 use crate::track::Tracker;
 
@@ -36,6 +38,10 @@ const UNNOTICED_M: f64 = 1e-5;
 /// because an arm that is found outside a stricter box may not leave the robot's own by as much.
 const PLACES: [Rule; 5] = [Rule::Workspace, Rule::Forbidden, Rule::SelfCollision, Rule::Workspace, Rule::Forbidden];
 
+/// The rules that say so themselves where they make a joint lag.
+const REPORTED_BY_ITSELF: [Rule; 5] =
+    [Rule::Workspace, Rule::Forbidden, Rule::SelfCollision, Rule::Force, Rule::Effort];
+
 /// A demand outside the workspace is pulled this far into it, metres, so that the way along its wall stays inside too.
 const INSET_M: f32 = 1e-3;
 
@@ -45,6 +51,20 @@ const PULLS: usize = 8;
 /// The way on which a tool would come to rest is checked at no more than this many points.
 const CHECKS: f64 = 32.0;
 
+/// How long a joint's effort has to be over its limit before the joint is slowed, seconds. Starting at full acceleration
+/// and the first contact with something are over sooner.
+const EFFORT_SLOWS_S: f32 = 0.05;
+
+/// And before it holds: what slowing down could relieve has been relieved by then.
+const EFFORT_HOLDS_S: f32 = 0.25;
+
+/// How long a force has to be over its limit before the arm holds, seconds: a blow lasts a sample or two, and nothing can
+/// be done about it any more; what lasts longer is pressed.
+const FORCE_HOLDS_S: f32 = 0.03;
+
+/// Of the highest speed, what is left to a joint that presses.
+const SLOWED: f64 = 0.25;
+
 struct Joint {
     tracker: Tracker,
     /// The demand after clamping; `None`: hold.
@@ -53,6 +73,7 @@ struct Joint {
     velocity: f64,
     /// Metres that the tool moves per rad of this joint at the target.
     jacobian: [f32; 3],
+    effort: Load,
 }
 
 pub(crate) struct Filter {
@@ -65,6 +86,10 @@ pub(crate) struct Filter {
     within: Vec<Arc<Within>>,
     kinematics: Box<dyn Kinematics>,
     body: Body,
+    forces: Vec<Force>,
+    /// Ticks after which an effort slows, an effort holds, a force holds.
+    patience: [u32; 3],
+    guard: Guard,
     latched: bool,
     command: Vec<f32>,
     /// A posture to ask the kinematics about.
@@ -73,13 +98,15 @@ pub(crate) struct Filter {
 
 impl Filter {
     /// A filter whose first command continues from `positions`, at rest.
-    pub fn new(embodiment: &Embodiment, kinematics: Box<dyn Kinematics>, positions: &[f32]) -> Self {
+    pub fn new(embodiment: &Embodiment, kinematics: Box<dyn Kinematics>, guard: Guard, positions: &[f32]) -> Self {
         let joint = |joint| Joint {
             tracker: Tracker::new(Limits::of(joint, embodiment.control_hz)),
             target: None,
             velocity: 0.0,
             jacobian: [0.0; 3],
+            effort: Load::default(),
         };
+        let ticks = |seconds: f32| (seconds * embodiment.control_hz).ceil().max(1.0) as u32;
         let mut filter = Self {
             joints: embodiment.joints.iter().map(joint).collect(),
             workspace: embodiment.workspace,
@@ -88,6 +115,9 @@ impl Filter {
             within: Vec::with_capacity(embodiment.joints.len()),
             kinematics,
             body: Body::new(embodiment),
+            forces: embodiment.force_limits.iter().filter_map(|it| Force::new(it, embodiment)).collect(),
+            patience: [EFFORT_SLOWS_S, EFFORT_HOLDS_S, FORCE_HOLDS_S].map(ticks),
+            guard,
             latched: false,
             command: positions.to_vec(),
             posture: positions.to_vec(),
@@ -126,6 +156,18 @@ impl Filter {
         }
     }
 
+    /// Takes what was measured in this tick, to be held against the limits that are kept to by now.
+    pub fn feel(&mut self, measured: &Measurement) {
+        for (joint, &effort) in self.joints.iter_mut().zip(&measured.joints.efforts) {
+            joint.effort.feel(effort.into(), joint.tracker.within.effort);
+        }
+        for (index, force) in self.forces.iter_mut().enumerate() {
+            let theirs = self.within.iter().map(|within| within.embodiment().force_limits[index].newtons.into());
+            let newtons = theirs.fold(force.newtons, f64::min);
+            force.feel(&measured.samples[force.sensor], newtons);
+        }
+    }
+
     /// Where a joint is commanded to be.
     pub fn state(&self, joint: usize) -> State {
         self.joints[joint].tracker.state
@@ -144,17 +186,90 @@ impl Filter {
     /// Makes the next command from one demand a joint, and reports what it changed.
     pub fn step(&mut self, demands: &[Demand], mut report: impl FnMut(Act)) {
         self.clamp(demands, &mut report);
+        if self.guard == Guard::Off {
+            self.pass();
+            return;
+        }
         self.pull_into_workspace(&mut report);
         for joint in &mut self.joints {
             joint.velocity = joint.tracker.velocity(joint.target);
         }
+        self.ease_off(&mut report);
+        self.give_way(&mut report);
         self.stop_before_the_wall(&mut report);
         for (index, joint) in self.joints.iter_mut().enumerate() {
             joint.tracker.advance(joint.target, joint.velocity);
             self.command[index] = joint.tracker.state.position as f32;
             let lag = joint.tracker.lag(joint.target, UNNOTICED_RAD);
-            if let Some((rule, excess)) = lag.filter(|(rule, _)| !PLACES.contains(rule)) {
+            if let Some((rule, excess)) = lag.filter(|(rule, _)| !REPORTED_BY_ITSELF.contains(rule)) {
                 report(Act { rule, response: Response::Slow, joint: Some(index), excess });
+            }
+        }
+    }
+
+    /// Lets the demands be the commands: there is no filter. What holds stands still at once.
+    fn pass(&mut self) {
+        for (joint, command) in self.joints.iter_mut().zip(&mut self.command) {
+            let position = joint.tracker.state.position;
+            let next = joint.target.unwrap_or(position);
+            joint.tracker.continue_from(State { position: next, velocity: next - position });
+            *command = next as f32;
+        }
+    }
+
+    /// Slows joints that have pressed too hard for a while, then holds them. They may always turn back.
+    fn ease_off(&mut self, report: &mut impl FnMut(Act)) {
+        let [slows, holds, _] = self.patience;
+        for (index, joint) in self.joints.iter_mut().enumerate().filter(|(_, joint)| joint.effort.lasts(slows)) {
+            let (tracker, way) = (&mut joint.tracker, joint.effort.value.signum());
+            let (was, wanted) = (tracker.state.velocity, joint.velocity);
+            if joint.target.is_none() || wanted * way <= 0.0 {
+                continue;
+            }
+            let response = if joint.effort.lasts(holds) {
+                joint.velocity = tracker.limits.braked(was);
+                Response::Hold
+            } else {
+                let slowed = (SLOWED * tracker.within.speed).max(was * way - tracker.within.change);
+                joint.velocity = way * slowed.min(wanted * way);
+                Response::Slow
+            };
+            if joint.velocity != wanted {
+                tracker.blame(Rule::Effort);
+                let excess = joint.effort.excess.max(0.0);
+                report(Act { rule: Rule::Effort, response, joint: Some(index), excess });
+            }
+        }
+    }
+
+    /// Brakes an arm whose tool would press on against a force that has been too large for a while.
+    fn give_way(&mut self, report: &mut impl FnMut(Act)) {
+        for index in 0..self.forces.len() {
+            let Force { link, force, load, .. } = self.forces[index];
+            if !load.lasts(self.patience[2]) {
+                continue;
+            }
+            let force = self.body.base_from_link(&self.command, link, force);
+            let here = self.kinematics.tool_position(&self.command);
+            for (posture, joint) in self.posture.iter_mut().zip(&self.joints) {
+                *posture = (joint.tracker.state.position + joint.velocity) as f32;
+            }
+            let next = self.kinematics.tool_position(&self.posture);
+            let way = array::from_fn(|axis| next[axis] - here[axis]);
+            // Written so that what is not a number presses.
+            if dot(way, force) >= 0.0 {
+                continue;
+            }
+            let mut changed = false;
+            for joint in &mut self.joints {
+                let braked = joint.tracker.limits.braked(joint.tracker.state.velocity);
+                changed |= braked != joint.velocity;
+                joint.velocity = braked;
+                joint.tracker.blame(Rule::Force);
+            }
+            if changed {
+                let excess = load.excess.max(0.0);
+                report(Act { rule: Rule::Force, response: Response::Hold, joint: None, excess });
             }
         }
     }
@@ -168,6 +283,7 @@ impl Filter {
                     refused = true;
                     None
                 }
+                Demand::To(position) if position.is_finite() && self.guard == Guard::Off => Some(position),
                 Demand::To(position) if position.is_finite() => {
                     let target = position.clamp(joint.tracker.within.low, joint.tracker.within.high);
                     let excess = (position - target).abs();

@@ -20,6 +20,8 @@ pub(crate) struct Limits {
     pub speed: f64,
     /// Most that the speed may change from tick to tick, rad per tick².
     pub change: f64,
+    /// Highest torque, N m.
+    pub effort: f64,
 }
 
 /// Where a joint is commanded to be, and how far the last tick moved it.
@@ -39,6 +41,7 @@ impl Limits {
             high: joint.position[1].into(),
             speed: f64::from(joint.velocity) / hz,
             change: f64::from(joint.acceleration) / (hz * hz),
+            effort: joint.effort.into(),
         }
     }
 
@@ -88,7 +91,7 @@ impl Limits {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { low: -1.0, high: 1.0, speed: 0.02, change: 0.0012 };
+    const LIMITS: Limits = Limits { low: -1.0, high: 1.0, speed: 0.02, change: 0.0012, effort: 6.0 };
 
     #[test]
     fn a_joint_at_the_stopping_speed_stops_exactly_within_the_distance() {

@@ -139,7 +139,7 @@ pub enum Ended {
     Finished,
     /// A newer play took some of its joints.
     Superseded,
-    /// Some of its joints were told to hold.
+    /// Some of its joints were told to hold, or hold because of what they felt, or were sent too far at once.
     Held,
     /// The host stop is latched. If it already was when the play arrived, nothing moved.
     Stopped,

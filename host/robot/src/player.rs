@@ -79,6 +79,8 @@ struct Active {
     /// The row that the joints are on their way to.
     next: usize,
     record: Record,
+    /// The safety filter holds its joints because of what they feel.
+    refused: bool,
     answer: Answer<PlayReport>,
 }
 
@@ -164,6 +166,8 @@ pub(crate) struct Player {
     control_hz: f64,
     /// The oldest observation that a play may act on, ticks.
     oldest: Option<f64>,
+    /// How far out of reach the first rows may be, rad.
+    discontinuity: Option<f64>,
 }
 
 impl Player {
@@ -175,6 +179,7 @@ impl Player {
             shapers: embodiment.joints.iter().map(shaper).collect(),
             control_hz: hz.into(),
             oldest: oldest(embodiment),
+            discontinuity: embodiment.discontinuity_rad.map(f64::from),
         }
     }
 
@@ -197,7 +202,7 @@ impl Player {
         let now = tick as f64;
         let since = play.since_tick.map_or(now - 1.0, |since| since as f64);
         let record = Record::default();
-        let mut new = Active { play, since, first: 0, started: now - 1.0, next: 0, record, answer };
+        let mut new = Active { play, since, first: 0, started: now - 1.0, next: 0, record, refused: false, answer };
         let last = new.play.last();
         let within = new.play.within.clone();
         let oldest = within.as_ref().map_or(self.oldest, |within| oldest(within.embodiment()));
@@ -219,13 +224,29 @@ impl Player {
             new.first += 1;
         }
         new.next = new.first;
+        for (column, &joint) in new.play.joints.iter().enumerate() {
+            let shaper = &mut self.shapers[joint];
+            shaper.within = within.as_ref().map_or(shaper.limits, |within| within.limits[joint].anywhere());
+            new.play.starts[column] = state(joint);
+        }
+        if let Some((joint, excess)) = self.out_of_reach(&new) {
+            let refused = self.discontinuity.is_some_and(|most| excess > most);
+            let response = if refused { Response::Hold } else { Response::Slow };
+            let act = Act { rule: Rule::Discontinuity, response, joint: Some(joint), excess };
+            new.record.note(act, tick);
+            report(act);
+            if refused {
+                // Whoever is sent there does not know where it is: what it played before is no better.
+                self.end_those(Ended::Held, over, |old| new.play.joints.iter().any(|&joint| old.drives(joint)));
+                let held = new.report(Ended::Held);
+                over.push((new.answer, Ok(held)));
+                return;
+            }
+        }
         let blend = BLEND_S * self.control_hz;
         for column in 0..new.play.joints.len() {
             let joint = new.play.joints[column];
-            new.play.starts[column] = state(joint);
-            let shaper = &mut self.shapers[joint];
-            shaper.within = within.as_ref().map_or(shaper.limits, |within| within.limits[joint].anywhere());
-            shaper.continue_from(state(joint));
+            self.shapers[joint].continue_from(new.play.starts[column]);
             let Some(old) = self.active.iter().find(|old| old.drives(joint)) else { continue };
             let Some(old_column) = old.play.joints.iter().position(|&driven| driven == joint) else { continue };
             // Not the last row: the joints are to rest where it says.
@@ -241,6 +262,18 @@ impl Player {
         }
         self.end_those(Ended::Superseded, over, |old| new.play.joints.iter().any(|&joint| old.drives(joint)));
         self.active.push(new);
+    }
+
+    /// The joint whose first row is furthest out of its reach in the time until the row is due, and how far, rad. What it
+    /// would make up for in a tick at full speed is in reach.
+    fn out_of_reach(&self, new: &Active) -> Option<(usize, f64)> {
+        let beyond = |(column, &joint): (usize, &usize)| {
+            let (due, position) = new.knot(column, new.first);
+            let reach = (due - new.started + 1.0) * self.shapers[joint].within.speed;
+            (joint, (position - new.play.starts[column].position).abs() - reach)
+        };
+        let furthest = new.play.joints.iter().enumerate().map(beyond).max_by(|(_, a), (_, b)| a.total_cmp(b));
+        furthest.filter(|(_, beyond)| *beyond > 0.0)
     }
 
     /// Where every joint is to be at `tick`; a joint that nothing drives holds.
@@ -278,8 +311,14 @@ impl Player {
         for active in &mut self.active {
             if act.joint.is_none_or(|joint| active.drives(joint)) {
                 active.record.note(act, tick);
+                active.refused |= act.response == Response::Hold && act.rule.ends_plays();
             }
         }
+    }
+
+    /// Ends the plays that press on where they may not.
+    pub fn end_refused(&mut self, over: &mut Vec<Over>) {
+        self.end_those(Ended::Held, over, |active| active.refused);
     }
 
     /// Ends the plays whose last row was played and whose joints stand.

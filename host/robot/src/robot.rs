@@ -18,7 +18,7 @@ use crate::link::{Link, LinkError};
 use crate::observation::Observation;
 use crate::play::{Play, PlayError, PlayReport};
 use crate::player::Prepared;
-use crate::safety::{Kinematics, Rule};
+use crate::safety::{Guard, Kinematics, Rule};
 use crate::stop::{Sources, StopSource, Stopped};
 use crate::tighten::{Tightening, Within};
 
@@ -28,6 +28,8 @@ pub struct RobotOptions {
     pub pace: Pace,
     /// The arm's forward kinematics: the workspace limit cannot be kept without.
     pub kinematics: Box<dyn Kinematics>,
+    /// Whether the safety filter acts; [`Guard::Off`] is for simulated links only.
+    pub guard: Guard,
 }
 
 /// A robot under control. Cloning gives another handle to the same control loop; the loop brings the robot to a hold
@@ -96,6 +98,9 @@ pub enum RobotError {
         /// Their names.
         unseen: Vec<String>,
     },
+    /// The safety filter may be off for a simulated link only.
+    #[error("the safety filter can be off for a simulated robot only, and this link is none")]
+    Unguarded,
     /// The control loop is gone: the last handle was dropped, or the link panicked.
     #[error("the robot's control loop has ended; start it again")]
     Ended,
@@ -129,8 +134,11 @@ impl Robot {
     ///
     /// # Errors
     /// [`RobotError::Link`] if the link cannot be read, or not in the shape that the embodiment promises;
-    /// [`RobotError::Thread`].
+    /// [`RobotError::Unguarded`]; [`RobotError::Thread`].
     pub fn start(embodiment: Arc<Embodiment>, link: Box<dyn Link>, options: RobotOptions) -> Result<Self, RobotError> {
+        if options.guard == Guard::Off && !link.is_simulated() {
+            return Err(RobotError::Unguarded);
+        }
         let inbox = Inbox::new(options.pace);
         let shared = Arc::new(Shared {
             tick: AtomicU64::new(0),

@@ -28,6 +28,8 @@ pub struct Tightening {
     pub workspace: Option<Workspace>,
     /// More boxes where no capsule may be.
     pub forbidden: Vec<Workspace>,
+    /// Of the robot's force limits.
+    pub force_limits: Vec<ForceTightening>,
     /// The oldest observation that a play may act on, seconds.
     pub command_age_s: Option<f32>,
 }
@@ -50,6 +52,16 @@ pub struct JointTightening {
     /// Highest torque, N m.
     #[serde(default)]
     pub effort: Option<f32>,
+}
+
+/// A stricter force limit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForceTightening {
+    /// A sensor for which the robot has a limit.
+    pub sensor: String,
+    /// Of the force's magnitude.
+    pub newtons: f32,
 }
 
 /// Why a file of limits was refused.
@@ -180,6 +192,12 @@ impl Embodiment {
             }
         }
         within.forbidden.extend(&by.forbidden);
+        for ForceTightening { sensor, newtons } in &by.force_limits {
+            match within.force_limits.iter_mut().find(|limit| limit.sensor == *sensor) {
+                Some(limit) => limit.newtons = lower(limit.newtons, *newtons),
+                None => wrong.push(format!("{} has no force limit for a sensor {sensor}", self.name)),
+            }
+        }
         within.command_age_s = match (self.command_age_s, by.command_age_s) {
             (Some(age), Some(stricter)) => Some(lower(age, stricter)),
             (age, stricter) => age.or(stricter),

@@ -159,12 +159,15 @@ fn rows_that_jitter_as_a_models_do_are_played_within_the_limits_and_no_intervent
 #[test]
 fn what_the_filter_changed_is_reported_with_the_play_and_counted() {
     let bench = Bench::start(Pace::Lockstep);
-    let report = bench.finish(chunk(0, [1.5, 1.5])).unwrap();
+    let report = bench.finish(chunk(0, [1.0, 1.0])).unwrap();
     assert_eq!(report.ended, Ended::Finished);
-    let [slowed] = report.interventions[..] else { panic!("{:?}", report.interventions) };
+    // The filter's order of rules.
+    let [jump, slowed] = report.interventions[..] else { panic!("{:?}", report.interventions) };
+    assert_eq!((jump.rule, jump.response, jump.joint), (Rule::Discontinuity, Response::Slow, Some(0)));
     assert_eq!((slowed.rule, slowed.response, slowed.joint), (Rule::Velocity, Response::Slow, Some(0)));
-    assert_eq!(bench.robot.statistics().interventions.keys().collect::<Vec<_>>(), [&Rule::Velocity]);
-    assert_eq!(bench.robot.commanded()[0], 1.5, "a slowed chunk still arrives");
+    let counted = bench.robot.statistics().interventions;
+    assert_eq!(counted.keys().collect::<Vec<_>>(), [&Rule::Discontinuity, &Rule::Velocity]);
+    assert_eq!(bench.robot.commanded()[0], 1.0, "a slowed chunk still arrives");
 }
 
 #[test]

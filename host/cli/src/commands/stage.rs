@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Args;
 use waza_model::{Broker, Checkpoint, Device, Model, Policy, Vlm, VlmCheckpoint};
-use waza_robot::{Embodiment, Pace};
+use waza_robot::{Embodiment, Guard, Pace};
 
 use crate::assets::Checkout;
 use crate::episode::Stage;
@@ -51,7 +51,7 @@ impl StageOptions {
         let model = Broker::start(load).map_err(model_fault)?;
         spinner.finish_with_message(format!("model on {}", model.about().device));
         let pace = if self.realtime { Pace::RealTime } else { Pace::Lockstep };
-        Ok(Stage { embodiment: Arc::new(Embodiment::so101()), model, pace })
+        Ok(Stage { embodiment: Arc::new(Embodiment::so101()), model, pace, guard: Guard::On })
     }
 }
 

@@ -19,13 +19,13 @@ fn tool(q: &[f32]) -> [f32; 3] {
 
 fn filter(positions: &[f32]) -> (Embodiment, Filter) {
     let robot = Embodiment::so101();
-    let filter = Filter::new(&robot, Box::new(tool), positions);
+    let filter = Filter::new(&robot, Box::new(tool), Guard::On, positions);
     (robot, filter)
 }
 
 fn free_filter(positions: &[f32]) -> Filter {
     let robot = Embodiment { collisions: vec![], ..Embodiment::so101() };
-    Filter::new(&robot, Box::new(|_: &[f32]| [0.2, 0.0, 0.2]), positions)
+    Filter::new(&robot, Box::new(|_: &[f32]| [0.2, 0.0, 0.2]), Guard::On, positions)
 }
 
 fn to(positions: &[f32]) -> Vec<Demand> {
@@ -74,7 +74,7 @@ fn any_tightening() -> impl Strategy<Value = Tightening> {
                 ..JointTightening::default()
             };
             let joints = names.zip(joints).map(joint).collect();
-            Tightening { joints, workspace, forbidden, command_age_s: None }
+            Tightening { joints, workspace, forbidden, ..Tightening::default() }
         },
     )
 }
@@ -86,7 +86,7 @@ proptest! {
     fn commands_keep_every_limit_whatever_is_demanded(spells in prop::collection::vec(hostile_spell(), 1..25)) {
         let place = Workspace { min: [0.2, 0.05, 0.0], max: [0.3, 0.2, 0.15] };
         let robot = Embodiment { forbidden: vec![place], ..Embodiment::so101() };
-        let mut filter = Filter::new(&robot, Box::new(tool), &REST);
+        let mut filter = Filter::new(&robot, Box::new(tool), Guard::On, &REST);
         let mut body = Body::new(&robot);
         let (mut last, mut speeds) = (REST.to_vec(), vec![0.0; 6]);
         for (demands, drift, ticks) in spells {
@@ -122,7 +122,7 @@ proptest! {
     ) {
         let place = Workspace { min: [0.2, 0.05, 0.0], max: [0.3, 0.2, 0.15] };
         let robot = Arc::new(Embodiment { forbidden: vec![place], ..Embodiment::so101() });
-        let mut filter = Filter::new(&robot, Box::new(tool), &REST);
+        let mut filter = Filter::new(&robot, Box::new(tool), Guard::On, &REST);
         let mut body = Body::new(&robot);
         let (mut last, mut speeds) = (REST.to_vec(), vec![0.0; 6]);
         for ((demands, drift, ticks), tightenings) in spells {
@@ -270,7 +270,7 @@ fn a_latched_stop_brings_every_joint_to_a_hold_whatever_is_demanded() {
 /// The tool moves 0.2 m per rad: joint 0 along x, joint 1 along y.
 fn gantry(positions: &[f32]) -> Filter {
     let tool = |q: &[f32]| [0.2 + 0.2 * q[0], 0.2 * q[1], 0.2];
-    Filter::new(&Embodiment::so101(), Box::new(tool), positions)
+    Filter::new(&Embodiment::so101(), Box::new(tool), Guard::On, positions)
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn a_tool_found_outside_the_workspace_may_come_back_but_go_no_further() {
 #[test]
 fn an_arm_whose_tool_is_nowhere_holds() {
     let robot = Embodiment::so101();
-    let mut filter = Filter::new(&robot, Box::new(|_: &[f32]| [f32::NAN; 3]), &REST);
+    let mut filter = Filter::new(&robot, Box::new(|_: &[f32]| [f32::NAN; 3]), Guard::On, &REST);
     let acts = step(&mut filter, &to(&REST.map(|position| position + 1.0)));
     assert_eq!(filter.command(), REST);
     assert!(acts.iter().any(|act| act.rule == Rule::Workspace && act.response == Response::Hold));
@@ -332,7 +332,7 @@ fn a_joint_found_outside_its_limits_holds_until_it_is_sent_back_inside() {
 fn an_arm_that_is_sent_into_a_forbidden_box_stops_before_it_and_leaves_when_it_is_sent_away() {
     let place = Workspace { min: [0.12, 0.06, 0.0], max: [0.3, 0.3, 0.4] };
     let robot = Embodiment { forbidden: vec![place], ..Embodiment::so101() };
-    let mut filter = Filter::new(&robot, Box::new(tool), &REST);
+    let mut filter = Filter::new(&robot, Box::new(tool), Guard::On, &REST);
     let mut body = Body::new(&robot);
     let mut target = REST;
     target[0] = 1.0;
