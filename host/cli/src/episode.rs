@@ -12,7 +12,7 @@ use waza_model::ModelHandle;
 use waza_record::{WriteError, Written};
 use waza_robot::sim::scene::Colour;
 use waza_robot::sim::{Scene, SceneSpec, Simulator, Task, Verdict, arm};
-use waza_robot::{Embodiment, Link, Pace, Reply, Robot, RobotOptions};
+use waza_robot::{Embodiment, Guard, Link, Pace, Reply, Robot, RobotOptions};
 use waza_runtime::{Event, Host, HostOptions, Outcome, SkillError, TaskRequest};
 
 use crate::fault::OrBadInput;
@@ -28,6 +28,7 @@ pub struct Stage {
     pub embodiment: Arc<Embodiment>,
     pub model: ModelHandle,
     pub pace: Pace,
+    pub guard: Guard,
 }
 
 /// What is asked for in one episode.
@@ -69,7 +70,7 @@ impl Stage {
 
     /// The same, as somebody decides.
     pub fn host_with(&self, link: impl Link + 'static, host: HostOptions) -> Result<Host> {
-        let options = RobotOptions { pace: self.pace, kinematics: Box::new(arm::tool_position) };
+        let options = RobotOptions { pace: self.pace, kinematics: Box::new(arm::tool_position), guard: self.guard };
         let robot = Robot::start(self.embodiment.clone(), Box::new(link), options).context("starting the robot")?;
         Host::new(robot, self.model.clone(), host).or_bad_input()
     }

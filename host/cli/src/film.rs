@@ -61,6 +61,10 @@ impl Link for Filmed {
     fn capture(&mut self) -> Result<Vec<Frame>, LinkError> {
         self.simulator.capture()
     }
+
+    fn is_simulated(&self) -> bool {
+        self.simulator.is_simulated()
+    }
 }
 
 impl Reel {

@@ -3,15 +3,18 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures_channel::oneshot;
 
-use crate::embodiment::{Embodiment, Workspace};
+use crate::embodiment::{Embodiment, ForceLimit, Workspace};
 use crate::filter::{Demand, Filter};
+use crate::observation::{Measurement, Proprioception};
 use crate::play::Play;
 use crate::player::{Player, Prepared};
-use crate::safety::Act;
+use crate::safety::{Act, Guard};
 use crate::sim::arm;
+use crate::tighten::Tightening;
 
 struct Counting;
 
@@ -51,17 +54,34 @@ fn allocations_are_counted() {
 #[test]
 fn a_tick_allocates_nothing_not_even_when_chunks_change_and_every_rule_acts() {
     let place = Workspace { min: [0.15, 0.08, 0.0], max: [0.3, 0.3, 0.4] };
-    let robot = Embodiment { forbidden: vec![place], ..Embodiment::so101() };
+    let limit = ForceLimit { sensor: "wrist_wrench".into(), link: "wrist_roll".into(), newtons: 20.0 };
+    let robot = Arc::new(Embodiment {
+        forbidden: vec![place],
+        force_limits: vec![limit],
+        discontinuity_rad: Some(3.0),
+        ..Embodiment::so101()
+    });
+    let near = Workspace { min: [0.1, -0.05, 0.01], max: [0.3, 0.3, 0.3] };
+    let narrow = Tightening { workspace: Some(near), forbidden: vec![place], ..Tightening::default() };
+    let narrow = robot.within(&narrow, "a skill").unwrap();
+    let feels = |effort, force| Measurement {
+        joints: Proprioception { efforts: vec![effort; 6], ..Proprioception::default() },
+        samples: vec![vec![force; 6]],
+    };
+    // Pushed up and back while some joint turns one way, and torqued both ways.
+    let felt = [feels(0.0, 0.0), feels(9.0, 0.0), feels(-9.0, 0.0), feels(0.0, 20.0), feels(0.0, -20.0)];
     let mut player = Player::new(&robot);
-    let mut filter = Filter::new(&robot, Box::new(arm::tool_position), &arm::HOME);
+    let mut filter = Filter::new(&robot, Box::new(arm::tool_position), Guard::On, &arm::HOME);
     let mut demands = vec![Demand::Hold; 6];
     let mut over = Vec::with_capacity(64);
-    let chunk = |target: [f32; 6], since_tick| {
+    let chunk = |target: [f32; 6], within| {
         let (joints, rows) = (BTreeSet::from_iter(0..6), vec![target.to_vec(); 16]);
-        Prepared::new(&Play { joints, rate_hz: 10.0, rows, since_tick }, &robot, 0)
+        Prepared::new(&Play { joints, rate_hz: 10.0, rows, since_tick: None, within }, &robot, 0)
     };
     let targets = [[1.0, 0.5, 0.5, 0.5, 0.0, 2.5], [-0.5, 1.6, 1.6, 0.5, 0.0, 0.0], [0.0, -0.2, 1.6, 1.6, 0.0, 0.3]];
-    let plays: Vec<_> = (0..6).map(|index| (chunk(targets[index % 3], None), oneshot::channel())).collect();
+    // Without stricter limits and feeling nothing, under stricter limits, and feeling too much.
+    let within = |index| if (6..12).contains(&index) { Some(narrow.clone()) } else { None };
+    let plays: Vec<_> = (0..18).map(|index| (chunk(targets[index % 3], within(index)), oneshot::channel())).collect();
     let mut rules = BTreeSet::new();
     for (index, (play, (answer, _asked))) in plays.into_iter().enumerate() {
         let begin = index as u64 * 80;
@@ -85,6 +105,8 @@ fn a_tick_allocates_nothing_not_even_when_chunks_change_and_every_rule_acts() {
                     demands[4] = Demand::To(f64::NAN);
                 }
                 filter.latch(tick % 80 > 70);
+                filter.keep_within(player.limits());
+                filter.feel(if index < 12 { &felt[0] } else { &felt[1 + index % 4] });
                 filter.step(&demands, |act| {
                     keep(act);
                     player.note(act, tick);
@@ -95,6 +117,18 @@ fn a_tick_allocates_nothing_not_even_when_chunks_change_and_every_rule_acts() {
         assert_eq!(allocations, 0, "in the ticks of chunk {index}");
         rules.extend(acts.iter().flatten().map(|act| act.rule.name()));
     }
-    let expected = ["acceleration", "forbidden", "host_stop", "not_a_number", "position", "self_collision", "velocity"];
+    let expected = [
+        "acceleration",
+        "discontinuity",
+        "effort",
+        "forbidden",
+        "force",
+        "host_stop",
+        "not_a_number",
+        "position",
+        "self_collision",
+        "velocity",
+        "workspace",
+    ];
     assert!(expected.iter().all(|rule| rules.contains(rule)), "{rules:?}");
 }

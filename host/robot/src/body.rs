@@ -67,23 +67,30 @@ impl Body {
         }
     }
 
-    /// How deep the robot would be at worst in a forbidden box, and in itself, metres; at most 0: not at all.
-    pub fn depths(&mut self, posture: &[f32]) -> [f64; 2] {
-        if self.pairs.is_empty() && self.forbidden.is_empty() {
-            return [f64::NEG_INFINITY; 2];
+    /// How deep the robot would be at worst in a forbidden box, in itself, and in one of `more` boxes, metres; at most 0:
+    /// not at all.
+    pub fn depths<'a>(&mut self, posture: &[f32], more: impl Iterator<Item = &'a Workspace> + Clone) -> [f64; 3] {
+        if self.pairs.is_empty() && self.forbidden.is_empty() && more.clone().next().is_none() {
+            return [f64::NEG_INFINITY; 3];
         }
         self.place(posture);
-        let mut depths = [f32::NEG_INFINITY; 2];
+        let mut depths = [f32::NEG_INFINITY; 3];
         for (capsule, ends) in self.capsules.iter().zip(&self.placed) {
-            for forbidden in &self.forbidden {
-                depths[0] = depths[0].max(capsule.radius - from_box(*ends, forbidden));
-            }
+            let deep = |forbidden: &Workspace| capsule.radius - from_box(*ends, forbidden);
+            depths[0] = self.forbidden.iter().map(deep).fold(depths[0], f32::max);
+            depths[2] = more.clone().map(deep).fold(depths[2], f32::max);
         }
         for &[a, b] in &self.pairs {
             let apart = between(self.placed[a], self.placed[b]);
             depths[1] = depths[1].max(self.capsules[a].radius + self.capsules[b].radius - apart);
         }
         depths.map(f64::from)
+    }
+
+    /// A vector in the frame of the link that a joint carries, in the base frame.
+    pub fn base_from_link(&mut self, posture: &[f32], joint: usize, vector: Point) -> Point {
+        self.place(posture);
+        rotated(&self.poses[joint + 1].axes, vector)
     }
 
     fn place(&mut self, posture: &[f32]) {
@@ -196,16 +203,16 @@ mod tests {
     #[test]
     fn the_bundled_arm_is_clear_of_itself_wherever_it_works_and_not_when_it_folds_onto_itself() {
         let mut body = Body::new(&Embodiment::so101());
-        assert!(body.depths(&arm::HOME)[1] < 0.0);
+        assert!(body.depths(&arm::HOME, [].iter())[1] < 0.0);
         for radius in [0.145, 0.2, 0.245] {
             for height in [0.012, 0.05, 0.09, 0.13] {
                 let down = arm::reach_down(Vector::new(radius, 0.0, height), 0.0, 0.7).unwrap();
-                let depth = body.depths(&down)[1];
+                let depth = body.depths(&down, [].iter())[1];
                 assert!(depth < -0.005, "{depth} m at radius {radius} m, height {height} m");
             }
         }
         // The hand points back at the upper arm, or down into the foot.
-        assert!(body.depths(&[0.0, -0.2, 1.6, 1.6, 0.0, 0.3])[1] > 0.0);
+        assert!(body.depths(&[0.0, -0.2, 1.6, 1.6, 0.0, 0.3], [].iter())[1] > 0.0);
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl ControlLoop {
             histories: embodiment.sensors.iter().map(|it| History::new(it, embodiment.control_hz)).collect(),
             frames: vec![None; embodiment.cameras.len()],
             player: Player::new(&embodiment),
-            filter: Filter::new(&embodiment, options.kinematics, &measured.joints.positions),
+            filter: Filter::new(&embodiment, options.kinematics, options.guard, &measured.joints.positions),
             measured,
             demands: vec![Demand::Hold; embodiment.joints.len()],
             acted: [None; Rule::ALL.len()],
@@ -149,7 +149,7 @@ impl ControlLoop {
         }
         self.filter.latch(stopping || stops % 2 == 1);
         self.observe(&failure);
-        self.move_on();
+        self.move_on(&failure);
         if stopping {
             self.stops = stops;
             self.player.stop(&mut self.over);
@@ -255,14 +255,20 @@ impl ControlLoop {
     }
 
     /// From plays to the command of this tick.
-    fn move_on(&mut self) {
-        let Self { tick, player, filter, demands, acted, shared, over, .. } = self;
+    fn move_on(&mut self, failed: &Option<LinkError>) {
+        let Self { tick, player, filter, demands, measured, acted, shared, over, .. } = self;
         let tick = *tick;
         player.demands(tick, demands, |act| count(act, tick, acted, shared));
+        filter.keep_within(player.limits());
+        // A reading that did not come says nothing about now.
+        if failed.is_none() {
+            filter.feel(measured);
+        }
         filter.step(demands, |act| {
             count(act, tick, acted, shared);
             player.note(act, tick);
         });
+        player.end_refused(over);
         player.end_finished(tick, |joint| filter.state(joint).velocity == 0.0, over);
     }
 

@@ -16,6 +16,9 @@ pub struct Embodiment {
     /// The oldest observation that a play may act on, seconds; without, any.
     #[serde(default)]
     pub command_age_s: Option<f32>,
+    /// How far out of reach a play's first rows may be before it is refused, rad; without, however far.
+    #[serde(default)]
+    pub discontinuity_rad: Option<f32>,
     /// In the order of every vector of joint values, action rows included.
     pub joints: Vec<Joint>,
     /// What can be leased: a tree, parents before their children.
@@ -39,6 +42,9 @@ pub struct Embodiment {
     /// Names of two capsules each that may not touch.
     #[serde(default)]
     pub collisions: Vec<[String; 2]>,
+    /// What may be felt.
+    #[serde(default)]
+    pub force_limits: Vec<ForceLimit>,
     /// What the host does when nothing feeds it.
     pub fallback: Fallback,
 }
@@ -91,6 +97,18 @@ pub struct Capsule {
     pub to: [f32; 3],
     /// Metres.
     pub radius: f32,
+}
+
+/// The most force that a sensor may feel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForceLimit {
+    /// Its first three channels are the force that the surroundings exert on the link, in the link's frame, N.
+    pub sensor: String,
+    /// The joint whose link it is on.
+    pub link: String,
+    /// Of the force's magnitude.
+    pub newtons: f32,
 }
 
 /// A part that can be leased. Its lease covers its own joints and those of its children.
@@ -264,6 +282,9 @@ impl Embodiment {
         if self.command_age_s.is_some_and(|age| !positive(age)) {
             wrong.push("command_age_s must be above 0".into());
         }
+        if self.discontinuity_rad.is_some_and(|beyond| !positive(beyond)) {
+            wrong.push("discontinuity_rad must be above 0".into());
+        }
         if self.joints.is_empty() {
             wrong.push("joints is empty".into());
         }
@@ -312,6 +333,18 @@ impl Embodiment {
             wrong.push("two sensors have one name".into());
         }
         self.contradictions_of_the_body(&mut wrong);
+        for limit in &self.force_limits {
+            let ForceLimit { sensor, link, newtons } = limit;
+            if !self.sensors.iter().any(|it| it.name == *sensor && it.channels.len() >= 3) {
+                wrong.push(format!("force_limits: there is no sensor {sensor} of at least three channels"));
+            }
+            if self.joint_index(link).is_none() {
+                wrong.push(format!("force_limits: there is no joint {link}"));
+            }
+            if !positive(*newtons) {
+                wrong.push(format!("force_limits: newtons is {newtons} for {sensor}, it must be above 0"));
+            }
+        }
         if !unique(self.capsules.iter().map(|capsule| capsule.name.as_str()).collect()) {
             wrong.push("two capsules have one name".into());
         }
@@ -328,12 +361,12 @@ impl Embodiment {
     }
 
     fn contradictions_of_the_body(&self, wrong: &mut Vec<String>) {
-        if !self.capsules.is_empty() {
+        if !(self.capsules.is_empty() && self.force_limits.is_empty()) {
             for joint in &self.joints {
                 let length = joint.mount.map(|mount| mount.axis.iter().map(|it| it * it).sum::<f32>().sqrt());
                 if !length.is_some_and(|length| (length - 1.0).abs() < 1e-3) {
                     wrong.push(format!(
-                        "joint {}: where there are capsules, it needs a mount with a unit axis",
+                        "joint {}: where there are capsules or force limits, it needs a mount with a unit axis",
                         joint.name
                     ));
                 }

@@ -7,12 +7,12 @@
 //! ```
 //! use std::sync::Arc;
 //! use waza_robot::sim::{SceneSpec, Simulator, arm};
-//! use waza_robot::{Embodiment, Pace, Play, Robot, RobotOptions};
+//! use waza_robot::{Embodiment, Guard, Pace, Play, Robot, RobotOptions};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> { futures_executor::block_on(async {
 //! let embodiment = Arc::new(Embodiment::so101());
 //! let link = Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), 7);
-//! let options = RobotOptions { pace: Pace::Lockstep, kinematics: Box::new(arm::tool_position) };
+//! let options = RobotOptions { pace: Pace::Lockstep, kinematics: Box::new(arm::tool_position), guard: Guard::On };
 //! let robot = Robot::start(embodiment.clone(), Box::new(link), options)?;
 //!
 //! let here = robot.commanded();
@@ -42,6 +42,7 @@
 //! | `control` | the control loop itself, on its own thread |
 //! | `player` | the chunk player: rows become smooth demands, a newer chunk blends into the older |
 //! | `filter` | the safety filter: demands become commands within every limit |
+//! | `feel` | for how long joints and sensors have felt too much |
 //! | `track` | how one joint follows a target within its limits |
 //! | `limits` | what one joint can do in whole ticks |
 //! | `body` | the robot's capsules: how deep they are in each other or in forbidden boxes |
@@ -55,6 +56,7 @@ mod body;
 pub mod clock;
 mod control;
 pub mod embodiment;
+mod feel;
 mod filter;
 mod history;
 mod inbox;
@@ -77,6 +79,6 @@ pub use link::{Link, LinkError};
 pub use observation::{Frame, Image, Observation, Proprioception};
 pub use play::{Ended, Play, PlayError, PlayReport};
 pub use robot::{Pending, Playing, Reply, Robot, RobotError, RobotOptions, Statistics, TimeHold};
-pub use safety::{Intervention, Kinematics, Response, Rule};
+pub use safety::{Guard, Intervention, Kinematics, Response, Rule};
 pub use stop::{SourceState, StopFile, StopSource, Stopped};
-pub use tighten::Tightening;
+pub use tighten::{Tightening, TighteningError, Within};

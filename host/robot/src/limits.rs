@@ -20,6 +20,8 @@ pub(crate) struct Limits {
     pub speed: f64,
     /// Most that the speed may change from tick to tick, rad per tick².
     pub change: f64,
+    /// Highest torque, N m.
+    pub effort: f64,
 }
 
 /// Where a joint is commanded to be, and how far the last tick moved it.
@@ -39,6 +41,7 @@ impl Limits {
             high: joint.position[1].into(),
             speed: f64::from(joint.velocity) / hz,
             change: f64::from(joint.acceleration) / (hz * hz),
+            effort: joint.effort.into(),
         }
     }
 
@@ -47,15 +50,14 @@ impl Limits {
         Self { low: -FAR_RAD, high: FAR_RAD, ..self }
     }
 
-    /// The lowest and highest velocity of the next tick from which every limit can still be kept.
+    /// The velocity of the next tick that is nearest to a wanted one and from which every limit can still be kept.
     ///
-    /// A joint found outside its position limits may only move inwards.
-    pub fn velocities(&self, state: State) -> [f64; 2] {
-        let up = self.speed_that_stops_within(self.high - state.position);
-        let down = self.speed_that_stops_within(state.position - self.low);
-        let high = self.speed.min(state.velocity + self.change).min(up);
-        let low = (-self.speed).max(state.velocity - self.change).max(-down);
-        [low, high]
+    /// A joint found outside its position limits may only move inwards. One that cannot keep its speed or its position,
+    /// because it moved under wider limits until now, comes as near as its acceleration lets it.
+    pub fn nearest(&self, wanted: f64, state: State) -> f64 {
+        let up = self.speed.min(self.speed_that_stops_within(self.high - state.position));
+        let down = self.speed.min(self.speed_that_stops_within(state.position - self.low));
+        wanted.min(up).max(-down).min(state.velocity + self.change).max(state.velocity - self.change)
     }
 
     /// The velocity of the next tick of a joint that stops as fast as it may.
@@ -89,7 +91,7 @@ impl Limits {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { low: -1.0, high: 1.0, speed: 0.02, change: 0.0012 };
+    const LIMITS: Limits = Limits { low: -1.0, high: 1.0, speed: 0.02, change: 0.0012, effort: 6.0 };
 
     #[test]
     fn a_joint_at_the_stopping_speed_stops_exactly_within_the_distance() {
@@ -119,8 +121,19 @@ mod tests {
 
     #[test]
     fn a_joint_outside_its_limits_may_only_move_inwards() {
-        let [low, high] = LIMITS.velocities(State { position: 1.2, velocity: 0.0 });
-        assert_eq!(high, 0.0);
-        assert!(low < 0.0);
+        let outside = State { position: 1.2, velocity: 0.0 };
+        assert_eq!(LIMITS.nearest(0.001, outside), 0.0);
+        assert_eq!(LIMITS.nearest(-0.001, outside), -0.001);
+    }
+
+    #[test]
+    fn a_joint_that_is_faster_than_it_may_be_slows_by_its_acceleration_whichever_way_it_goes() {
+        for way in [1.0, -1.0] {
+            let fast = State { position: 0.0, velocity: way * 0.05 };
+            for wanted in [0.05, -0.05, 0.0] {
+                let slower = LIMITS.nearest(wanted, fast);
+                assert!((slower - way * (0.05 - LIMITS.change)).abs() < 1e-15, "{slower}");
+            }
+        }
     }
 }

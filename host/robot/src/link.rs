@@ -25,6 +25,11 @@ pub trait Link: Send {
     /// # Errors
     /// [`LinkError`] when a camera is gone.
     fn capture(&mut self) -> Result<Vec<Frame>, LinkError>;
+
+    /// Whether nothing but numbers moves: only then may the safety filter be off. A link around another one asks that.
+    fn is_simulated(&self) -> bool {
+        false
+    }
 }
 
 /// The link is down or the robot did not answer in time.

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use std::sync::Arc;
+
 use crate::embodiment::Embodiment;
 use crate::limits::Limits;
 use crate::safety::Intervention;
+use crate::tighten::Within;
 
 /// The longest that one play may last, seconds.
 pub const LONGEST_PLAY_S: f32 = 300.0;
@@ -30,6 +33,8 @@ pub struct Play {
     /// The tick at which the rows were true: that of the observation that a model acted on. `None`: the tick before the
     /// one at which the play takes effect.
     pub since_tick: Option<u64>,
+    /// Stricter limits than the robot's, kept while this play drives its joints.
+    pub within: Option<Arc<Within>>,
 }
 
 /// Why a play was refused.
@@ -93,6 +98,14 @@ pub enum PlayError {
         /// Newest.
         tick: u64,
     },
+    /// `within` was made for another robot.
+    #[error("the play's limits are of {theirs}, made for another robot than {robot}; make them with Robot::within")]
+    ForeignLimits {
+        /// The embodiment's name that the limits are of.
+        theirs: String,
+        /// The embodiment's name.
+        robot: String,
+    },
     /// A planned move's speed is no share.
     #[error("the speed of a move is {0}; it is a share of each joint's highest speed and must lie in (0, 1]")]
     Speed(f32),
@@ -126,7 +139,7 @@ pub enum Ended {
     Finished,
     /// A newer play took some of its joints.
     Superseded,
-    /// Some of its joints were told to hold.
+    /// Some of its joints were told to hold, or hold because of what they felt, or were sent too far at once.
     Held,
     /// The host stop is latched. If it already was when the play arrived, nothing moved.
     Stopped,
@@ -154,7 +167,8 @@ impl Play {
         if !(speed > 0.0 && speed <= 1.0) {
             return Err(PlayError::Speed(speed));
         }
-        let mut move_to = Self { joints, rate_hz, rows: vec![from.to_vec(), target.to_vec()], since_tick: None };
+        let mut move_to =
+            Self { joints, rate_hz, rows: vec![from.to_vec(), target.to_vec()], since_tick: None, within: None };
         move_to.check(embodiment, 0)?;
         // Both are shares of the whole way, per tick and per tick²: the slowest joint sets the pace of all.
         let (mut pace, mut change) = (1.0_f64, 1.0_f64);
@@ -193,6 +207,11 @@ impl Play {
         Ok(move_to)
     }
 
+    /// The same play under stricter limits, if there are any.
+    pub fn within(self, within: Option<Arc<Within>>) -> Self {
+        Self { within, ..self }
+    }
+
     /// Whether the control loop of `embodiment`, whose newest tick is `tick`, can play this.
     pub(crate) fn check(&self, embodiment: &Embodiment, tick: u64) -> Result<(), PlayError> {
         let (width, control_hz) = (embodiment.joints.len(), embodiment.control_hz);
@@ -216,6 +235,10 @@ impl Play {
                 let (value, joint) = (values[joint], embodiment.joints[joint].name.clone());
                 return Err(PlayError::NotFinite { row, joint, value });
             }
+        }
+        if let Some(within) = self.within.as_ref().filter(|within| !within.is_of(embodiment)) {
+            let (theirs, robot) = (within.embodiment().name.clone(), embodiment.name.clone());
+            return Err(PlayError::ForeignLimits { theirs, robot });
         }
         match self.since_tick {
             Some(since_tick) if since_tick > tick.saturating_add((FURTHEST_START_S * control_hz) as u64) => {

@@ -9,6 +9,8 @@
 //! within the joint's velocity and acceleration, and rows that cannot be met are reported. Where the rows lead is not
 //! the player's business: positions and places are the safety filter's.
 
+use std::sync::Arc;
+
 use crate::embodiment::Embodiment;
 use crate::filter::Demand;
 use crate::inbox::Answer;
@@ -16,6 +18,7 @@ use crate::limits::{Limits, State};
 use crate::play::{Ended, Play, PlayReport};
 use crate::robot::RobotError;
 use crate::safety::{Act, Record, Response, Rule};
+use crate::tighten::Within;
 use crate::track::Tracker;
 
 /// How long a newer play takes to prevail over what is left of an older one, seconds.
@@ -31,6 +34,7 @@ pub(crate) struct Prepared {
     /// Ticks from row to row.
     spacing: f64,
     since_tick: Option<u64>,
+    within: Option<Arc<Within>>,
     /// The state of the host stop when the play was sent: one that was sent before a stop never starts after it.
     pub stops: u64,
     /// Where the joints are when the play starts.
@@ -48,6 +52,7 @@ impl Prepared {
             joints,
             spacing: f64::from(embodiment.control_hz) / f64::from(play.rate_hz),
             since_tick: play.since_tick,
+            within: play.within.clone(),
             stops,
         }
     }
@@ -55,6 +60,11 @@ impl Prepared {
     fn last(&self) -> usize {
         self.columns.first().map_or(0, |column| column.len().saturating_sub(1))
     }
+}
+
+/// How old an observation may be that a play acts on, ticks.
+fn oldest(embodiment: &Embodiment) -> Option<f64> {
+    embodiment.command_age_s.map(|seconds| f64::from(seconds) * f64::from(embodiment.control_hz))
 }
 
 /// A play that drives its joints.
@@ -69,6 +79,8 @@ struct Active {
     /// The row that the joints are on their way to.
     next: usize,
     record: Record,
+    /// The safety filter holds its joints because of what they feel.
+    refused: bool,
     answer: Answer<PlayReport>,
 }
 
@@ -154,6 +166,8 @@ pub(crate) struct Player {
     control_hz: f64,
     /// The oldest observation that a play may act on, ticks.
     oldest: Option<f64>,
+    /// How far out of reach the first rows may be, rad.
+    discontinuity: Option<f64>,
 }
 
 impl Player {
@@ -164,7 +178,8 @@ impl Player {
             active: Vec::with_capacity(embodiment.joints.len()),
             shapers: embodiment.joints.iter().map(shaper).collect(),
             control_hz: hz.into(),
-            oldest: embodiment.command_age_s.map(|seconds| f64::from(seconds) * f64::from(hz)),
+            oldest: oldest(embodiment),
+            discontinuity: embodiment.discontinuity_rad.map(f64::from),
         }
     }
 
@@ -187,9 +202,11 @@ impl Player {
         let now = tick as f64;
         let since = play.since_tick.map_or(now - 1.0, |since| since as f64);
         let record = Record::default();
-        let mut new = Active { play, since, first: 0, started: now - 1.0, next: 0, record, answer };
+        let mut new = Active { play, since, first: 0, started: now - 1.0, next: 0, record, refused: false, answer };
         let last = new.play.last();
-        if let Some(oldest) = self.oldest.filter(|oldest| now - since > *oldest) {
+        let within = new.play.within.clone();
+        let oldest = within.as_ref().map_or(self.oldest, |within| oldest(within.embodiment()));
+        if let Some(oldest) = oldest.filter(|oldest| now - since > *oldest) {
             let excess = (now - since - oldest) / self.control_hz;
             let act = Act { rule: Rule::CommandAge, response: Response::Hold, joint: None, excess };
             new.record.note(act, tick);
@@ -207,11 +224,29 @@ impl Player {
             new.first += 1;
         }
         new.next = new.first;
+        for (column, &joint) in new.play.joints.iter().enumerate() {
+            let shaper = &mut self.shapers[joint];
+            shaper.within = within.as_ref().map_or(shaper.limits, |within| within.limits[joint].anywhere());
+            new.play.starts[column] = state(joint);
+        }
+        if let Some((joint, excess)) = self.out_of_reach(&new) {
+            let refused = self.discontinuity.is_some_and(|most| excess > most);
+            let response = if refused { Response::Hold } else { Response::Slow };
+            let act = Act { rule: Rule::Discontinuity, response, joint: Some(joint), excess };
+            new.record.note(act, tick);
+            report(act);
+            if refused {
+                // Whoever is sent there does not know where it is: what it played before is no better.
+                self.end_those(Ended::Held, over, |old| new.play.joints.iter().any(|&joint| old.drives(joint)));
+                let held = new.report(Ended::Held);
+                over.push((new.answer, Ok(held)));
+                return;
+            }
+        }
         let blend = BLEND_S * self.control_hz;
         for column in 0..new.play.joints.len() {
             let joint = new.play.joints[column];
-            new.play.starts[column] = state(joint);
-            self.shapers[joint].continue_from(state(joint));
+            self.shapers[joint].continue_from(new.play.starts[column]);
             let Some(old) = self.active.iter().find(|old| old.drives(joint)) else { continue };
             let Some(old_column) = old.play.joints.iter().position(|&driven| driven == joint) else { continue };
             // Not the last row: the joints are to rest where it says.
@@ -229,6 +264,18 @@ impl Player {
         self.active.push(new);
     }
 
+    /// The joint whose first row is furthest out of its reach in the time until the row is due, and how far, rad. What it
+    /// would make up for in a tick at full speed is in reach.
+    fn out_of_reach(&self, new: &Active) -> Option<(usize, f64)> {
+        let beyond = |(column, &joint): (usize, &usize)| {
+            let (due, position) = new.knot(column, new.first);
+            let reach = (due - new.started + 1.0) * self.shapers[joint].within.speed;
+            (joint, (position - new.play.starts[column].position).abs() - reach)
+        };
+        let furthest = new.play.joints.iter().enumerate().map(beyond).max_by(|(_, a), (_, b)| a.total_cmp(b));
+        furthest.filter(|(_, beyond)| *beyond > 0.0)
+    }
+
     /// Where every joint is to be at `tick`; a joint that nothing drives holds.
     ///
     /// Whatever it reports is kept for the plays that it concerns.
@@ -244,7 +291,7 @@ impl Player {
             for (column, &joint) in active.play.joints.iter().enumerate() {
                 let (target, shaper) = (Some(active.position(column, now)), &mut self.shapers[joint]);
                 shaper.advance(target, shaper.velocity(target));
-                if let Some((rule, excess)) = shaper.lag(target, shaper.limits.speed) {
+                if let Some((rule, excess)) = shaper.lag(target, shaper.within.speed) {
                     let act = Act { rule, response: Response::Slow, joint: Some(joint), excess };
                     active.record.note(act, tick);
                     report(act);
@@ -254,13 +301,24 @@ impl Player {
         }
     }
 
+    /// The stricter limits of the plays that have some, and the joints that each drives.
+    pub fn limits(&self) -> impl Iterator<Item = (&[usize], &Arc<Within>)> {
+        self.active.iter().filter_map(|active| Some((active.play.joints.as_slice(), active.play.within.as_ref()?)))
+    }
+
     /// Keeps what the safety filter did for the plays that it concerns.
     pub fn note(&mut self, act: Act, tick: u64) {
         for active in &mut self.active {
             if act.joint.is_none_or(|joint| active.drives(joint)) {
                 active.record.note(act, tick);
+                active.refused |= act.response == Response::Hold && act.rule.ends_plays();
             }
         }
+    }
+
+    /// Ends the plays that press on where they may not.
+    pub fn end_refused(&mut self, over: &mut Vec<Over>) {
+        self.end_those(Ended::Held, over, |active| active.refused);
     }
 
     /// Ends the plays whose last row was played and whose joints stand.

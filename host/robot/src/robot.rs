@@ -11,15 +11,16 @@ use futures_channel::oneshot;
 
 use crate::clock::{self, Pace};
 use crate::control::ControlLoop;
-use crate::embodiment::Embodiment;
+use crate::embodiment::{Embodiment, EmbodimentError};
 use crate::inbox::{Answer, Command, Inbox};
 pub use crate::inbox::{Reply, TimeHold};
 use crate::link::{Link, LinkError};
 use crate::observation::Observation;
 use crate::play::{Play, PlayError, PlayReport};
 use crate::player::Prepared;
-use crate::safety::{Kinematics, Rule};
+use crate::safety::{Guard, Kinematics, Rule};
 use crate::stop::{SourceState, Sources, StopSource, Stopped};
+use crate::tighten::{Tightening, Within};
 
 /// What a control loop needs beside an embodiment and a link.
 pub struct RobotOptions {
@@ -27,6 +28,8 @@ pub struct RobotOptions {
     pub pace: Pace,
     /// The arm's forward kinematics: the workspace limit cannot be kept without.
     pub kinematics: Box<dyn Kinematics>,
+    /// Whether the safety filter acts; [`Guard::Off`] is for simulated links only.
+    pub guard: Guard,
 }
 
 /// A robot under control. Cloning gives another handle to the same control loop; the loop brings the robot to a hold
@@ -95,6 +98,9 @@ pub enum RobotError {
         /// Their names.
         unseen: Vec<String>,
     },
+    /// The safety filter may be off for a simulated link only.
+    #[error("the safety filter can be off for a simulated robot only, and this link is none")]
+    Unguarded,
     /// The control loop is gone: the last handle was dropped, or the link panicked.
     #[error("the robot's control loop has ended; start it again")]
     Ended,
@@ -128,8 +134,11 @@ impl Robot {
     ///
     /// # Errors
     /// [`RobotError::Link`] if the link cannot be read, or not in the shape that the embodiment promises;
-    /// [`RobotError::Thread`].
+    /// [`RobotError::Unguarded`]; [`RobotError::Thread`].
     pub fn start(embodiment: Arc<Embodiment>, link: Box<dyn Link>, options: RobotOptions) -> Result<Self, RobotError> {
+        if options.guard == Guard::Off && !link.is_simulated() {
+            return Err(RobotError::Unguarded);
+        }
         let inbox = Inbox::new(options.pace);
         let shared = Arc::new(Shared {
             tick: AtomicU64::new(0),
@@ -209,6 +218,14 @@ impl Robot {
                 pending
             }
         }
+    }
+
+    /// This robot within the limits of a skill, for [`Play::within`]; `origin` is named in errors.
+    ///
+    /// # Errors
+    /// [`EmbodimentError::Invalid`] if nothing is left of a limit, or the limits are of something that the robot lacks.
+    pub fn within(&self, by: &Tightening, origin: &str) -> Result<Arc<Within>, EmbodimentError> {
+        self.embodiment().within(by, origin)
     }
 
     /// Ends every play that drives any of these joints. Its joints stop within their limits, and stay.

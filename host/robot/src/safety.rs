@@ -10,6 +10,10 @@
 //! | `workspace` | the tool would leave its box | clamp; hold where that fails or it comes too fast | the next demand |
 //! | `forbidden` | a capsule would enter a forbidden box | hold | a demand that leads away |
 //! | `self_collision` | two capsules would meet that may not | hold | a demand that leads away |
+//! | `force` | a wrist or foot feels more than a force limit for 30 ms | hold: plays end held | a demand that leads away |
+//! | `effort` | a joint feels more than its effort limit for 50 ms | slow, that joint, where it presses on | its effort, when it has fallen by a tenth |
+//! | `effort` | and for 250 ms | hold, that joint: plays that press on end held | a demand that leads away |
+//! | `discontinuity` | a play's first rows are out of the joints' reach in the time that they leave | slow; hold where they are further than `discontinuity_rad` out of it: the play ends held, unmoved, and so does what it would have replaced | the next play |
 //! | `velocity` | a demand is faster than a joint may be | slow | the command, when it has caught up |
 //! | `acceleration` | a demand turns harder than a joint may | slow | the command, when it has caught up |
 //!
@@ -24,7 +28,9 @@
 //! | a play whose rows are all due before it takes effect | it ends [`Late`](crate::Ended::Late); nothing moves |
 //!
 //! `velocity` and `acceleration` are also what the chunk player reports of rows that it cannot meet within a tick at
-//! full speed. The filter guards commands, not the arm: how far the joints lag behind is the servos' business.
+//! full speed, and `discontinuity` is the player's too: it alone sees the rows.
+//!
+//! The filter guards commands, not the arm: how far the joints lag behind is the servos' business.
 //!
 //! This is no certified safety function (ISO 10218, ISO 13482): a robot's hardware stops stay in place.
 
@@ -42,6 +48,17 @@ impl<F: Fn(&[f32]) -> [f32; 3] + Send> Kinematics for F {
     fn tool_position(&self, positions: &[f32]) -> [f32; 3] {
         self(positions)
     }
+}
+
+/// Whether the safety filter acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Guard {
+    /// Every rule is kept.
+    #[default]
+    On,
+    /// Demands become commands as they are; only what is no number holds. For measuring what the filter costs, and refused
+    /// by [`Robot::start`](crate::Robot::start) for anything but a simulated link.
+    Off,
 }
 
 /// What the safety filter watches, and what the control loop holds for.
@@ -64,6 +81,12 @@ pub enum Rule {
     Forbidden,
     /// Two links would touch that may not.
     SelfCollision,
+    /// A sensor feels more force than it may: the arm holds, and may only lead away.
+    Force,
+    /// A joint feels more torque than it may: it is slowed, then holds, and may only turn back.
+    Effort,
+    /// The first rows of a play are further from where its joints are than these could get in the time.
+    Discontinuity,
     /// A demand moves faster than the joint may.
     Velocity,
     /// A demand speeds up, turns or stops harder than the joint may.
@@ -72,7 +95,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::HostStop,
         Self::ClockJump,
         Self::CommandAge,
@@ -81,6 +104,9 @@ impl Rule {
         Self::Workspace,
         Self::Forbidden,
         Self::SelfCollision,
+        Self::Force,
+        Self::Effort,
+        Self::Discontinuity,
         Self::Velocity,
         Self::Acceleration,
     ];
@@ -96,9 +122,20 @@ impl Rule {
             Self::Workspace => "workspace",
             Self::Forbidden => "forbidden",
             Self::SelfCollision => "self_collision",
+            Self::Force => "force",
+            Self::Effort => "effort",
+            Self::Discontinuity => "discontinuity",
             Self::Velocity => "velocity",
             Self::Acceleration => "acceleration",
         }
+    }
+
+    /// Whether it ends a play that it holds; the other rules hold for as long as the demand stays wrong.
+    pub fn ends_plays(self) -> bool {
+        matches!(
+            self,
+            Self::HostStop | Self::ClockJump | Self::CommandAge | Self::Force | Self::Effort | Self::Discontinuity
+        )
     }
 }
 
@@ -136,7 +173,8 @@ pub struct Intervention {
     /// In how many ticks it acted.
     pub ticks: u64,
     /// How far the command was from the demand at most, rad; for places, how far the demand was in the wrong one, metres;
-    /// for a command's age, seconds.
+    /// for a command's age, seconds; for force and effort, how far above the limit, N or N m; for a discontinuity, how far
+    /// out of reach the row was, rad.
     /// Infinite where the demand is no number.
     pub excess: f32,
 }
@@ -161,6 +199,16 @@ impl Intervention {
                 format!("a link would have entered a forbidden box by {excess:.4} m; the arm held {times}")
             }
             Rule::SelfCollision => format!("two links would have met by {excess:.4} m; the arm held {times}"),
+            Rule::Force => format!("{excess:.2} N more than allowed were felt; the arm held {times}"),
+            Rule::Effort => {
+                let limit = joint.map_or(f32::NAN, |joint| joint.effort);
+                let did = if self.response == Response::Hold { "held" } else { "was slowed" };
+                format!("{name} felt {excess:.3} N m more than its {limit} N m; it {did} {times}")
+            }
+            Rule::Discontinuity => {
+                let did = if self.response == Response::Hold { "the play was refused" } else { "it followed slowly" };
+                format!("{name} was sent {excess:.4} rad further than it could get in the time; {did}")
+            }
             Rule::Position => {
                 let [low, high] = joint.map_or([f32::NAN; 2], |joint| joint.position);
                 format!("{name} was kept within {low} to {high} rad, up to {excess:.4} rad short, {times}")

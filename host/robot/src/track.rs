@@ -11,7 +11,10 @@ const ROUNDING_RAD: f64 = 1e-12;
 ///
 /// A tick is [`Tracker::velocity`], [`Tracker::advance`], [`Tracker::lag`], in this order and with one target.
 pub(crate) struct Tracker {
+    /// What the joint can do. Never left, whatever `within` was and becomes.
     pub limits: Limits,
+    /// What it may do: inside `limits`, and kept from where they can be kept on.
+    pub within: Limits,
     pub state: State,
     /// The target of the tick before.
     followed: f64,
@@ -21,7 +24,7 @@ pub(crate) struct Tracker {
 
 impl Tracker {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, state: State::default(), followed: 0.0, lags: None }
+        Self { limits, within: limits, state: State::default(), followed: 0.0, lags: None }
     }
 
     /// Goes on from `state`, without a memory of earlier targets.
@@ -31,21 +34,16 @@ impl Tracker {
         self.lags = None;
     }
 
-    /// The velocity, rad per tick, that follows the target, or brakes if there is none, within the limits.
+    /// The velocity, rad per tick, that follows the target within what the joint may do, or brakes as hard as it can if
+    /// there is none.
     ///
     /// A joint that lags behind its target approaches it no faster, relative to it, than it can stop: it arrives
     /// without swinging past.
     pub fn velocity(&self, target: Option<f64>) -> f64 {
-        let wanted = match target {
-            None => self.limits.braked(self.state.velocity),
-            Some(target) => {
-                let lag = self.followed - self.state.position;
-                target - self.followed + lag.signum() * self.limits.speed_that_stops_within(lag.abs())
-            }
-        };
-        let [low, high] = self.limits.velocities(self.state);
-        // Rounding may leave `low` above `high` by a hair; braking is then what matters.
-        wanted.min(high).max(low)
+        let Some(target) = target else { return self.limits.braked(self.state.velocity) };
+        let lag = self.followed - self.state.position;
+        let wanted = target - self.followed + lag.signum() * self.within.speed_that_stops_within(lag.abs());
+        self.limits.nearest(self.within.nearest(wanted, self.state), self.state)
     }
 
     pub fn advance(&mut self, target: Option<f64>, velocity: f64) {
@@ -73,7 +71,7 @@ impl Tracker {
             self.lags = None;
             return None;
         }
-        let too_fast = (target - before).abs() > self.limits.speed;
+        let too_fast = (target - before).abs() > self.within.speed;
         let rule = if too_fast { Rule::Velocity } else { self.lags.unwrap_or(Rule::Acceleration) };
         self.lags = Some(rule);
         Some((rule, excess))

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use follower::{Bench, REST, chunk, ends, steepest, wait};
-use waza_robot::{Embodiment, Ended, LinkError, Pace, Robot, RobotError, RobotOptions, Rule};
+use waza_robot::{Embodiment, Ended, Guard, LinkError, Pace, Robot, RobotError, RobotOptions, Rule};
 
 #[test]
 fn an_observation_is_of_the_tick_at_which_it_was_served_and_only_then_are_cameras_read() {
@@ -160,7 +160,8 @@ fn a_robot_whose_link_cannot_be_read_does_not_start() {
             Ok(Vec::new())
         }
     }
-    let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(|_: &[f32]| [0.2, 0.0, 0.2]) };
+    let options =
+        RobotOptions { pace: Pace::RealTime, kinematics: Box::new(|_: &[f32]| [0.2, 0.0, 0.2]), guard: Guard::On };
     let started = Robot::start(Arc::new(Embodiment::so101()), Box::new(Unplugged), options);
     assert_eq!(started.err(), Some(RobotError::Link(LinkError("no device at the port".into()))));
 }

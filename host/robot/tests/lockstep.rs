@@ -93,7 +93,7 @@ fn skill(robot: &Robot, joint: usize, started: TimeHold, pause: impl Fn(u64)) {
             row
         };
         let (joints, rows) = (BTreeSet::from([joint]), (1..=8).map(row).collect());
-        drop(robot.play(Play { joints, rate_hz: 10.0, rows, since_tick: Some(moment.tick) }));
+        drop(robot.play(Play { joints, rate_hz: 10.0, rows, since_tick: Some(moment.tick), within: None }));
         let executing = robot.reach(robot.tick() + 23 + joint as u64);
         drop(thought.hold);
         hold = wait(executing).hold;

@@ -87,7 +87,7 @@ fn a_newer_chunk_takes_over_without_a_jerk() {
 fn a_play_that_takes_one_joint_of_another_ends_it_and_the_rest_of_it_holds() {
     let bench = Bench::start(Pace::Lockstep);
     let rows = (1..=10).map(|row| REST.iter().map(|rest| rest + 0.03 * row as f32).collect()).collect();
-    let both = Play { joints: [0, 1].into(), rate_hz: 10.0, rows, since_tick: None };
+    let both = Play { joints: [0, 1].into(), rate_hz: 10.0, rows, since_tick: None, within: None };
     let hold = bench.robot.hold_time();
     let older = bench.robot.play(both);
     let reaching = bench.robot.reach(40);
@@ -159,12 +159,15 @@ fn rows_that_jitter_as_a_models_do_are_played_within_the_limits_and_no_intervent
 #[test]
 fn what_the_filter_changed_is_reported_with_the_play_and_counted() {
     let bench = Bench::start(Pace::Lockstep);
-    let report = bench.finish(chunk(0, [1.5, 1.5])).unwrap();
+    let report = bench.finish(chunk(0, [1.0, 1.0])).unwrap();
     assert_eq!(report.ended, Ended::Finished);
-    let [slowed] = report.interventions[..] else { panic!("{:?}", report.interventions) };
+    // The filter's order of rules.
+    let [jump, slowed] = report.interventions[..] else { panic!("{:?}", report.interventions) };
+    assert_eq!((jump.rule, jump.response, jump.joint), (Rule::Discontinuity, Response::Slow, Some(0)));
     assert_eq!((slowed.rule, slowed.response, slowed.joint), (Rule::Velocity, Response::Slow, Some(0)));
-    assert_eq!(bench.robot.statistics().interventions.keys().collect::<Vec<_>>(), [&Rule::Velocity]);
-    assert_eq!(bench.robot.commanded()[0], 1.5, "a slowed chunk still arrives");
+    let counted = bench.robot.statistics().interventions;
+    assert_eq!(counted.keys().collect::<Vec<_>>(), [&Rule::Discontinuity, &Rule::Velocity]);
+    assert_eq!(bench.robot.commanded()[0], 1.0, "a slowed chunk still arrives");
 }
 
 #[test]
@@ -237,7 +240,7 @@ fn any_play() -> impl Strategy<Value = Play> {
         prop::collection::vec(row, 1..12),
         prop::option::of(0_u64..150),
     )
-        .prop_map(|(joints, rate_hz, rows, since_tick)| Play { joints, rate_hz, rows, since_tick })
+        .prop_map(|(joints, rate_hz, rows, since_tick)| Play { joints, rate_hz, rows, since_tick, within: None })
 }
 
 proptest! {

@@ -13,7 +13,8 @@ use futures_channel::oneshot;
 use serde::{Deserialize, Serialize};
 use wasmtime::component::Linker;
 use waza_model::About;
-use waza_robot::{Pace, Reply, Robot};
+use waza_robot::embodiment::EmbodimentError;
+use waza_robot::{Embodiment, Pace, Reply, Robot, Tightening, Within};
 
 use crate::actor::Signal;
 use crate::bindings::skill::SkillPre;
@@ -186,9 +187,18 @@ pub(crate) struct Skill {
     /// Of its component.
     pub digest: Digest,
     pub grants: Grants,
+    /// The limits of its manifest over this robot's; `None`: it has none.
+    pub within: Option<Arc<Within>>,
     pub component: SkillPre<Run>,
     /// The same, for runs that are recorded.
     pub recorded: SkillPre<Run>,
+}
+
+impl Skill {
+    /// The robot as this skill may use it.
+    pub fn robot<'a>(&'a self, whole: &'a Embodiment) -> &'a Embodiment {
+        self.within.as_ref().map_or(whole, |within| within.embodiment())
+    }
 }
 
 /// The runs in flight.
@@ -341,7 +351,8 @@ impl Host {
         let component = linked(calls::link).map_err(misfit)?;
         let grants = Grants::new(&manifest.permissions, &site.options.withheld);
         let id = manifest.id.clone();
-        let skill = Arc::new(Skill { manifest, digest, grants, component, recorded });
+        let within = limits(&site.robot, &manifest)?;
+        let skill = Arc::new(Skill { manifest, digest, grants, within, component, recorded });
         site.skills().insert(id.clone(), skill.clone());
         site.offer(&skill, requested);
         Ok(id)
@@ -487,6 +498,15 @@ impl Host {
     pub fn robot(&self) -> &Robot {
         &self.0.robot
     }
+}
+
+/// What a manifest's limits leave of a robot; `None` if it has none.
+fn limits(robot: &Robot, manifest: &Manifest) -> Result<Option<Arc<Within>>, RuntimeError> {
+    if manifest.limits == Tightening::default() {
+        return Ok(None);
+    }
+    let misfit = |error: EmbodimentError| RuntimeError::Mismatch { id: manifest.id.clone(), what: error.to_string() };
+    robot.within(&manifest.limits, "its [limits]").map(Some).map_err(misfit)
 }
 
 impl Site {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use waza_model::About;
-use waza_robot::Embodiment;
+use waza_robot::{Embodiment, Tightening};
 
 use crate::model::Ability;
 use crate::permission::Permission;
@@ -20,7 +20,7 @@ pub const WIT: semver::Version = semver::Version::new(0, 1, 0);
 const LONGEST_BYTES: u64 = 64 * 1024;
 
 /// A skill's manifest.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// `vendor/name`.
@@ -37,6 +37,9 @@ pub struct Manifest {
     /// What robot and model must have.
     #[serde(default)]
     pub needs: Needs,
+    /// Stricter limits than the robot's, for everything that it plays.
+    #[serde(default)]
+    pub limits: Tightening,
 }
 
 /// What a skill cannot work without.
@@ -194,6 +197,7 @@ impl Manifest {
             let able = listed(&able);
             lacking.insert(format!("it needs a model that can {ability}, {} can {able}", model.name));
         }
+        lacking.extend(robot.tightened(&self.limits, "its [limits]").err().map(|error| error.to_string()));
         lacking.into_iter().collect()
     }
 }

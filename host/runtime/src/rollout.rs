@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use futures_util::future::{Either, join_all, select};
-use waza_robot::{Ended, Intervention, Pending, Play, PlayReport, Playing, RobotError};
+use waza_robot::{Ended, Intervention, Pending, Play, PlayReport, Playing, Response, RobotError};
 
 use crate::bindings::Refusal;
 use crate::calls::{Chunk, Context, Observed};
@@ -162,7 +162,8 @@ impl Rollout {
         let since = since_tick.unwrap_or(robot.tick());
         going.ends = since + (rows.len() as f64 * row_ticks).round() as u64;
         let joints = self.motion.joints().clone();
-        going.playing.push(robot.play(Play { joints, rate_hz, rows, since_tick }));
+        let within = self.context.skill.within.clone();
+        going.playing.push(robot.play(Play { joints, rate_hz, rows, since_tick, within }));
         self.events.push(Event::Chunk(going.chunks)).map_err(unread)?;
         going.chunks += 1;
         Ok(since + (f64::from(self.replan_rows) * row_ticks).round() as u64)
@@ -198,6 +199,8 @@ impl Rollout {
 
     fn report(&self, ended: Result<PlayReport, RobotError>) -> Result<(), Refusal> {
         let PlayReport { ended, interventions } = ended?;
+        let ends = |it: &&Intervention| it.response == Response::Hold && it.rule.ends_plays();
+        let held = interventions.iter().find(ends).map(|it| it.rule);
         for intervention in interventions {
             (self.context.events)(event::Event::Intervention(intervention));
             self.events.push(Event::Intervened(intervention)).map_err(unread)?;
@@ -207,7 +210,10 @@ impl Rollout {
             Ended::Finished | Ended::Superseded | Ended::Late => Ok(()),
             Ended::Held => {
                 self.motion.check()?;
-                Err(Refusal::Preempted("the joints were told to hold".into()))
+                Err(match held {
+                    Some(rule) => Refusal::Failed(format!("the safety filter held the joints: {rule}")),
+                    None => Refusal::Preempted("the joints were told to hold".into()),
+                })
             }
             Ended::Stopped => Err(Refusal::Stopped),
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use waza_robot::Guard;
 use waza_robot::sim::Task;
 use waza_robot::sim::scene::Colour;
 
@@ -37,6 +38,9 @@ pub struct Demo {
     out: PathBuf,
     #[command(flatten)]
     stage: StageOptions,
+    /// Whether the safety filter acts. Off is for measuring what it costs, and possible because this robot is simulated.
+    #[arg(long, value_enum, default_value_t)]
+    filter: Filter,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
@@ -49,6 +53,13 @@ enum Act {
     Touch,
     #[value(alias = "waza/pick-place")]
     PickPlace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum Filter {
+    #[default]
+    On,
+    Off,
 }
 
 impl Act {
@@ -75,7 +86,11 @@ impl Demo {
         let acts = self.skill.map_or_else(|| Act::value_variants().to_vec(), |act| vec![act]);
         let packages: Vec<_> = acts.iter().map(|act| act.package()).collect();
         build(&checkout.skills(), &packages)?;
-        let stage = self.stage.open(&checkout)?;
+        let mut stage = self.stage.open(&checkout)?;
+        if self.filter == Filter::Off {
+            eprintln!("warning: the safety filter is off; what follows holds for the simulator only");
+            stage.guard = Guard::Off;
+        }
 
         let mut film = film::begin()?;
         let mut all = Vec::new();

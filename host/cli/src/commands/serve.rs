@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use waza_daemon::{Daemon, DaemonError, Options, StopKind, Token};
 use waza_robot::sim::{SceneSpec, Simulator, arm};
-use waza_robot::{Embodiment, Pace, Robot, RobotOptions};
+use waza_robot::{Embodiment, Guard, Pace, Robot, RobotOptions};
 use waza_runtime::{Host, HostOptions};
 
 use super::stage::ModelOptions;
@@ -94,7 +94,7 @@ impl Serve {
         let RobotName::SimTabletop = self.robot;
         let embodiment = Arc::new(Embodiment::so101());
         let link = Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), self.seed);
-        let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(arm::tool_position) };
+        let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(arm::tool_position), guard: Guard::On };
         let robot = Robot::start(embodiment, Box::new(link), options).context("starting the robot")?;
         let host = Host::new(robot, model, HostOptions { state: self.state.clone(), ..HostOptions::default() })
             .or_bad_input()?;

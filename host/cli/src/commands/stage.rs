@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Args;
 use waza_model::{Broker, Checkpoint, Device, Model, ModelHandle, Policy, Vlm, VlmCheckpoint};
-use waza_robot::{Embodiment, Pace};
+use waza_robot::{Embodiment, Guard, Pace};
 
 use crate::assets::Checkout;
 use crate::episode::Stage;
@@ -47,7 +47,7 @@ impl StageOptions {
     pub fn open(&self, checkout: &Checkout) -> Result<Stage> {
         let model = self.model.open(checkout)?;
         let pace = if self.realtime { Pace::RealTime } else { Pace::Lockstep };
-        Ok(Stage { embodiment: Arc::new(Embodiment::so101()), model, pace })
+        Ok(Stage { embodiment: Arc::new(Embodiment::so101()), model, pace, guard: Guard::On })
     }
 }
 

@@ -116,7 +116,7 @@ mod tests {
     use rustix::io::write;
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     use waza_robot::observation::Measurement;
-    use waza_robot::{Embodiment, Frame, Link, LinkError, Pace, Proprioception, Robot, RobotOptions};
+    use waza_robot::{Embodiment, Frame, Guard, Link, LinkError, Pace, Proprioception, Robot, RobotOptions};
 
     use super::*;
 
@@ -139,7 +139,7 @@ mod tests {
 
     fn robot() -> Robot {
         let kinematics = Box::new(|_: &[f32]| [0.2, 0.0, 0.2]);
-        let options = RobotOptions { pace: Pace::RealTime, kinematics };
+        let options = RobotOptions { pace: Pace::RealTime, kinematics, guard: Guard::On };
         Robot::start(Arc::new(Embodiment::so101()), Box::new(Still), options).unwrap()
     }
 

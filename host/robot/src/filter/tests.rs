@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::play::Play;
+use crate::tighten::{JointTightening, Tightening};
 
 const TICK: f64 = 0.01;
 const REST: [f32; 6] = [0.0, -0.6, 0.8, 0.6, 0.0, 0.3];
@@ -18,13 +19,13 @@ fn tool(q: &[f32]) -> [f32; 3] {
 
 fn filter(positions: &[f32]) -> (Embodiment, Filter) {
     let robot = Embodiment::so101();
-    let filter = Filter::new(&robot, Box::new(tool), positions);
+    let filter = Filter::new(&robot, Box::new(tool), Guard::On, positions);
     (robot, filter)
 }
 
 fn free_filter(positions: &[f32]) -> Filter {
     let robot = Embodiment { collisions: vec![], ..Embodiment::so101() };
-    Filter::new(&robot, Box::new(|_: &[f32]| [0.2, 0.0, 0.2]), positions)
+    Filter::new(&robot, Box::new(|_: &[f32]| [0.2, 0.0, 0.2]), Guard::On, positions)
 }
 
 fn to(positions: &[f32]) -> Vec<Demand> {
@@ -55,6 +56,29 @@ fn hostile_spell() -> impl Strategy<Value = (Vec<Demand>, Vec<f64>, usize)> {
     (prop::collection::vec(hostile(), 6), prop::collection::vec(-0.05..0.05, 6), 1_usize..40)
 }
 
+/// What a skill might ask to be kept to; some of it leaves nothing, and is refused.
+fn any_tightening() -> impl Strategy<Value = Tightening> {
+    let joint = (prop::option::of([-2.0_f32..0.5, -0.5_f32..2.0]), 0.05_f32..3.0, 0.5_f32..20.0);
+    let place = (prop::array::uniform3(-0.4_f32..0.2), prop::array::uniform3(0.05_f32..0.5))
+        .prop_map(|(min, max)| Workspace { min, max });
+    let block = (prop::array::uniform3(-0.4_f32..0.4), 0.02_f32..0.2)
+        .prop_map(|(min, side)| Workspace { min, max: min.map(|low| low + side) });
+    (prop::collection::vec(joint, 6), prop::option::of(place), prop::collection::vec(block, 0..2)).prop_map(
+        |(joints, workspace, forbidden)| {
+            let names = Embodiment::so101().joints.into_iter().map(|joint| joint.name);
+            let joint = |(name, (position, velocity, acceleration))| JointTightening {
+                name,
+                position,
+                velocity: Some(velocity),
+                acceleration: Some(acceleration),
+                ..JointTightening::default()
+            };
+            let joints = names.zip(joints).map(joint).collect();
+            Tightening { joints, workspace, forbidden, ..Tightening::default() }
+        },
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -62,7 +86,7 @@ proptest! {
     fn commands_keep_every_limit_whatever_is_demanded(spells in prop::collection::vec(hostile_spell(), 1..25)) {
         let place = Workspace { min: [0.2, 0.05, 0.0], max: [0.3, 0.2, 0.15] };
         let robot = Embodiment { forbidden: vec![place], ..Embodiment::so101() };
-        let mut filter = Filter::new(&robot, Box::new(tool), &REST);
+        let mut filter = Filter::new(&robot, Box::new(tool), Guard::On, &REST);
         let mut body = Body::new(&robot);
         let (mut last, mut speeds) = (REST.to_vec(), vec![0.0; 6]);
         for (demands, drift, ticks) in spells {
@@ -85,7 +109,58 @@ proptest! {
                 }
                 let beyond = outside(&robot.workspace, tool(command));
                 prop_assert!(beyond <= 1.1e-5, "the tool is {beyond} m outside");
-                let depths = body.depths(command);
+                let depths = body.depths(command, [].iter());
+                prop_assert!(depths.iter().all(|depth| *depth <= 1.1e-5), "in a forbidden box, in itself: {depths:?} m");
+                last.copy_from_slice(command);
+            }
+        }
+    }
+
+    #[test]
+    fn stricter_limits_that_come_and_go_never_cost_the_robots_own_and_are_kept_from_a_stand(
+        spells in prop::collection::vec((hostile_spell(), prop::collection::vec(any_tightening(), 2)), 1..12)
+    ) {
+        let place = Workspace { min: [0.2, 0.05, 0.0], max: [0.3, 0.2, 0.15] };
+        let robot = Arc::new(Embodiment { forbidden: vec![place], ..Embodiment::so101() });
+        let mut filter = Filter::new(&robot, Box::new(tool), Guard::On, &REST);
+        let mut body = Body::new(&robot);
+        let (mut last, mut speeds) = (REST.to_vec(), vec![0.0; 6]);
+        for ((demands, drift, ticks), tightenings) in spells {
+            let within: Vec<_> = tightenings.iter().filter_map(|by| robot.within(by, "a skill").ok()).collect();
+            let drivers = || [[0, 1, 2].as_slice(), &[3, 4, 5]].into_iter().zip(&within);
+            filter.keep_within(drivers());
+            let stood = speeds.iter().all(|speed| *speed == 0.0);
+            for tick in 0..ticks {
+                let demands: Vec<_> = demands.iter().zip(&drift).map(|(demand, drift)| match demand {
+                    Demand::To(position) => Demand::To(position + drift * tick as f64),
+                    Demand::Hold => Demand::Hold,
+                }).collect();
+                step(&mut filter, &demands);
+                let command = filter.command();
+                for (index, joint) in robot.joints.iter().enumerate() {
+                    let driver = drivers().find(|(joints, _)| joints.contains(&index));
+                    let theirs = driver.map_or(joint, |(_, within)| &within.embodiment().joints[index]);
+                    let (name, [low, high]) = (&joint.name, joint.position);
+                    prop_assert!((low..=high).contains(&command[index]), "{name} is at {}", command[index]);
+                    let speed = f64::from(command[index] - last[index]) / TICK;
+                    let change: f64 = (speed - speeds[index]) / TICK;
+                    prop_assert!(speed.abs() <= f64::from(joint.velocity) + 5e-5, "{name} at {speed} rad/s");
+                    prop_assert!(change.abs() <= f64::from(joint.acceleration) + 1e-2, "{name} at {change} rad/s²");
+                    if stood {
+                        prop_assert!(speed.abs() <= f64::from(theirs.velocity) + 5e-5, "{name} at {speed} rad/s");
+                    }
+                    let [low, high] = theirs.position;
+                    let (was, is) = (last[index], command[index]);
+                    if stood && (low..=high).contains(&was) {
+                        prop_assert!((low..=high).contains(&is), "{name} went from {was} to {is} rad");
+                    } else if stood {
+                        prop_assert!((is - was) * (was - high.min(was.max(low))) <= 0.0, "{name} went further out");
+                    }
+                    speeds[index] = speed;
+                }
+                let beyond = outside(&robot.workspace, tool(command));
+                prop_assert!(beyond <= 1.1e-5, "the tool is {beyond} m outside");
+                let depths = body.depths(command, [].iter());
                 prop_assert!(depths.iter().all(|depth| *depth <= 1.1e-5), "in a forbidden box, in itself: {depths:?} m");
                 last.copy_from_slice(command);
             }
@@ -195,7 +270,7 @@ fn a_latched_stop_brings_every_joint_to_a_hold_whatever_is_demanded() {
 /// The tool moves 0.2 m per rad: joint 0 along x, joint 1 along y.
 fn gantry(positions: &[f32]) -> Filter {
     let tool = |q: &[f32]| [0.2 + 0.2 * q[0], 0.2 * q[1], 0.2];
-    Filter::new(&Embodiment::so101(), Box::new(tool), positions)
+    Filter::new(&Embodiment::so101(), Box::new(tool), Guard::On, positions)
 }
 
 #[test]
@@ -231,7 +306,7 @@ fn a_tool_found_outside_the_workspace_may_come_back_but_go_no_further() {
 #[test]
 fn an_arm_whose_tool_is_nowhere_holds() {
     let robot = Embodiment::so101();
-    let mut filter = Filter::new(&robot, Box::new(|_: &[f32]| [f32::NAN; 3]), &REST);
+    let mut filter = Filter::new(&robot, Box::new(|_: &[f32]| [f32::NAN; 3]), Guard::On, &REST);
     let acts = step(&mut filter, &to(&REST.map(|position| position + 1.0)));
     assert_eq!(filter.command(), REST);
     assert!(acts.iter().any(|act| act.rule == Rule::Workspace && act.response == Response::Hold));
@@ -257,12 +332,12 @@ fn a_joint_found_outside_its_limits_holds_until_it_is_sent_back_inside() {
 fn an_arm_that_is_sent_into_a_forbidden_box_stops_before_it_and_leaves_when_it_is_sent_away() {
     let place = Workspace { min: [0.12, 0.06, 0.0], max: [0.3, 0.3, 0.4] };
     let robot = Embodiment { forbidden: vec![place], ..Embodiment::so101() };
-    let mut filter = Filter::new(&robot, Box::new(tool), &REST);
+    let mut filter = Filter::new(&robot, Box::new(tool), Guard::On, &REST);
     let mut body = Body::new(&robot);
     let mut target = REST;
     target[0] = 1.0;
     let acts: Vec<_> = (0..200).flat_map(|_| step(&mut filter, &to(&target))).collect();
-    let depth = body.depths(filter.command())[0];
+    let depth = body.depths(filter.command(), [].iter())[0];
     assert!((-0.01..=1.1e-5).contains(&depth), "{depth} m");
     let held = acts.iter().find(|act| act.rule == Rule::Forbidden).unwrap();
     assert_eq!(held.response, Response::Hold);
@@ -280,7 +355,7 @@ fn an_arm_that_folds_onto_itself_stops_before_it_touches() {
     let mut rules = BTreeSet::new();
     for _ in 0..300 {
         rules.extend(step(&mut filter, &to(&fold)).into_iter().map(|act| act.rule));
-        let depth = body.depths(filter.command())[1];
+        let depth = body.depths(filter.command(), [].iter())[1];
         assert!(depth <= 1.1e-5, "{depth} m");
     }
     assert!(rules.contains(&Rule::SelfCollision), "{rules:?}");

@@ -110,6 +110,10 @@ impl Link for Simulator {
         Ok(())
     }
 
+    fn is_simulated(&self) -> bool {
+        true
+    }
+
     fn capture(&mut self) -> Result<Vec<Frame>, LinkError> {
         let snapshot = Arc::new(self.snapshot());
         self.embodiment

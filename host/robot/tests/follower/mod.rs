@@ -9,7 +9,7 @@ use std::time::Duration;
 use cpu_time::ThreadTime;
 use waza_robot::observation::Measurement;
 use waza_robot::{
-    Embodiment, Ended, Frame, Image, Link, LinkError, Pace, Play, PlayReport, Playing, Proprioception, Robot,
+    Embodiment, Ended, Frame, Guard, Image, Link, LinkError, Pace, Play, PlayReport, Playing, Proprioception, Robot,
     RobotError, RobotOptions,
 };
 
@@ -31,11 +31,22 @@ pub struct Log {
     pub work: Duration,
     /// What the joints read instead of the last command.
     pub reading: Option<Vec<f32>>,
+    /// What joint 0, and the wrist along its y, feel at a position of joint 0, N m and N.
+    pub feels: Option<fn(f32) -> [f32; 2]>,
 }
 
 pub struct Follower {
     log: Arc<Mutex<Log>>,
     dropped: Sender<()>,
+}
+
+impl Follower {
+    /// With its log, and who is told when it is dropped.
+    pub fn new() -> (Self, Arc<Mutex<Log>>, Receiver<()>) {
+        let log = Arc::new(Mutex::new(Log::default()));
+        let (sender, dropped) = channel();
+        (Self { log: log.clone(), dropped: sender }, log, dropped)
+    }
 }
 
 impl Link for Follower {
@@ -44,14 +55,17 @@ impl Link for Follower {
         let (panics, reads_fail) = (log.panics, log.reads_fail);
         let last = log.commands.last().cloned();
         let positions = log.reading.clone().or(last).unwrap_or(REST.to_vec());
+        let [effort, force] = log.feels.map_or([0.0; 2], |feels| feels(positions[0]));
         drop(log);
         assert!(!panics, "the driver of this link has a bug");
         if reads_fail {
             return Err(LinkError("the cable is out".into()));
         }
         let still = vec![0.0; positions.len()];
-        let joints = Proprioception { velocities: still.clone(), efforts: still, positions };
-        Ok(Measurement { joints, samples: vec![vec![0.0; 6]] })
+        let mut efforts = still.clone();
+        efforts[0] = effort;
+        let joints = Proprioception { velocities: still, efforts, positions };
+        Ok(Measurement { joints, samples: vec![vec![0.0, force, 0.0, 0.0, 0.0, 0.0]] })
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {
@@ -95,11 +109,13 @@ impl Bench {
     }
 
     pub fn with_tool(pace: Pace, tool: fn(&[f32]) -> [f32; 3]) -> Self {
-        let log = Arc::new(Mutex::new(Log::default()));
-        let (sender, dropped) = channel();
-        let link = Box::new(Follower { log: log.clone(), dropped: sender });
-        let options = RobotOptions { pace, kinematics: Box::new(tool) };
-        let robot = Robot::start(Arc::new(Embodiment::so101()), link, options).unwrap();
+        Self::of(Embodiment::so101(), pace, tool)
+    }
+
+    pub fn of(robot: Embodiment, pace: Pace, tool: fn(&[f32]) -> [f32; 3]) -> Self {
+        let (link, log, dropped) = Follower::new();
+        let options = RobotOptions { pace, kinematics: Box::new(tool), guard: Guard::On };
+        let robot = Robot::start(Arc::new(robot), Box::new(link), options).unwrap();
         Self { robot, log, dropped }
     }
 
@@ -142,7 +158,7 @@ pub fn chunk(joint: usize, positions: impl IntoIterator<Item = f32>) -> Play {
         row
     };
     let rows = positions.into_iter().map(row).collect();
-    Play { joints: [joint].into(), rate_hz: 10.0, rows, since_tick: None }
+    Play { joints: [joint].into(), rate_hz: 10.0, rows, since_tick: None, within: None }
 }
 
 /// The largest speed and acceleration in commands of one joint at 100 Hz, rad/s and rad/s².

@@ -87,6 +87,7 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
             rate_hz: chunk.rate_hz,
             rows: chunk.rows,
             since_tick: chunk.since_tick,
+            within: context.skill.within.clone(),
         };
         let ended = context.holds.settle(context.site.robot.play(play)).await;
         Ok(interventions(&context, finished(&context, &motion, ended)?))
@@ -148,8 +149,9 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         context.carry(size_of_val(&*positions))?;
         let robot = &context.site.robot;
         let joints = motion.joints().clone();
-        let play = Play::joints_to(robot.embodiment(), joints, &robot.commanded(), &positions, speed);
-        let ended = context.holds.settle(robot.play(play.map_err(RobotError::Play)?)).await;
+        let body = context.skill.robot(robot.embodiment());
+        let play = Play::joints_to(body, joints, &robot.commanded(), &positions, speed).map_err(RobotError::Play)?;
+        let ended = context.holds.settle(robot.play(play.within(context.skill.within.clone()))).await;
         Ok(interventions(&context, finished(&context, &motion, ended)?))
     }
 
@@ -214,7 +216,7 @@ fn intervention(context: &Context, it: Intervention) -> motion::Intervention {
     motion::Intervention {
         at: robot.tick_ns(it.first_tick),
         rule: it.rule.name().into(),
-        detail: it.detail(robot.embodiment()),
+        detail: it.detail(context.skill.robot(robot.embodiment())),
     }
 }
 
@@ -230,7 +232,7 @@ fn deliver(run: &mut Run, event: rollout::Event) -> wasmtime::Result<motion::Rol
 /// Moves the gripper until it is open that far or feels that much resistance, and says how far open it is then.
 async fn grip(context: &Context, motion: &Motion, opening: f32, effort: f32) -> Result<f32, Refusal> {
     let robot = &context.site.robot;
-    let embodiment = robot.embodiment();
+    let embodiment = context.skill.robot(robot.embodiment());
     let joints = embodiment.part_joints(GRIPPER).unwrap_or_default();
     let (Some(&index), 1) = (joints.first(), joints.len()) else {
         return Err(Refusal::Unavailable(format!("{} has no part {GRIPPER} of one joint", embodiment.name)));
@@ -251,7 +253,7 @@ async fn grip(context: &Context, motion: &Motion, opening: f32, effort: f32) -> 
     target[index] = (low + opening * (high - low)).clamp(low, high);
     let direction = (target[index] - from[index]).signum();
     let play = Play::joints_to(embodiment, joints.clone(), &from, &target, GRIP_SPEED).map_err(RobotError::Play)?;
-    let mut playing = pin!(context.holds.settle(robot.play(play)));
+    let mut playing = pin!(context.holds.settle(robot.play(play.within(context.skill.within.clone()))));
     let seen = loop {
         // What is not waited for must be gone before anything else is: an unread answer keeps robot time still.
         let seen = {

@@ -77,7 +77,7 @@ impl Replay {
     /// # Errors
     /// [`RuntimeError`] if it is no component, or imports what no skill gets.
     pub fn new(component: &[u8], place: &Path, budgets: Budgets) -> Result<Self, RuntimeError> {
-        let engines = Engines::new(budgets.memory_bytes)?;
+        let engines = Engines::new(&budgets)?;
         let misfit = |error: wasmtime::Error| RuntimeError::Misfit {
             path: place.into(),
             what: format!("{error:#}").replace('\n', " "),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use waza_model::{Ability, About, Actions, ModelError, Query, Ticket};
 use waza_robot::observation::Measurement;
-use waza_robot::{Embodiment, Frame, Image, Link, LinkError, Pace, Proprioception, Robot, RobotOptions};
+use waza_robot::{Embodiment, Frame, Guard, Image, Link, LinkError, Pace, Proprioception, Robot, RobotOptions};
 use waza_runtime::model::Answer;
 use waza_runtime::{Event, Host, HostOptions, Model, Outcome, Running, RuntimeError, SkillError, SkillId, TaskRequest};
 
@@ -150,7 +150,9 @@ impl Bench {
         let commands = Arc::new(Mutex::new(Vec::new()));
         let link = Box::new(Follower { commands: commands.clone() });
         let kinematics = Box::new(|_: &[f32]| [0.2, 0.0, 0.2]);
-        let robot = Robot::start(Arc::new(Embodiment::so101()), link, RobotOptions { pace, kinematics }).unwrap();
+        let robot =
+            Robot::start(Arc::new(Embodiment::so101()), link, RobotOptions { pace, kinematics, guard: Guard::On })
+                .unwrap();
         let host = Host::new(robot.clone(), model, options).unwrap();
         let packages = tempfile::tempdir().unwrap();
         let (asked, tickets, events) = Default::default();

@@ -131,3 +131,20 @@ fn a_manifest_with_a_mistake_is_refused_with_its_line() {
         assert!(message.contains(expected) && message.contains("skill.toml"), "{expected} is not in: {message}");
     }
 }
+
+#[test]
+fn limits_that_this_robot_cannot_be_kept_to_are_refused_with_both_sides() {
+    let bench = Bench::new();
+    for (limits, expected) in [
+        ("[[limits.joints]]\nname = \"tail\"\nvelocity = 1.0\n", "no joint tail, so101-tabletop has shoulder_pan"),
+        (
+            "[[limits.joints]]\nname = \"gripper\"\nposition = [3.0, 4.0]\n",
+            "nothing of [3, 4] is in the robot's [-0.17453",
+        ),
+        ("[limits]\nspeed = 1.0\n", "unknown field `speed`"),
+    ] {
+        let told = format!("{}{limits}", manifest("bad", &[]));
+        let (_, message) = refusal(&bench, &told, &component("probe"));
+        assert!(message.contains(expected), "{expected} is not in: {message}");
+    }
+}

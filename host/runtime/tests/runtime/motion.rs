@@ -21,6 +21,24 @@ fn a_planned_move_ends_at_its_target() {
 }
 
 #[test]
+fn everything_that_a_skill_plays_keeps_to_the_limits_of_its_manifest() {
+    let bench = Bench::new();
+    let limits = "[[limits.joints]]\nname = \"shoulder_pan\"\nposition = [-0.1, 0.3]\nvelocity = 0.15\n";
+    let told = format!("{}{limits}", manifest("conduct", ALL));
+    bench.host.load(&bench.package_of("conduct", &told, &component("conduct"))).unwrap();
+    // The model turns the shoulder by 0.2 rad/s, the hand-made chunk to 0.2 rad at once.
+    for instruction in ["roll out: 4", "play", "move: 0.0"] {
+        bench.run(instruction).unwrap();
+    }
+    let pans: Vec<_> = bench.commands.lock().unwrap().iter().map(|it| it[0]).collect();
+    let fastest = pans.windows(2).map(|pair| (pair[1] - pair[0]).abs() * 100.0).fold(0.0, f32::max);
+    assert!((0.14..=0.1501).contains(&fastest), "{fastest} rad/s");
+    assert!(pans.iter().all(|pan| (-0.1..=0.3).contains(pan)));
+    let Refusal::Invalid(why) = refused(bench.run("move: 0.4")) else { panic!() };
+    assert!(why.contains("its limits are -0.1 to 0.3 rad"), "{why}");
+}
+
+#[test]
 fn a_chunk_made_by_hand_plays_to_its_last_row() {
     let bench = Bench::new();
     bench.run("play").unwrap();

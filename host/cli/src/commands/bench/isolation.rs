@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use waza_robot::observation::Measurement;
 use waza_robot::sim::arm;
-use waza_robot::{Embodiment, Frame, Image, Link, LinkError, Pace, Play, Proprioception, Robot, RobotOptions};
+use waza_robot::{Embodiment, Frame, Guard, Image, Link, LinkError, Pace, Play, Proprioception, Robot, RobotOptions};
 use waza_runtime::{Budgets, Host, HostOptions, TaskRequest};
 
 use super::super::stage::StageOptions;
@@ -63,7 +63,7 @@ impl Isolation {
         let embodiment = Arc::new(Embodiment { control_hz: CONTROL_HZ, ..Embodiment::so101() });
         let ticks = Ticks::with_room_for((2 * self.seconds + 10 + 4 * self.stops) as usize * CONTROL_HZ as usize);
         let link = Box::new(Stamped { ticks: ticks.clone(), positions: REST.to_vec() });
-        let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(arm::tool_position) };
+        let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(arm::tool_position), guard: Guard::On };
         let robot = Robot::start(embodiment, link, options).context("starting the robot")?;
         // They shall last: what ends them is measured nowhere here.
         let (cpu_burst, cpu_time) = (Duration::MAX, Duration::MAX);

@@ -1,0 +1,107 @@
+//! Ten minutes of holders who take joints from each other, with whatever they play: no sample beyond a limit.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod follower;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use follower::{Bench, wait};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use waza_robot::embodiment::Workspace;
+use waza_robot::tighten::JointTightening;
+use waza_robot::{Embodiment, Pace, Play, Tightening, Within};
+
+const TICKS: u64 = 60_000;
+
+/// Rounding of positions to `f32`, in a speed and in an acceleration at 100 Hz.
+const ROUNDING: [f64; 2] = [5e-5, 1e-2];
+
+/// What one holder may be kept to.
+fn careful(random: &mut ChaCha8Rng, robot: &Arc<Embodiment>) -> Option<Arc<Within>> {
+    let joint = |joint: &waza_robot::embodiment::Joint| JointTightening {
+        name: joint.name.clone(),
+        position: random.random_bool(0.5).then(|| [random.random_range(-1.5..0.0), random.random_range(0.2..1.5)]),
+        velocity: Some(random.random_range(0.1..3.0)),
+        acceleration: Some(random.random_range(0.5..20.0)),
+        effort: None,
+    };
+    let joints = robot.joints.iter().map(joint).collect();
+    let workspace = random.random_bool(0.3).then(|| Workspace { min: [0.0, -0.2, 0.01], max: [0.4, 0.3, 0.4] });
+    robot.within(&Tightening { joints, workspace, ..Tightening::default() }, "a holder").ok()
+}
+
+/// Rows as a model, a planner and a madman would send them.
+fn anything(random: &mut ChaCha8Rng, robot: &Arc<Embodiment>, here: &[f32], tick: u64) -> Play {
+    let parts: [&[usize]; 4] = [&[0, 1, 2, 3, 4], &[5], &[0, 1, 2, 3, 4, 5], &[3, 4]];
+    let joints = BTreeSet::from_iter(parts[random.random_range(0..parts.len())].iter().copied());
+    let within = if random.random_bool(0.4) { careful(random, robot) } else { None };
+    let mut at = here.to_vec();
+    let step = [0.02, 0.1, 0.3][random.random_range(0..3)];
+    if random.random_bool(0.1) {
+        at.iter_mut().for_each(|position| *position = random.random_range(-3.5..3.5));
+    }
+    let rows = random.random_range(1..20);
+    let row = |_| {
+        at.iter_mut().for_each(|position| *position += random.random_range(-step..=step));
+        at.clone()
+    };
+    let rows = (0..rows).map(row).collect();
+    let since_tick = random.random_bool(0.5).then(|| tick.saturating_sub(random.random_range(0..40)));
+    let rate_hz = [10.0, 10.0, 30.0, 100.0][random.random_range(0..4)];
+    Play { joints, rate_hz, rows, since_tick, within }
+}
+
+#[test]
+fn in_ten_minutes_of_switches_between_chunks_holders_and_limits_no_sample_is_beyond_a_limit() {
+    let robot = Embodiment { discontinuity_rad: Some(1.0), ..Embodiment::so101() };
+    let bench = Bench::of(robot, Pace::Lockstep, waza_robot::sim::arm::tool_position);
+    let robot = bench.robot.embodiment().clone();
+    let mut random = ChaCha8Rng::seed_from_u64(4);
+    let mut hold = bench.robot.hold_time();
+    let (mut plays, mut stops) = (0, 0);
+    while bench.robot.tick() < TICKS {
+        let tick = bench.robot.tick();
+        match random.random_range(0..20) {
+            0 => bench.robot.hold(&BTreeSet::from([random.random_range(0..6), random.random_range(0..6)])),
+            1 => {
+                bench.robot.stop();
+                stops += 1;
+            }
+            // A planned move of a holder that looks where it is first.
+            2..5 => {
+                let (from, mut target) = (bench.robot.commanded(), bench.robot.commanded());
+                target.iter_mut().for_each(|position| *position = random.random_range(-0.1..1.5));
+                let joints = BTreeSet::from_iter(0..6);
+                drop(bench.robot.play(Play::joints_to(&robot, joints, &from, &target, 1.0).unwrap()));
+            }
+            _ => drop(bench.robot.play(anything(&mut random, &robot, &bench.robot.commanded(), tick))),
+        }
+        plays += 1;
+        let reaching = bench.robot.reach(tick + random.random_range(1..60));
+        drop(hold);
+        hold = wait(reaching).hold;
+        if let Some(stopped) = bench.robot.stopped() {
+            assert!(bench.robot.reset(stopped));
+        }
+    }
+    assert!(plays > 1500 && stops > 50, "{plays} plays, {stops} stops");
+    let mut furthest = 0.0_f64;
+    for (index, joint) in robot.joints.iter().enumerate() {
+        let commands = bench.joint(index);
+        assert!(commands.len() as u64 >= TICKS);
+        let speeds: Vec<f64> =
+            commands.windows(2).map(|pair| 100.0 * (f64::from(pair[1]) - f64::from(pair[0]))).collect();
+        let fast = speeds.iter().filter(|speed| speed.abs() > f64::from(joint.velocity) + ROUNDING[0]).count();
+        let most = f64::from(joint.acceleration) + ROUNDING[1];
+        let hard = speeds.windows(2).filter(|pair| 100.0 * (pair[1] - pair[0]).abs() > most).count();
+        let [low, high] = joint.position;
+        let out = commands.iter().filter(|position| !(low..=high).contains(position)).count();
+        assert_eq!((fast, hard, out), (0, 0, 0), "samples of {} too fast, too hard, out of range", joint.name);
+        furthest += speeds.iter().map(|speed| speed.abs() / 100.0).sum::<f64>();
+    }
+    assert!(furthest > 300.0, "the joints went {furthest} rad in all");
+    assert_eq!(bench.joint(0).len(), bench.robot.tick() as usize);
+}
