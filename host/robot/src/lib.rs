@@ -35,6 +35,7 @@
 //! | [`link`] | the trait between the control loop and something that moves |
 //! | [`robot`] | the handle to a running control loop: observe, play, hold, stop |
 //! | [`play`] | action chunks and planned moves, checked before they reach the loop |
+//! | [`drive`] | driving joints tick by tick from outside the loop |
 //! | [`safety`] | the rules of the safety filter, and what it reports |
 //! | [`stop`] | what may stop the robot, each to be seen alive before anything moves |
 //! | [`clock`] | robot time and its pace |
@@ -53,6 +54,7 @@ mod allocation;
 mod body;
 pub mod clock;
 mod control;
+pub mod drive;
 pub mod embodiment;
 mod filter;
 mod history;
@@ -70,6 +72,7 @@ pub mod tighten;
 mod track;
 
 pub use clock::Pace;
+pub use drive::{Drive, DriveInput};
 pub use embodiment::Embodiment;
 pub use link::{Link, LinkError};
 pub use observation::{Frame, Image, Observation, Proprioception};
