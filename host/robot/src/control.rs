@@ -176,8 +176,7 @@ impl ControlLoop {
             history.push(self.tick, sample);
         }
         let positions = &self.measured.joints.positions;
-        let moved = |(is, commanded): (&f32, &f32)| (is - commanded).abs() > MOVED_MEANWHILE_RAD;
-        if self.down.is_some() && positions.iter().zip(self.filter.command()).any(moved) {
+        if self.down.is_some() && moved(positions, self.filter.command()) {
             self.filter.continue_from(positions);
         }
         Ok(())
@@ -327,12 +326,17 @@ fn count(act: Act, tick: u64, acted: &mut Acted, shared: &Shared) {
     }
 }
 
+/// Whether somebody has moved a robot since its last command.
+pub(crate) fn moved(positions: &[f32], commanded: &[f32]) -> bool {
+    positions.iter().zip(commanded).any(|(is, was)| (is - was).abs() > MOVED_MEANWHILE_RAD)
+}
+
 fn raise(counter: &AtomicU64, to: Duration) {
     counter.fetch_max(u64::try_from(to.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
 }
 
 /// Whether a measurement has the shape that the embodiment promises, and only finite values.
-fn check(measured: &Measurement, embodiment: &Embodiment) -> Result<(), LinkError> {
+pub(crate) fn check(measured: &Measurement, embodiment: &Embodiment) -> Result<(), LinkError> {
     let joints = &measured.joints;
     let expected = embodiment.joints.len();
     for (what, values) in

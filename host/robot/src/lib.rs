@@ -33,6 +33,7 @@
 //! | [`tighten`] | limits of a site or a skill, intersected with a robot's |
 //! | [`observation`] | one moment of the robot, shared and immutable |
 //! | [`link`] | the trait between the control loop and something that moves |
+//! | `bridge` | a link in a process of its own, which holds the robot when the host dies (Unix) |
 //! | [`robot`] | the handle to a running control loop: observe, play, hold, stop |
 //! | [`play`] | action chunks and planned moves, checked before they reach the loop |
 //! | [`drive`] | driving joints tick by tick from outside the loop |
@@ -52,6 +53,8 @@
 #[cfg(test)]
 mod allocation;
 mod body;
+#[cfg(unix)]
+pub mod bridge;
 pub mod clock;
 mod control;
 pub mod drive;

@@ -38,6 +38,15 @@ pub struct Follower {
     dropped: Sender<()>,
 }
 
+impl Follower {
+    /// With its log, and what says when it is let go.
+    pub fn new() -> (Self, Arc<Mutex<Log>>, Receiver<()>) {
+        let log = Arc::new(Mutex::new(Log::default()));
+        let (sender, dropped) = channel();
+        (Self { log: log.clone(), dropped: sender }, log, dropped)
+    }
+}
+
 impl Link for Follower {
     fn read(&mut self) -> Result<Measurement, LinkError> {
         let log = self.log.lock().unwrap();
@@ -95,11 +104,9 @@ impl Bench {
     }
 
     pub fn with_tool(pace: Pace, tool: fn(&[f32]) -> [f32; 3]) -> Self {
-        let log = Arc::new(Mutex::new(Log::default()));
-        let (sender, dropped) = channel();
-        let link = Box::new(Follower { log: log.clone(), dropped: sender });
+        let (link, log, dropped) = Follower::new();
         let options = RobotOptions { pace, kinematics: Box::new(tool) };
-        let robot = Robot::start(Arc::new(Embodiment::so101()), link, options).unwrap();
+        let robot = Robot::start(Arc::new(Embodiment::so101()), Box::new(link), options).unwrap();
         Self { robot, log, dropped }
     }
 

@@ -2,6 +2,8 @@
 
 mod calls;
 mod lerobot;
+#[cfg(unix)]
+mod link;
 mod model;
 mod shape;
 mod swap;
@@ -22,6 +24,10 @@ pub enum Bench {
     /// loop notices.
     #[command(after_help = "Example:\n  waza bench swap --swaps 100 --json")]
     Swap(swap::Swap),
+    /// Measure what a control loop's tick costs on the way to a robot link in another process.
+    #[cfg(unix)]
+    #[command(after_help = "Example:\n  waza bench link --json")]
+    Link(link::Link),
 }
 
 impl Bench {
@@ -30,6 +36,8 @@ impl Bench {
             Self::Model(command) => command.run(),
             Self::Calls(command) => command.run(),
             Self::Swap(command) => command.run(),
+            #[cfg(unix)]
+            Self::Link(command) => command.run(),
         }
     }
 }
