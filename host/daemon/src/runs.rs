@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
-use waza_runtime::{Event, Host, Interrupted, Outcome, RunId, Running, SkillError, TaskRequest};
+use waza_runtime::{ControllerChange, Event, Host, Interrupted, Outcome, RunId, Running, SkillError, TaskRequest};
 
 use crate::daemon::{Notice, Tell};
 use crate::fault::{Fault, run_problem};
@@ -348,6 +348,20 @@ fn shown(event: &Event) -> (&'static str, Value) {
         Event::SwapSettled { version } => ("swap-settled", json!({ "version": version.to_string() })),
         Event::RolledBack { from, to, why } => {
             ("rolled-back", json!({ "from": from.to_string(), "to": to.to_string(), "why": why }))
+        }
+        Event::Controller { controller, change } => {
+            let change = match change {
+                ControllerChange::Swapped { from, to } => {
+                    json!({ "swapped": { "from": from.to_string(), "to": to.to_string() } })
+                }
+                ControllerChange::Kept { version, refused, why } => {
+                    json!({ "kept": { "version": version.to_string(), "refused": refused.to_string(), "why": why } })
+                }
+                ControllerChange::Ended { version, why } => {
+                    json!({ "ended": { "version": version.to_string(), "why": why } })
+                }
+            };
+            ("controller", json!({ "controller": controller.as_str(), "change": change }))
         }
         Event::Log { line } => ("log", json!({ "line": line })),
     }

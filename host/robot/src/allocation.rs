@@ -7,13 +7,17 @@ use std::sync::Arc;
 
 use futures_channel::oneshot;
 
+use crate::clock::Pace;
+use crate::drive::{Driven, Drives, Seat};
 use crate::embodiment::{Embodiment, ForceLimit, Workspace};
 use crate::filter::{Demand, Filter};
+use crate::inbox::Inbox;
+use crate::link::Link;
 use crate::observation::{Measurement, Proprioception};
 use crate::play::Play;
 use crate::player::{Player, Prepared};
 use crate::safety::{Act, Guard};
-use crate::sim::arm;
+use crate::sim::{SceneSpec, Simulator, arm};
 use crate::tighten::Tightening;
 
 struct Counting;
@@ -131,4 +135,24 @@ fn a_tick_allocates_nothing_not_even_when_chunks_change_and_every_rule_acts() {
         "workspace",
     ];
     assert!(expected.iter().all(|rule| rules.contains(rule)), "{rules:?}");
+}
+
+#[test]
+fn a_tick_with_a_driver_allocates_nothing_whether_it_answers_or_not() {
+    let robot = Arc::new(Embodiment::so101());
+    let measured = Simulator::new(robot.clone(), &SceneSpec::tabletop(), 7).read().unwrap();
+    let (inbox, mut over) = (Inbox::new(Pace::RealTime), Vec::new());
+    let mut drives = Drives::new(&robot, Pace::RealTime);
+    let mut demands = vec![Demand::Hold; 6];
+    let (seat, (answer, _asked)) = (Seat::new(&robot), oneshot::channel());
+    let driven = Driven { joints: vec![0, 1], seat, stops: 0, demand: vec![0.0; 6] };
+    drives.start(driven, answer, 1, &mut over);
+    let mut missed = 0;
+    let allocations = allocations_of(|| {
+        for tick in 1..=25 {
+            drives.demands(tick, &mut demands, &mut over, |_| missed += 1);
+            drives.publish(tick, &measured, &inbox);
+        }
+    });
+    assert_eq!((allocations, missed), (0, 24));
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::{self, Metronome, Pace, Start, Stopwatch};
+use crate::drive::Drives;
 use crate::embodiment::Embodiment;
 use crate::filter::{Demand, Filter};
 use crate::history::History;
@@ -38,6 +39,7 @@ pub(crate) struct ControlLoop {
     /// The number of each camera's newest frame, and the tick in which it was first seen.
     frames: Vec<Option<(u64, u64)>>,
     player: Player,
+    drives: Drives,
     filter: Filter,
     demands: Vec<Demand>,
     /// The last tick in which each rule acted.
@@ -71,6 +73,7 @@ impl ControlLoop {
             histories: embodiment.sensors.iter().map(|it| History::new(it, embodiment.control_hz)).collect(),
             frames: vec![None; embodiment.cameras.len()],
             player: Player::new(&embodiment),
+            drives: Drives::new(&embodiment, options.pace),
             filter: Filter::new(&embodiment, options.kinematics, options.guard, &measured.joints.positions),
             measured,
             demands: vec![Demand::Hold; embodiment.joints.len()],
@@ -100,11 +103,11 @@ impl ControlLoop {
                 Pace::RealTime => metronome.wait(),
                 Pace::Lockstep => Start { late: Duration::ZERO, missed: 0, jumped: false },
             };
-            let busy =
-                !(self.player.is_idle() && self.filter.stands() && self.waiters.is_empty() && self.commands.is_empty());
+            let drives = !(self.player.is_idle() && self.drives.is_idle());
+            let busy = drives || !(self.filter.stands() && self.waiters.is_empty() && self.commands.is_empty());
             let open = self.inbox.take(&mut self.commands, busy, self.stops);
             if !open {
-                self.player.abandon().for_each(drop);
+                self.player.abandon().chain(self.drives.abandon()).for_each(drop);
                 if self.filter.stands() {
                     return;
                 }
@@ -127,11 +130,12 @@ impl ControlLoop {
     /// Ends every play: what was asked before the clock jumped may be of another day.
     fn hold_after_jump(&mut self) {
         tracing::error!(tick = self.tick, "the clock jumped; the robot holds");
-        let Self { tick, player, acted, shared, over, .. } = self;
+        let Self { tick, player, drives, acted, shared, over, .. } = self;
         let next = *tick + 1;
         let act = Act { rule: Rule::ClockJump, response: Response::Hold, joint: None, excess: 0.0 };
         count(act, next, acted, shared);
         player.interrupt(act, next, over);
+        drives.interrupt(act, next, over);
     }
 
     /// One tick, but for its answers.
@@ -153,6 +157,7 @@ impl ControlLoop {
         if stopping {
             self.stops = stops;
             self.player.stop(&mut self.over);
+            self.drives.stop(&mut self.over);
         }
         if let Err(error) = self.link.write(self.filter.command()) {
             self.give_up(&error);
@@ -176,8 +181,7 @@ impl ControlLoop {
             history.push(self.tick, sample);
         }
         let positions = &self.measured.joints.positions;
-        let moved = |(is, commanded): (&f32, &f32)| (is - commanded).abs() > MOVED_MEANWHILE_RAD;
-        if self.down.is_some() && positions.iter().zip(self.filter.command()).any(moved) {
+        if self.down.is_some() && moved(positions, self.filter.command()) {
             self.filter.continue_from(positions);
         }
         Ok(())
@@ -186,7 +190,8 @@ impl ControlLoop {
     /// Ends every play because the link failed.
     fn give_up(&mut self, error: &LinkError) {
         self.shared.link_errors.fetch_add(1, Ordering::Release);
-        self.over.extend(self.player.abandon().map(|answer| (answer, Err(error.clone().into()))));
+        let abandoned = self.player.abandon().chain(self.drives.abandon());
+        self.over.extend(abandoned.map(|answer| (answer, Err(error.clone().into()))));
     }
 
     fn obey(&mut self, failure: &Option<LinkError>) {
@@ -195,22 +200,39 @@ impl ControlLoop {
             match command {
                 Command::Observe(answer) => self.observers.push(answer),
                 Command::Reach(tick, answer) => self.waiters.push((tick, answer)),
-                Command::Hold(joints) => self.player.hold(&joints, &mut self.over),
-                Command::Play(play, answer) => {
-                    if let Some(error) = failure {
-                        self.over.push((answer, Err(error.clone().into())));
-                    } else if play.stops != self.stops || self.stops % 2 == 1 {
-                        self.over.push((answer, Ok(PlayReport { ended: Ended::Stopped, interventions: Vec::new() })));
-                    } else {
+                Command::Hold(joints) => {
+                    self.player.hold(&joints, &mut self.over);
+                    self.drives.hold(&joints, &mut self.over);
+                }
+                Command::Play(play, answer) => match self.refusal(play.stops, failure) {
+                    Some(refusal) => self.over.push((answer, refusal)),
+                    None => {
                         let Self { player, filter, acted, shared, over, .. } = self;
                         let (tick, filter) = (self.tick, &*filter);
                         let report = |act| count(act, tick, acted, shared);
                         player.start(play, answer, tick, |joint| filter.state(joint), over, report);
+                        self.drives.yield_to(player, over);
                     }
-                }
+                },
+                Command::Drive(driven, answer) => match self.refusal(driven.stops, failure) {
+                    Some(refusal) => self.over.push((answer, refusal)),
+                    None => {
+                        self.player.supersede(&driven.joints, &mut self.over);
+                        self.drives.start(driven, answer, self.tick, &mut self.over);
+                    }
+                },
             }
         }
         self.commands = commands;
+    }
+
+    /// Why nothing may begin to move: `stops` is the state of the host stop when it was asked.
+    fn refusal(&self, stops: u64, failure: &Option<LinkError>) -> Option<Result<PlayReport, RobotError>> {
+        if let Some(error) = failure {
+            return Some(Err(error.clone().into()));
+        }
+        let stopped = stops != self.stops || self.stops % 2 == 1;
+        stopped.then(|| Ok(PlayReport { ended: Ended::Stopped, interventions: Vec::new() }))
     }
 
     /// Gives the observers this moment. Frames are taken now, before the command moves anything.
@@ -256,9 +278,10 @@ impl ControlLoop {
 
     /// From plays to the command of this tick.
     fn move_on(&mut self, failed: &Option<LinkError>) {
-        let Self { tick, player, filter, demands, measured, acted, shared, over, .. } = self;
+        let Self { tick, player, drives, filter, demands, measured, acted, shared, over, .. } = self;
         let tick = *tick;
         player.demands(tick, demands, |act| count(act, tick, acted, shared));
+        drives.demands(tick, demands, over, |act| count(act, tick, acted, shared));
         filter.keep_within(player.limits());
         // A reading that did not come says nothing about now.
         if failed.is_none() {
@@ -267,6 +290,7 @@ impl ControlLoop {
         filter.step(demands, |act| {
             count(act, tick, acted, shared);
             player.note(act, tick);
+            drives.note(act, tick);
         });
         player.end_refused(over);
         player.end_finished(tick, |joint| filter.state(joint).velocity == 0.0, over);
@@ -290,6 +314,7 @@ impl ControlLoop {
             }
         }
         let tick = self.tick;
+        self.drives.publish(tick, &self.measured, &self.inbox);
         for (_, answer) in self.waiters.extract_if(.., |(awaited, _)| *awaited <= tick) {
             self.inbox.reply(answer, Ok(tick));
         }
@@ -312,12 +337,17 @@ fn count(act: Act, tick: u64, acted: &mut Acted, shared: &Shared) {
     }
 }
 
+/// Whether somebody has moved a robot since its last command.
+pub(crate) fn moved(positions: &[f32], commanded: &[f32]) -> bool {
+    positions.iter().zip(commanded).any(|(is, was)| (is - was).abs() > MOVED_MEANWHILE_RAD)
+}
+
 fn raise(counter: &AtomicU64, to: Duration) {
     counter.fetch_max(u64::try_from(to.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
 }
 
 /// Whether a measurement has the shape that the embodiment promises, and only finite values.
-fn check(measured: &Measurement, embodiment: &Embodiment) -> Result<(), LinkError> {
+pub(crate) fn check(measured: &Measurement, embodiment: &Embodiment) -> Result<(), LinkError> {
     let joints = &measured.joints;
     let expected = embodiment.joints.len();
     for (what, values) in

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use futures_channel::oneshot;
 
 use crate::clock::Pace;
+use crate::drive::Driven;
 use crate::observation::Observation;
 use crate::play::PlayReport;
 use crate::player::Prepared;
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     Observe(Answer<Arc<Observation>>),
     Reach(u64, Answer<u64>),
     Play(Prepared, Answer<PlayReport>),
+    Drive(Driven, Answer<PlayReport>),
     Hold(Vec<usize>),
 }
 

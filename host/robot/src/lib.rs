@@ -33,8 +33,10 @@
 //! | [`tighten`] | limits of a site or a skill, intersected with a robot's |
 //! | [`observation`] | one moment of the robot, shared and immutable |
 //! | [`link`] | the trait between the control loop and something that moves |
+//! | `bridge` | a link in a process of its own, which holds the robot when the host dies (Unix) |
 //! | [`robot`] | the handle to a running control loop: observe, play, hold, stop |
 //! | [`play`] | action chunks and planned moves, checked before they reach the loop |
+//! | [`drive`] | driving joints tick by tick from outside the loop |
 //! | [`safety`] | the rules of the safety filter, and what it reports |
 //! | [`priority`] | who goes first when there are more threads than cores |
 //! | [`stop`] | what may stop the robot, each to be seen alive before anything moves |
@@ -53,8 +55,11 @@
 #[cfg(test)]
 mod allocation;
 mod body;
+#[cfg(unix)]
+pub mod bridge;
 pub mod clock;
 mod control;
+pub mod drive;
 pub mod embodiment;
 mod feel;
 mod filter;
@@ -74,6 +79,7 @@ pub mod tighten;
 mod track;
 
 pub use clock::Pace;
+pub use drive::{Drive, DriveInput};
 pub use embodiment::Embodiment;
 pub use link::{Link, LinkError};
 pub use observation::{Frame, Image, Observation, Proprioception};

@@ -137,13 +137,14 @@ pub struct PlayReport {
 pub enum Ended {
     /// Its last row was played and its joints stand.
     Finished,
-    /// A newer play took some of its joints.
+    /// A newer play or drive took some of its joints.
     Superseded,
     /// Some of its joints were told to hold, or hold because of what they felt, or were sent too far at once.
     Held,
     /// The host stop is latched. If it already was when the play arrived, nothing moved.
     Stopped,
-    /// Every row was due before the play could take effect. Nothing moved, and an older play goes on.
+    /// Every row was due before the play could take effect: nothing moved, and an older play goes on. Or nothing was
+    /// heard of whoever drove the joints for [`PATIENCE_S`](crate::drive::PATIENCE_S).
     Late,
 }
 
@@ -215,11 +216,7 @@ impl Play {
     /// Whether the control loop of `embodiment`, whose newest tick is `tick`, can play this.
     pub(crate) fn check(&self, embodiment: &Embodiment, tick: u64) -> Result<(), PlayError> {
         let (width, control_hz) = (embodiment.joints.len(), embodiment.control_hz);
-        let Some(&highest) = self.joints.last() else { return Err(PlayError::NoJoints) };
-        if highest >= width {
-            let robot = embodiment.name.clone();
-            return Err(PlayError::UnknownJoint { joint: highest, robot, last: width.saturating_sub(1) });
-        }
+        check_joints(&self.joints, embodiment)?;
         if !(self.rate_hz > 0.0 && self.rate_hz <= control_hz) {
             return Err(PlayError::Rate { rate_hz: self.rate_hz, control_hz });
         }
@@ -252,4 +249,14 @@ impl Play {
         // Written so that what is not a number is refused too.
         if seconds <= LONGEST_PLAY_S { Ok(()) } else { Err(PlayError::TooLong { seconds: seconds.ceil() }) }
     }
+}
+
+/// Whether there are any, and `embodiment` has them.
+pub(crate) fn check_joints(joints: &BTreeSet<usize>, embodiment: &Embodiment) -> Result<(), PlayError> {
+    let Some(&highest) = joints.last() else { return Err(PlayError::NoJoints) };
+    let width = embodiment.joints.len();
+    if highest < width {
+        return Ok(());
+    }
+    Err(PlayError::UnknownJoint { joint: highest, robot: embodiment.name.clone(), last: width.saturating_sub(1) })
 }

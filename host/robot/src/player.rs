@@ -187,6 +187,11 @@ impl Player {
         self.active.is_empty()
     }
 
+    /// Whether a play drives this joint.
+    pub fn drives(&self, joint: usize) -> bool {
+        self.active.iter().any(|active| active.drives(joint))
+    }
+
     /// Lets a play take over its joints at `tick`. Plays that lose a joint end; their other joints come to hold.
     ///
     /// `state` says where a joint was commanded to be in the tick before.
@@ -333,6 +338,11 @@ impl Player {
     /// Ends the plays that drive any of `joints`.
     pub fn hold(&mut self, joints: &[usize], over: &mut Vec<Over>) {
         self.end_those(Ended::Held, over, |active| joints.iter().any(|&joint| active.drives(joint)));
+    }
+
+    /// Ends the plays of which something else than a play takes any of `joints`.
+    pub fn supersede(&mut self, joints: &[usize], over: &mut Vec<Over>) {
+        self.end_those(Ended::Superseded, over, |active| joints.iter().any(|&joint| active.drives(joint)));
     }
 
     /// Ends every play because of `act`.

@@ -11,12 +11,13 @@ use futures_channel::oneshot;
 
 use crate::clock::{self, Pace};
 use crate::control::ControlLoop;
+use crate::drive::{Drive, Driven, Seat};
 use crate::embodiment::{Embodiment, EmbodimentError};
 use crate::inbox::{Answer, Command, Inbox};
 pub use crate::inbox::{Reply, TimeHold};
 use crate::link::{Link, LinkError};
 use crate::observation::Observation;
-use crate::play::{Play, PlayError, PlayReport};
+use crate::play::{Play, PlayError, PlayReport, check_joints};
 use crate::player::Prepared;
 use crate::safety::{Guard, Kinematics, Rule};
 use crate::stop::{SourceState, Sources, StopSource, Stopped};
@@ -228,7 +229,27 @@ impl Robot {
         self.embodiment().within(by, origin)
     }
 
-    /// Ends every play that drives any of these joints. Its joints stop within their limits, and stay.
+    /// Drives some joints from the next tick on, tick by tick, instead of what drove them; until the first demand they
+    /// hold.
+    ///
+    /// # Errors
+    /// [`RobotError::NotArmed`]; [`RobotError::Play`] if there are no joints, or one that the robot lacks.
+    pub fn drive(&self, joints: &BTreeSet<usize>) -> Result<Drive, RobotError> {
+        let embodiment = self.embodiment();
+        self.armed()?;
+        check_joints(joints, embodiment)?;
+        let seat = Seat::new(embodiment);
+        let driven = Driven {
+            joints: joints.iter().copied().collect(),
+            seat: seat.clone(),
+            stops: self.0.inbox.stops(),
+            demand: vec![0.0; embodiment.joints.len()],
+        };
+        let playing = self.ask(|answer| Command::Drive(driven, answer));
+        Ok(Drive::new(seat, playing, embodiment))
+    }
+
+    /// Ends every play and drive that drives any of these joints. Its joints stop within their limits, and stay.
     pub fn hold(&self, joints: &BTreeSet<usize>) {
         self.0.inbox.send(Command::Hold(joints.iter().copied().collect()));
     }

@@ -5,6 +5,7 @@
 //! | `host_stop` | a stop source stopped the robot | latch | an operator who acknowledges that stop; nothing restarts |
 //! | `clock_jump` | the clock leapt by more than 250 ms or went backwards | hold, every play ends | a new play |
 //! | `command_age` | a play acted on an observation older than `command_age_s` | hold: it ends late, unmoved | a new play |
+//! | `command_age` | whoever drives joints did not answer the tick before | hold: they brake for this tick | the next answer; after [`PATIENCE_S`](crate::drive::PATIENCE_S) the drive ends late |
 //! | `not_a_number` | a demand is no finite number | hold, that joint | the next demand |
 //! | `position` | a demand is beyond a joint's limits | clamp | the next demand |
 //! | `workspace` | the tool would leave its box | clamp; hold where that fails or it comes too fast | the next demand |
@@ -69,7 +70,8 @@ pub enum Rule {
     HostStop,
     /// The clock leapt by more than 250 ms or went backwards: every play ends, every joint holds.
     ClockJump,
-    /// The observation that a play acted on is older than the embodiment's `command_age_s`: it moves nothing.
+    /// The observation that a play acted on is older than the embodiment's `command_age_s`: it moves nothing. Or whoever
+    /// drives joints did not answer the tick before: they brake.
     CommandAge,
     /// A demanded position is infinite or not a number: that joint holds.
     NotANumber,
@@ -189,7 +191,7 @@ impl Intervention {
         match rule {
             Rule::HostStop => "the host stop is latched; every joint holds".into(),
             Rule::ClockJump => "the clock jumped; every joint holds until something new is played".into(),
-            Rule::CommandAge => format!("the play was {excess:.1} s too old; it moved nothing"),
+            Rule::CommandAge => format!("what was asked was up to {excess:.2} s old; it moved nothing {times}"),
             Rule::NotANumber => format!("{name} was sent what is no finite number; it held {times}"),
             Rule::Workspace if self.response == Response::Hold => {
                 format!("the tool would have left the workspace by {excess:.4} m; the arm held {times}")

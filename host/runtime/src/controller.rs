@@ -6,20 +6,21 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Store, Trap};
+use wasmtime::{Store, UpdateDeadline};
 use waza_robot::Embodiment;
 
 use crate::bindings::Refusal;
 use crate::bindings::controller::{Controller as Bindings, exports::waza::skill::control};
-use crate::budget::{Budget, Budgets, Growth};
-use crate::engine::{EPOCH, Engines};
+use crate::budget::{Budget, Budgets, Burst, Growth};
+use crate::engine::Engines;
 use crate::error::{Exhausted, RuntimeError, SkillError};
 use crate::manifest::{Manifest, SkillId};
 
 /// What a controller is told at a tick.
 pub use control::Input;
 
-/// The share of a control period that one call may take.
+/// The share of a control period that one call may take, of processor time: a machine that is busy with other things
+/// makes a controller late, which the control loop copes with, and is no fault of it.
 const SHARE: u32 = 2;
 
 /// Linear memory that a controller may use, bytes.
@@ -35,8 +36,8 @@ pub struct Controller {
     store: Store<State>,
     bindings: Bindings,
     joints: usize,
-    limit: Duration,
     budgets: Budgets,
+    burst: Burst,
     dead: bool,
     /// Without epochs nothing would end a call that takes too long.
     _engines: Engines,
@@ -62,21 +63,31 @@ impl Controller {
         let mut linker = Linker::new(&engines.controller);
         crate::wasi::link_random(&mut linker, |state: &mut State| &mut state.random).map_err(misfit)?;
         linker.define_unknown_imports_as_traps(component).map_err(misfit)?;
-        let budgets = Budgets { memory_bytes: MEMORY_BYTES, call_bytes: ANSWER_BYTES, ..Budgets::default() };
+        let limit = Duration::from_secs_f32(1.0 / robot.control_hz) / SHARE;
+        // Each call has a limit of its own; all together have none.
+        let (cpu_burst, cpu_time) = (limit, Duration::MAX);
+        let budgets =
+            Budgets { memory_bytes: MEMORY_BYTES, call_bytes: ANSWER_BYTES, cpu_burst, cpu_time, ..Budgets::default() };
         let growth = Growth::new(&budgets);
         let mut store = Store::new(&engines.controller, State { growth, random: ChaCha8Rng::seed_from_u64(0) });
         store.limiter(|state| &mut state.growth);
         store.set_hostcall_fuel(budgets.call_bytes);
-        let limit = Duration::from_secs_f32(1.0 / robot.control_hz) / SHARE;
-        arm(&mut store, limit);
+        let burst = Burst::default();
+        let counted = burst.clone();
+        let kept = budgets.clone();
+        store.epoch_deadline_callback(move |_| match counted.check(&kept) {
+            Ok(()) => Ok(UpdateDeadline::Continue(1)),
+            Err(_) => Err(wasmtime::Error::new(Exhausted::time(Budget::Tick, limit))),
+        });
+        arm(&mut store, &burst);
         let bindings = Bindings::instantiate(&mut store, component, &linker).map_err(misfit)?;
         Ok(Self {
             id: manifest.id,
             store,
             bindings,
             joints: robot.joints.len(),
-            limit,
             budgets,
+            burst,
             dead: false,
             _engines: engines.clone(),
         })
@@ -94,8 +105,8 @@ impl Controller {
     /// The joint positions to command, rad: one finite value a joint.
     ///
     /// # Errors
-    /// [`SkillError`] if the controller traps, takes more than half a control period, or answers anything else. Whoever
-    /// drives it falls back then.
+    /// [`SkillError`] if the controller traps, takes more processor time than half a control period, or answers anything
+    /// else. Whoever drives it falls back then.
     pub fn tick(&mut self, input: &Input) -> Result<Vec<f32>, SkillError> {
         let positions = self.call(|control, store| control.call_tick(store, input))?;
         if positions.len() != self.joints {
@@ -123,13 +134,9 @@ impl Controller {
         if self.dead {
             return Err(SkillError::Trapped { skill: self.id.clone(), what: "it crashed in an earlier call".into() });
         }
-        arm(&mut self.store, self.limit);
+        arm(&mut self.store, &self.burst);
         call(self.bindings.waza_skill_control(), &mut self.store).map_err(|error| {
             self.dead = true;
-            if error.downcast_ref::<Trap>() == Some(&Trap::Interrupt) {
-                let budget = Exhausted::time(Budget::Tick, self.limit);
-                return SkillError::Exhausted { skill: self.id.clone(), budget };
-            }
             crate::run::explain(self.id.clone(), &error, None, &self.budgets)
         })
     }
@@ -140,7 +147,7 @@ impl Controller {
 }
 
 /// Gives the next call its time.
-fn arm(store: &mut Store<State>, limit: Duration) {
-    // The epoch that is under way is already partly over.
-    store.set_epoch_deadline(limit.as_nanos().div_ceil(EPOCH.as_nanos()) as u64 + 1);
+fn arm(store: &mut Store<State>, burst: &Burst) {
+    burst.begin();
+    store.set_epoch_deadline(1);
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use waza_robot::Intervention;
 
+use crate::manifest::SkillId;
+
 /// Something happened in a run, or in a skill that it invoked. Reported on the run's thread, under lockstep while robot
 /// time stands still; whoever listens must not wait.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,9 +64,45 @@ pub enum Event {
         /// One sentence.
         why: String,
     },
+    /// Something became of a controller that the skill engaged.
+    Controller {
+        /// Its id.
+        controller: SkillId,
+        /// What.
+        change: ControllerChange,
+    },
     /// The skill wrote a line to standard output or error.
     Log {
         /// Without its end.
         line: String,
+    },
+}
+
+/// What became of a controller that drives joints.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ControllerChange {
+    /// A newer version took over between two ticks, on probation.
+    Swapped {
+        /// The version that is kept until then.
+        from: semver::Version,
+        /// The version that answers from here on.
+        to: semver::Version,
+    },
+    /// A newer version refused the state, or failed in its probation. The older one goes on, and the newer is withdrawn.
+    Kept {
+        /// The older.
+        version: semver::Version,
+        /// The newer.
+        refused: semver::Version,
+        /// What was wrong with it.
+        why: String,
+    },
+    /// It drives no more, though nothing else took its joints: it crashed, took too long or answered nonsense, or the link
+    /// failed. The joints hold.
+    Ended {
+        /// Of the controller.
+        version: semver::Version,
+        /// What was wrong.
+        why: String,
     },
 }

@@ -25,6 +25,7 @@ use crate::calls::{self, Run};
 use crate::checkpoint::{Interrupted, RunFiles};
 use crate::component::{Digest, Loaded};
 use crate::controller::Controller;
+use crate::engage::Controllers;
 use crate::engine::Engines;
 use crate::error::{RuntimeError, SkillError};
 use crate::event::Event;
@@ -49,6 +50,8 @@ pub struct HostOptions {
     pub model_latency_ticks: u32,
     /// Who answers the questions of skills.
     pub operator: Operator,
+    /// Robot time in which a new version of an engaged controller that fails is replaced by the version before.
+    pub controller_probation: Duration,
     /// Permissions that no skill gets, whatever it declares.
     pub withheld: BTreeSet<Permission>,
     /// Robot time after which a lease ends whose holder neither moves nor calls the host.
@@ -66,6 +69,7 @@ impl Default for HostOptions {
             budgets: Budgets::default(),
             model_latency_ticks: 5,
             operator: Operator::Absent,
+            controller_probation: Duration::from_secs(1),
             withheld: BTreeSet::new(),
             lease_term: Duration::from_secs(30),
             swap: SwapOptions::default(),
@@ -143,7 +147,7 @@ pub struct Outcome {
     pub data: String,
 }
 
-/// A loaded skill.
+/// A loaded skill or controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SkillSummary {
     /// `vendor/name`.
@@ -154,6 +158,13 @@ pub struct SkillSummary {
     pub digest: Digest,
     /// What it asks to be allowed.
     pub permissions: BTreeSet<Permission>,
+}
+
+impl SkillSummary {
+    pub(crate) fn of(manifest: &Manifest, digest: Digest) -> Self {
+        let Manifest { id, version, permissions, .. } = manifest.clone();
+        Self { id, version, digest, permissions }
+    }
 }
 
 /// Runs skills. Cloning gives another handle to the same host.
@@ -172,6 +183,7 @@ pub(crate) struct Site {
     pub checkpoints: Checkpoints,
     pub runs: Runs,
     pub quarantine: Quarantine,
+    pub controllers: Controllers,
     skills: Mutex<BTreeMap<SkillId, Arc<Skill>>>,
     cache: Option<Cache>,
     files: Option<RunFiles>,
@@ -315,6 +327,7 @@ impl Host {
             latency_ticks,
             checkpoints: Checkpoints::default(),
             runs: Runs::after(interrupted.keys().next_back().copied()),
+            controllers: Controllers::default(),
             skills: Mutex::default(),
             cache: state.as_ref().map(Cache::open).transpose()?,
             files,
@@ -323,8 +336,9 @@ impl Host {
         })))
     }
 
-    /// Loads the skill package in a folder, in place of another version of the same skill. Runs of that skill which leave
-    /// checkpoints change to it at the next; see [`swap`](crate::swap).
+    /// Loads the skill or controller package in a folder, in place of another version of the same. Runs of a skill which
+    /// leave checkpoints change to it at the next, see [`swap`](crate::swap); where a controller is engaged, the new version
+    /// takes over between two ticks.
     ///
     /// # Errors
     /// [`RuntimeError`] says what is wrong with the package, or what it needs and this robot or model lacks.
@@ -333,10 +347,15 @@ impl Host {
         let site = &self.0;
         let manifest = self.fitting(folder)?;
         let path = folder.join(&manifest.component);
+        let id = manifest.id.clone();
         let (loaded, digest) = Loaded::open(&site.engines, site.cache.as_ref(), folder, &manifest)?;
-        let Loaded::Skill(component) = loaded else {
-            let what = "it is of the world `controller`, which runs in the control loop".into();
-            return Err(RuntimeError::Misfit { path, what });
+        let component = match loaded {
+            Loaded::Skill(component) => component,
+            Loaded::Controller(component) => {
+                site.controllers.install(site, manifest, digest, component, &path)?;
+                site.skills().remove(&id);
+                return Ok(id);
+            }
         };
         let misfit = |error: wasmtime::Error| RuntimeError::Misfit {
             path: path.clone(),
@@ -350,10 +369,10 @@ impl Host {
         let recorded = linked(calls::link_recorded).map_err(misfit)?;
         let component = linked(calls::link).map_err(misfit)?;
         let grants = Grants::new(&manifest.permissions, &site.options.withheld);
-        let id = manifest.id.clone();
         let within = limits(&site.robot, &manifest)?;
         let skill = Arc::new(Skill { manifest, digest, grants, within, component, recorded });
         site.skills().insert(id.clone(), skill.clone());
+        site.controllers.remove(&id);
         site.offer(&skill, requested);
         Ok(id)
     }
@@ -369,9 +388,10 @@ impl Host {
         }
     }
 
-    /// Forgets a skill. Runs in flight go on. False: none of that id was loaded.
+    /// Forgets a skill or a controller. Runs in flight go on. False: none of that id was loaded.
     pub fn unload(&self, skill: &SkillId) -> bool {
-        self.0.skills().remove(skill).is_some()
+        let was_skill = self.0.skills().remove(skill).is_some();
+        self.0.controllers.remove(skill) || was_skill
     }
 
     /// Loads the controller package in a folder, for a caller that drives it itself.
@@ -396,13 +416,12 @@ impl Host {
 
     /// Every loaded skill, by id.
     pub fn skills(&self) -> Vec<SkillSummary> {
-        let summary = |skill: &Arc<Skill>| SkillSummary {
-            id: skill.manifest.id.clone(),
-            version: skill.manifest.version.clone(),
-            digest: skill.digest,
-            permissions: skill.manifest.permissions.clone(),
-        };
-        self.0.skills().values().map(summary).collect()
+        self.0.skills().values().map(|skill| SkillSummary::of(&skill.manifest, skill.digest)).collect()
+    }
+
+    /// Every controller that a skill can engage, by id.
+    pub fn controllers(&self) -> Vec<SkillSummary> {
+        self.0.controllers.list()
     }
 
     /// Starts a run, on a thread of its own, before this returns. `events` is called on that thread.

@@ -15,6 +15,7 @@ use crate::bindings::skill::exports::waza::skill::task::Request;
 use crate::bindings::{Refusal, types};
 use crate::budget::Burst;
 use crate::calls::{Context, Run};
+use crate::engage::Untold;
 use crate::error::SkillError;
 use crate::event::Event;
 use crate::host::{Site, Skill};
@@ -254,6 +255,7 @@ pub(crate) fn context(
         meter: job.meter.clone(),
         conduct,
         safe_point: SafePoint::default(),
+        untold: Untold::default(),
     };
     (Arc::new(context), inbox)
 }

@@ -58,6 +58,7 @@
 //! | `state` | the folder that survives the host |
 //! | `cache` | compiled components in it |
 //! | `checkpoint` | checkpoints of runs in it |
+//! | `engage` | installed controllers, and how one drives a lease's joints |
 //! | `inference` | one request to the model |
 //! | `window` | what it looks at of the sensors |
 //! | `rollout` | the host's own loop of seeing, asking and moving |
@@ -73,6 +74,7 @@ mod canonical;
 mod checkpoint;
 mod component;
 pub mod controller;
+mod engage;
 mod engine;
 pub mod error;
 pub mod event;
@@ -104,7 +106,7 @@ pub use checkpoint::Interrupted;
 pub use component::Digest;
 pub use controller::Controller;
 pub use error::{Exhausted, RuntimeError, SkillError};
-pub use event::Event;
+pub use event::{ControllerChange, Event};
 pub use host::{Host, HostOptions, Operator, Outcome, RunId, RunSummary, Running, SkillSummary, TaskRequest};
 pub use journal::{Entry, Journal};
 pub use manifest::{Manifest, SkillId};

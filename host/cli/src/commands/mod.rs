@@ -8,6 +8,8 @@ mod bench;
 mod ctl;
 mod demo;
 mod doctor;
+#[cfg(unix)]
+mod link;
 mod model;
 mod replay;
 mod run;
@@ -41,6 +43,9 @@ enum Command {
     /// Look into the simulator.
     #[command(subcommand)]
     Sim(sim::Sim),
+    /// Serve a robot's link from a process of its own, which holds the robot when its host dies.
+    #[cfg(unix)]
+    Link(link::Link),
     /// Say what is here to work with, and what to do about what is missing.
     Doctor(doctor::Doctor),
     /// Measure what things cost on this machine.
@@ -59,6 +64,8 @@ impl Cli {
             Command::Ctl(command) => command.run(),
             Command::Model(command) => command.run(),
             Command::Sim(command) => command.run(),
+            #[cfg(unix)]
+            Command::Link(command) => command.run(),
             Command::Doctor(command) => command.run(),
             Command::Bench(command) => command.run(),
         }

@@ -6,7 +6,7 @@ mod actions;
 mod clock;
 mod durable;
 mod model;
-mod motion;
+pub(crate) mod motion;
 mod operator;
 mod sensing;
 mod skills;
@@ -25,6 +25,7 @@ use crate::actor::{Holds, Task};
 use crate::bindings::{self, Refusal};
 use crate::budget::{Budget, Burst, Growth};
 use crate::component::undeclared;
+use crate::engage::Untold;
 use crate::error::Exhausted;
 use crate::event::Event;
 use crate::host::{Site, Skill};
@@ -72,6 +73,8 @@ pub(crate) struct Context {
     pub conduct: Arc<Conduct>,
     pub safe_point: SafePoint,
     pub meter: Arc<Meter>,
+    /// What its controllers did since its last motion ended.
+    pub untold: Untold,
 }
 
 /// The data of one run's store.

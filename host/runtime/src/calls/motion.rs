@@ -11,6 +11,7 @@ use waza_robot::{Ended, Intervention, Play, PlayReport, RobotError};
 use super::stream::stream;
 use super::{Chunk, Context, Fault, Run, refused};
 use crate::bindings::{Refusal, motion, types};
+use crate::engage::engage;
 use crate::event::Event;
 use crate::feed::feed;
 use crate::lease::{Lease, Motion};
@@ -56,10 +57,13 @@ impl<T: Send + 'static> motion::HostWithStore<T> for HasSelf<Run> {
 impl motion::Host for Run {}
 
 impl motion::HostLease for Run {
-    fn engage(&mut self, lease: Resource<Lease>, controller: String, _: Vec<f32>) -> Result<(), Fault> {
-        self.table.get(&lease)?.check()?;
-        let what = format!("this host runs no controllers under a lease, {controller} or any other");
-        Err(Refusal::Unavailable(what).into())
+    fn engage(&mut self, lease: Resource<Lease>, controller: String, goal: Vec<f32>) -> Result<(), Fault> {
+        let lease = self.table.get(&lease)?;
+        lease.check()?;
+        let context = &self.context;
+        context.check(Permission::Skills(controller.clone()))?;
+        // What the controller itself may use is limited, and not the skill's.
+        Ok(context.burst.uncounted(|| engage(context, lease, &controller, goal))?)
     }
 
     fn hold(&mut self, lease: Resource<Lease>) -> Result<(), Fault> {
@@ -208,10 +212,11 @@ pub(crate) fn finished(
 }
 
 fn interventions(context: &Context, interventions: Vec<Intervention>) -> Vec<motion::Intervention> {
-    interventions.into_iter().map(|it| intervention(context, it)).collect()
+    let own = interventions.into_iter().map(|it| intervention(context, it));
+    context.untold.take().into_iter().chain(own).collect()
 }
 
-fn intervention(context: &Context, it: Intervention) -> motion::Intervention {
+pub(crate) fn intervention(context: &Context, it: Intervention) -> motion::Intervention {
     let robot = &context.site.robot;
     motion::Intervention {
         at: robot.tick_ns(it.first_tick),

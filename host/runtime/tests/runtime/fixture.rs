@@ -21,7 +21,8 @@ const TURN: f32 = 0.02;
 const OBJECT: f32 = 0.1;
 
 /// Every permission that a guest may want.
-pub const ALL: &[&str] = &["sensing", "model", "motion:body", "operator", "durable", "skills:test/conduct"];
+pub const ALL: &[&str] =
+    &["sensing", "model", "motion:body", "operator", "durable", "skills:test/conduct", "skills:test/follower"];
 
 /// The joints follow their commands in the same tick, but for a gripper that holds something.
 pub struct Follower {

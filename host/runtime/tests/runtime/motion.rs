@@ -146,7 +146,7 @@ fn what_this_host_cannot_do_is_unavailable_and_says_why() {
     let bench = Bench::new();
     for (instruction, expected) in [
         ("move the tool", "inverse kinematics"),
-        ("engage", "controllers"),
+        ("engage: 0.1", "no controller test/follower is installed; installed are none"),
         ("locate: block", "turner cannot locate; it can act"),
         ("acquire: leg", "no part leg; there are body, arm, gripper"),
     ] {

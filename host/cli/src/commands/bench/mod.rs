@@ -4,6 +4,8 @@ mod calls;
 mod grpc;
 mod isolation;
 mod lerobot;
+#[cfg(unix)]
+mod link;
 mod model;
 mod shape;
 mod skills;
@@ -33,6 +35,10 @@ pub enum Bench {
     /// loop notices.
     #[command(after_help = "Example:\n  waza bench swap --swaps 100 --json")]
     Swap(swap::Swap),
+    /// Measure what a control loop's tick costs on the way to a robot link in another process.
+    #[cfg(unix)]
+    #[command(after_help = "Example:\n  waza bench link --json")]
+    Link(link::Link),
 }
 
 impl Bench {
@@ -43,6 +49,8 @@ impl Bench {
             Self::Isolation(command) => command.run(),
             Self::Skills(command) => command.run(),
             Self::Swap(command) => command.run(),
+            #[cfg(unix)]
+            Self::Link(command) => command.run(),
         }
     }
 }

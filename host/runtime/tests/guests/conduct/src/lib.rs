@@ -191,7 +191,30 @@ impl Guest for Conduct {
             }
             "engage" => {
                 let lease = acquire(vec!["arm".into()]).await?;
-                lease.engage("waza/follower", &[])?;
+                lease.engage("test/follower", &goal(with)?)?;
+                clock::wait(clock::now() + 1_000_000_000).await?;
+                let pan = sensing::observe().await?.joints()[0].position;
+                let told = lease.move_joints(positions("0")?, 0.5).await?;
+                let told: Vec<_> = told.iter().map(|it| format!("{} {}", it.rule, it.detail)).collect();
+                format!("{pan:.2} [{}]", told.join("; "))
+            }
+            "engage and hold" => {
+                let lease = acquire(vec!["arm".into()]).await?;
+                lease.engage("test/follower", &goal(with)?)?;
+                clock::wait(clock::now() + 200_000_000).await?;
+                lease.hold()?;
+                clock::wait(clock::now() + 300_000_000).await?;
+                format!("{:.2}", sensing::observe().await?.joints()[0].position)
+            }
+            "engage a stranger" => {
+                let lease = acquire(vec!["arm".into()]).await?;
+                lease.engage(with, &[])?;
+                String::new()
+            }
+            "keep engaged" => {
+                let lease = acquire(vec!["arm".into()]).await?;
+                lease.engage("test/follower", &goal(with)?)?;
+                clock::wait(u64::MAX).await?;
                 String::new()
             }
             "roll out" => follow(acquire(vec!["arm".into()]).await?, number(with)?).await?,
@@ -278,6 +301,14 @@ fn number(text: &str) -> Result<f32, Error> {
 /// Every joint at rest but the first.
 fn row(pan: f32) -> Vec<f32> {
     vec![pan, -0.6, 0.8, 0.6, 0.0, 0.3]
+}
+
+/// Where the shoulder is to go, and what else the follower is asked.
+fn goal(text: &str) -> Result<Vec<f32>, Error> {
+    let (pan, asked) = text.split_once(", ").unwrap_or((text, "0"));
+    let mut goal = positions(pan)?;
+    goal.push(number(asked)?);
+    Ok(goal)
 }
 
 fn positions(pan: &str) -> Result<Vec<f32>, Error> {

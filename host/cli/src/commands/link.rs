@@ -1,0 +1,85 @@
+//! `waza link`: serve a robot's link from a process of its own, which holds the robot when its host dies.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use waza_robot::Embodiment;
+use waza_robot::bridge::{BridgeError, Server, ServerOptions, Status};
+use waza_robot::sim::{SceneSpec, Simulator, arm};
+
+use crate::fault::BadInput;
+
+/// How often is looked at who is in charge, to say so.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  waza link sim:tabletop --socket ~/.waza/link --seed 7")]
+pub struct Link {
+    /// The robot: sim:tabletop is the bundled simulator.
+    robot: RobotName,
+    /// Where hosts connect. Its folder must be yours alone; it is made if it is not there.
+    #[arg(long)]
+    socket: PathBuf,
+    /// Decides what lies where on the table.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// A robot that this program has a link to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RobotName {
+    /// The simulated arm over its table.
+    Tabletop,
+}
+
+impl FromStr for RobotName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "sim:tabletop" => Ok(Self::Tabletop),
+            _ => Err("there is no such robot; there is sim:tabletop".into()),
+        }
+    }
+}
+
+impl Link {
+    /// Serves until the process is ended: a host that dies must find its robot held.
+    pub fn run(self) -> Result<()> {
+        let Self { robot: RobotName::Tabletop, socket, seed } = self;
+        let embodiment = Arc::new(Embodiment::so101());
+        let simulator = Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), seed);
+        let options = ServerOptions::new(arm::tool_position);
+        let server = Server::start(&socket, embodiment, Box::new(simulator), options).map_err(|error| match error {
+            BridgeError::OpenFolder { .. } | BridgeError::Taken { .. } | BridgeError::Io { .. } => {
+                BadInput::caused_by(error)
+            }
+            error => error.into(),
+        })?;
+        say(&format!("the robot is served at {}", socket.display()));
+        let mut guarded = true;
+        while server.is_serving() {
+            std::thread::sleep(LOOK_EVERY);
+            let Status { ticks, watchdog_since, .. } = server.status();
+            if guarded != watchdog_since.is_some() {
+                guarded = !guarded;
+                say(&match watchdog_since {
+                    Some(since) => format!("tick {since}: no host commands; the watchdog holds the robot"),
+                    None => format!("tick {ticks}: a host commands"),
+                });
+            }
+        }
+        bail!("the link's driver crashed; start it again and look at what it said")
+    }
+}
+
+/// Tells whoever listens. Nobody may: the host that started this is what the watchdog outlives.
+fn say(line: &str) {
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}

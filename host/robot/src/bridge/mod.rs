@@ -1,0 +1,69 @@
+//! A link that lives in a process of its own, and holds the robot when the host dies.
+//!
+//! [`Server`] owns the real [`Link`](crate::Link) and serves it over a Unix domain socket; [`RemoteLink`] is the host's end
+//! of it. The server is the watchdog: every command passes a safety filter of its own, and when none has come for
+//! [`ServerOptions::silence`] control periods, or the socket closes, that filter brings the joints to rest within their
+//! limits and keeps holding them. Whoever connects then continues from there.
+//!
+//! Hosts must run in [`Pace::RealTime`](crate::Pace::RealTime): silence is measured by the clock. A simulator behind the
+//! server advances with each command, and with the watchdog's own while that is in charge; in the silence before it stands
+//! still.
+//!
+//! The way to the joints is one roundtrip a tick. Cameras have a connection of their own: a tick in which somebody observes
+//! costs one more roundtrip, in which the server takes the frames; pixels travel when somebody looks at them.
+//!
+//! Messages are bounded, versioned and length-prefixed, and whatever arrives is checked before it is believed. The socket
+//! lies in a folder that only its owner may enter; that is the whole of its access control.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `wire` | messages on a stream: lengths, kinds, values |
+//! | `server` | the process that owns the link: connections, the watchdog |
+//! | `remote` | the host's end: a link, and an observer |
+
+mod remote;
+mod server;
+mod wire;
+
+pub use remote::{Observer, RemoteLink};
+pub use server::{Server, ServerOptions, Status};
+
+use std::path::PathBuf;
+
+/// Why a link is not served, or not reached. Each message is one line with the place and a way out.
+#[derive(Debug, thiserror::Error)]
+pub enum BridgeError {
+    /// The socket's folder is open to others.
+    #[error("others may enter {path}; choose a folder for the socket that only you may enter (mode 0700)", path = .path.display())]
+    OpenFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another process serves a link there.
+    #[error("a robot link is already served at {path}; end it or choose another path", path = .path.display())]
+    Taken {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The operating system refused something.
+    #[error("cannot {what} {path}: {source}", path = .path.display())]
+    Io {
+        /// To do what.
+        what: &'static str,
+        /// The socket or its folder.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The link itself cannot be read.
+    #[error(transparent)]
+    Link(#[from] crate::LinkError),
+    /// The other end refused, or does not keep to the protocol.
+    #[error("the other end of {path} {what}", path = .path.display())]
+    Peer {
+        /// The socket.
+        path: PathBuf,
+        /// What it said or did.
+        what: String,
+    },
+}
