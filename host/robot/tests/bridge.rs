@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use follower::{Follower, Log, REST, steepest, wait};
 use tempfile::TempDir;
 use waza_robot::bridge::{BridgeError, Observer, RemoteLink, Server, ServerOptions, Status};
-use waza_robot::{Embodiment, Ended, Link, Pace, Play, Robot, RobotError, RobotOptions};
+use waza_robot::{Embodiment, Ended, Guard, Link, Pace, Play, Robot, RobotError, RobotOptions};
 
 const PAN: usize = 0;
 
@@ -109,7 +109,8 @@ fn speed_up(link: &mut RemoteLink, from: f32) {
 #[test]
 fn a_robot_behind_a_socket_moves_and_is_seen_as_if_it_were_here() {
     let bench = Bench::silent_for(500);
-    let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(|_: &[f32]| [0.2, 0.0, 0.2]) };
+    let options =
+        RobotOptions { pace: Pace::RealTime, kinematics: Box::new(|_: &[f32]| [0.2, 0.0, 0.2]), guard: Guard::On };
     let robot = Robot::start(bench.embodiment.clone(), Box::new(bench.connect().unwrap()), options).unwrap();
     let mut there = robot.commanded();
     assert_eq!(there, REST);
