@@ -61,6 +61,9 @@ pub struct Joint {
     pub velocity: f32,
     /// Highest acceleration, rad/s².
     pub acceleration: f32,
+    /// Highest jerk of a motion that nothing brakes, rad/s³, at least four times the acceleration a second; without, any.
+    #[serde(default)]
+    pub jerk: Option<f32>,
     /// Highest torque, N m.
     pub effort: f32,
     /// Where it is on the robot; needed once there are capsules.
@@ -220,6 +223,9 @@ pub enum EmbodimentError {
 /// The filter looks tick by tick: a thinner box than what a fast hand crosses in one could be passed unseen, metres.
 const THINNEST_BOX_M: f32 = 0.02;
 
+/// The longest that a motion may be averaged to keep its jerk, seconds.
+pub(crate) const LONGEST_WINDOW_S: f32 = 0.5;
+
 const SO101: &str = include_str!("../embodiments/so101.toml");
 
 impl Embodiment {
@@ -295,6 +301,12 @@ impl Embodiment {
             }
             if ![joint.velocity, joint.acceleration, joint.effort].into_iter().all(positive) {
                 wrong.push(format!("joint {}: velocity, acceleration and effort must be above 0", joint.name));
+            }
+        }
+        for (joint, jerk) in self.joints.iter().filter_map(|joint| Some((joint, joint.jerk?))) {
+            let least = 2.0 * joint.acceleration / LONGEST_WINDOW_S;
+            if !(jerk.is_finite() && jerk >= least) {
+                wrong.push(format!("joint {}: jerk is {jerk} rad/s³, it must be at least {least}", joint.name));
             }
         }
         let mut seen = BTreeSet::new();

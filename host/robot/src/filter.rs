@@ -129,7 +129,7 @@ impl Filter {
     /// Forgets the last command: the next one continues from `positions`, at rest.
     pub fn continue_from(&mut self, positions: &[f32]) {
         for (joint, &position) in self.joints.iter_mut().zip(positions) {
-            joint.tracker.continue_from(State { position: position.into(), velocity: 0.0 });
+            joint.tracker.continue_from(State { position: position.into(), ..State::default() });
         }
         self.command.copy_from_slice(positions);
     }
@@ -212,7 +212,9 @@ impl Filter {
         for (joint, command) in self.joints.iter_mut().zip(&mut self.command) {
             let position = joint.tracker.state.position;
             let next = joint.target.unwrap_or(position);
-            joint.tracker.continue_from(State { position: next, velocity: next - position });
+            let velocity = next - position;
+            let change = velocity - joint.tracker.state.velocity;
+            joint.tracker.continue_from(State { position: next, velocity, change });
             *command = next as f32;
         }
     }

@@ -45,6 +45,7 @@
 //! | `player` | the chunk player: rows become smooth demands, a newer chunk blends into the older |
 //! | `filter` | the safety filter: demands become commands within every limit |
 //! | `feel` | for how long joints and sensors have felt too much |
+//! | `shape` | how the demands on one joint are shaped: `track`, then averaged to keep its jerk |
 //! | `track` | how one joint follows a target within its limits |
 //! | `limits` | what one joint can do in whole ticks |
 //! | `body` | the robot's capsules: how deep they are in each other or in forbidden boxes |
@@ -73,6 +74,7 @@ mod player;
 pub mod priority;
 pub mod robot;
 pub mod safety;
+mod shape;
 pub mod sim;
 pub mod stop;
 pub mod tighten;

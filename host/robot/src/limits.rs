@@ -22,6 +22,8 @@ pub(crate) struct Limits {
     pub change: f64,
     /// Highest torque, N m.
     pub effort: f64,
+    /// Ticks over which a motion is averaged to keep the joint's jerk; 1 if there is no limit to it.
+    pub window: usize,
 }
 
 /// Where a joint is commanded to be, and how far the last tick moved it.
@@ -31,6 +33,8 @@ pub(crate) struct State {
     pub position: f64,
     /// rad per tick.
     pub velocity: f64,
+    /// How much the last tick changed the velocity, rad per tick².
+    pub change: f64,
 }
 
 impl Limits {
@@ -42,6 +46,11 @@ impl Limits {
             speed: f64::from(joint.velocity) / hz,
             change: f64::from(joint.acceleration) / (hz * hz),
             effort: joint.effort.into(),
+            window: joint.jerk.map_or(1, |jerk| {
+                // A hair less, so that a whole number stays one.
+                let ticks = 2.0 * f64::from(joint.acceleration) / f64::from(jerk) * hz;
+                (ticks - 1e-6).ceil().max(1.0) as usize
+            }),
         }
     }
 
@@ -91,7 +100,7 @@ impl Limits {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { low: -1.0, high: 1.0, speed: 0.02, change: 0.0012, effort: 6.0 };
+    const LIMITS: Limits = Limits { low: -1.0, high: 1.0, speed: 0.02, change: 0.0012, effort: 6.0, window: 1 };
 
     #[test]
     fn a_joint_at_the_stopping_speed_stops_exactly_within_the_distance() {
@@ -121,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_joint_outside_its_limits_may_only_move_inwards() {
-        let outside = State { position: 1.2, velocity: 0.0 };
+        let outside = State { position: 1.2, ..State::default() };
         assert_eq!(LIMITS.nearest(0.001, outside), 0.0);
         assert_eq!(LIMITS.nearest(-0.001, outside), -0.001);
     }
@@ -129,7 +138,7 @@ mod tests {
     #[test]
     fn a_joint_that_is_faster_than_it_may_be_slows_by_its_acceleration_whichever_way_it_goes() {
         for way in [1.0, -1.0] {
-            let fast = State { position: 0.0, velocity: way * 0.05 };
+            let fast = State { velocity: way * 0.05, ..State::default() };
             for wanted in [0.05, -0.05, 0.0] {
                 let slower = LIMITS.nearest(wanted, fast);
                 assert!((slower - way * (0.05 - LIMITS.change)).abs() < 1e-15, "{slower}");

@@ -150,7 +150,7 @@ pub enum Ended {
 
 impl Play {
     /// Plans a straight move in joint space: `joints` leave `from` together, arrive at `target` together and at rest,
-    /// at most at `speed` (a share of each joint's highest speed, in (0, 1]) and within their accelerations.
+    /// at most at `speed` (a share of each joint's highest speed, in (0, 1]) and within their accelerations and jerks.
     ///
     /// `from` and `target` hold one position for each of the embodiment's joints, rad; `from` is where the joints are
     /// commanded to be ([`Robot::commanded`](crate::Robot::commanded)).
@@ -172,7 +172,7 @@ impl Play {
             Self { joints, rate_hz, rows: vec![from.to_vec(), target.to_vec()], since_tick: None, within: None };
         move_to.check(embodiment, 0)?;
         // Both are shares of the whole way, per tick and per tick²: the slowest joint sets the pace of all.
-        let (mut pace, mut change) = (1.0_f64, 1.0_f64);
+        let (mut pace, mut change, mut window) = (1.0_f64, 1.0_f64, 1);
         for &index in &move_to.joints {
             let joint = &embodiment.joints[index];
             let ([low, high], target) = (joint.position, target[index]);
@@ -183,23 +183,31 @@ impl Play {
             let way = f64::from(target - from[index]).abs().max(f64::from(f32::EPSILON));
             pace = pace.min(limits.speed * f64::from(speed) / way);
             change = change.min(limits.change * PLANNED_ACCELERATION / way);
+            window = window.max(limits.window);
         }
         let ramp = (pace / change).min(change.sqrt().recip());
         let pace = change * ramp;
         let ticks = ramp + pace.recip();
-        move_to.check_length(ticks.ceil() as f32 / rate_hz)?;
+        let all = ticks.ceil() as u32 + window as u32 - 1;
+        move_to.check_length(all as f32 / rate_hz)?;
+        let done = |tick: f64| {
+            let tick = tick.clamp(0.0, ticks);
+            let left = ticks - tick;
+            if tick < ramp {
+                0.5 * change * tick * tick
+            } else if left < ramp {
+                1.0 - 0.5 * change * left * left
+            } else {
+                pace * (tick - 0.5 * ramp)
+            }
+        };
+        // Averaged as the player would, which then has nothing left to round off.
+        let rounded =
+            |tick: u32| (0..window).map(|ago| done(f64::from(tick) - ago as f64)).sum::<f64>() / window as f64;
         // The target stands twice: a play's last row is reached late, and this one shall be reached on time.
-        move_to.rows = (1..=ticks.ceil() as u32 + 1)
+        move_to.rows = (1..=all + 1)
             .map(|tick| {
-                let tick = f64::from(tick).min(ticks);
-                let left = ticks - tick;
-                let done = if tick < ramp {
-                    0.5 * change * tick * tick
-                } else if left < ramp {
-                    1.0 - 0.5 * change * left * left
-                } else {
-                    pace * (tick - 0.5 * ramp)
-                };
+                let done = if tick < all { rounded(tick) } else { 1.0 };
                 let position =
                     |(from, to): (&f32, &f32)| (f64::from(*from) + done * (f64::from(*to) - f64::from(*from))) as f32;
                 from.iter().zip(target).map(position).collect()

@@ -6,7 +6,7 @@
 //! way real-time chunking weights the overlap (Black et al. 2025), so that a change of mind becomes no jerk.
 //!
 //! Rows of a model jitter, and a spline through them turns harder than a joint may. So the demands follow the spline
-//! within the joint's velocity and acceleration, and rows that cannot be met are reported. Where the rows lead is not
+//! within the joint's velocity, acceleration and jerk, and rows that cannot be met are reported. Where the rows lead is not
 //! the player's business: positions and places are the safety filter's.
 
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::limits::{Limits, State};
 use crate::play::{Ended, Play, PlayReport};
 use crate::robot::RobotError;
 use crate::safety::{Act, Record, Response, Rule};
+use crate::shape::Shaper;
 use crate::tighten::Within;
-use crate::track::Tracker;
 
 /// How long a newer play takes to prevail over what is left of an older one, seconds.
 const BLEND_S: f64 = 0.3;
@@ -162,7 +162,7 @@ pub(crate) struct Player {
     /// No two drive one joint.
     active: Vec<Active>,
     /// One a joint.
-    shapers: Vec<Tracker>,
+    shapers: Vec<Shaper>,
     control_hz: f64,
     /// The oldest observation that a play may act on, ticks.
     oldest: Option<f64>,
@@ -173,7 +173,7 @@ pub(crate) struct Player {
 impl Player {
     pub fn new(embodiment: &Embodiment) -> Self {
         let hz = embodiment.control_hz;
-        let shaper = |joint| Tracker::new(Limits::of(joint, hz).anywhere());
+        let shaper = |joint| Shaper::new(Limits::of(joint, hz).anywhere(), hz);
         Self {
             active: Vec::with_capacity(embodiment.joints.len()),
             shapers: embodiment.joints.iter().map(shaper).collect(),
@@ -230,8 +230,6 @@ impl Player {
         }
         new.next = new.first;
         for (column, &joint) in new.play.joints.iter().enumerate() {
-            let shaper = &mut self.shapers[joint];
-            shaper.within = within.as_ref().map_or(shaper.limits, |within| within.limits[joint].anywhere());
             new.play.starts[column] = state(joint);
         }
         if let Some((joint, excess)) = self.out_of_reach(&new) {
@@ -251,7 +249,9 @@ impl Player {
         let blend = BLEND_S * self.control_hz;
         for column in 0..new.play.joints.len() {
             let joint = new.play.joints[column];
-            self.shapers[joint].continue_from(new.play.starts[column]);
+            let shaper = &mut self.shapers[joint];
+            let within = within.as_ref().map_or(shaper.limits(), |within| within.limits[joint].anywhere());
+            shaper.continue_from(within, new.play.starts[column]);
             let Some(old) = self.active.iter().find(|old| old.drives(joint)) else { continue };
             let Some(old_column) = old.play.joints.iter().position(|&driven| driven == joint) else { continue };
             // Not the last row: the joints are to rest where it says.
@@ -274,7 +274,9 @@ impl Player {
     fn out_of_reach(&self, new: &Active) -> Option<(usize, f64)> {
         let beyond = |(column, &joint): (usize, &usize)| {
             let (due, position) = new.knot(column, new.first);
-            let reach = (due - new.started + 1.0) * self.shapers[joint].within.speed;
+            let robots = self.shapers[joint].limits().speed;
+            let speed = new.play.within.as_ref().map_or(robots, |within| within.limits[joint].speed);
+            let reach = (due - new.started + 1.0) * speed;
             (joint, (position - new.play.starts[column].position).abs() - reach)
         };
         let furthest = new.play.joints.iter().enumerate().map(beyond).max_by(|(_, a), (_, b)| a.total_cmp(b));
@@ -284,8 +286,6 @@ impl Player {
     /// Where every joint is to be at `tick`; a joint that nothing drives holds.
     ///
     /// Whatever it reports is kept for the plays that it concerns.
-    ///
-    /// Demands that are late by less than a tick of full speed are no news: servos lag by about as much.
     pub fn demands(&mut self, tick: u64, demands: &mut [Demand], mut report: impl FnMut(Act)) {
         demands.fill(Demand::Hold);
         let now = tick as f64;
@@ -294,14 +294,15 @@ impl Player {
                 active.next += 1;
             }
             for (column, &joint) in active.play.joints.iter().enumerate() {
-                let (target, shaper) = (Some(active.position(column, now)), &mut self.shapers[joint]);
-                shaper.advance(target, shaper.velocity(target));
-                if let Some((rule, excess)) = shaper.lag(target, shaper.within.speed) {
+                let shaper = &mut self.shapers[joint];
+                let target = active.position(column, now + shaper.ahead());
+                let position = shaper.follow(target);
+                if let Some((rule, excess)) = shaper.lag(target, active.position(column, now)) {
                     let act = Act { rule, response: Response::Slow, joint: Some(joint), excess };
                     active.record.note(act, tick);
                     report(act);
                 }
-                demands[joint] = Demand::To(shaper.state.position);
+                demands[joint] = Demand::To(position);
             }
         }
     }

@@ -17,6 +17,7 @@
 //! | `discontinuity` | a play's first rows are out of the joints' reach in the time that they leave | slow; hold where they are further than `discontinuity_rad` out of it: the play ends held, unmoved, and so does what it would have replaced | the next play |
 //! | `velocity` | a demand is faster than a joint may be | slow | the command, when it has caught up |
 //! | `acceleration` | a demand turns harder than a joint may | slow | the command, when it has caught up |
+//! | `jerk` | a play's rows change an acceleration faster than a joint may | slow: its corners are rounded off | the next play |
 //!
 //! What is no rule of the filter, and has an outcome of its own:
 //!
@@ -29,7 +30,11 @@
 //! | a play whose rows are all due before it takes effect | it ends [`Late`](crate::Ended::Late); nothing moves |
 //!
 //! `velocity` and `acceleration` are also what the chunk player reports of rows that it cannot meet within a tick at
-//! full speed, and `discontinuity` is the player's too: it alone sees the rows.
+//! full speed, and `discontinuity` and `jerk` are the player's alone: it sees the rows, and it can look ahead.
+//!
+//! What holds of jerk: as long as plays under the same limits drive a joint, one after the other or over each other, and
+//! the filter changes nothing, the joint's commands keep its jerk from tick to tick. Whatever brakes has the whole
+//! acceleration at once: a hold, the host stop, a play that ends early, a position limit, a place, what is felt.
 //!
 //! The filter guards commands, not the arm: how far the joints lag behind is the servos' business.
 //!
@@ -93,11 +98,13 @@ pub enum Rule {
     Velocity,
     /// A demand speeds up, turns or stops harder than the joint may.
     Acceleration,
+    /// The rows of a play speed up, turn or stop more abruptly than the joint may.
+    Jerk,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::HostStop,
         Self::ClockJump,
         Self::CommandAge,
@@ -111,6 +118,7 @@ impl Rule {
         Self::Discontinuity,
         Self::Velocity,
         Self::Acceleration,
+        Self::Jerk,
     ];
 
     /// As logs, reports and skills see it.
@@ -129,6 +137,7 @@ impl Rule {
             Self::Discontinuity => "discontinuity",
             Self::Velocity => "velocity",
             Self::Acceleration => "acceleration",
+            Self::Jerk => "jerk",
         }
     }
 
@@ -222,6 +231,10 @@ impl Intervention {
             Rule::Acceleration => {
                 let limit = joint.map_or(f32::NAN, |joint| joint.acceleration);
                 format!("{name} was slowed to {limit} rad/s², up to {excess:.4} rad behind, {times}")
+            }
+            Rule::Jerk => {
+                let limit = joint.and_then(|joint| joint.jerk).unwrap_or(f32::NAN);
+                format!("{name} was rounded off to {limit} rad/s³, up to {excess:.4} rad away, {times}")
             }
         }
     }

@@ -49,6 +49,9 @@ pub struct JointTightening {
     /// Highest acceleration, rad/s².
     #[serde(default)]
     pub acceleration: Option<f32>,
+    /// Highest jerk, rad/s³.
+    #[serde(default)]
+    pub jerk: Option<f32>,
     /// Highest torque, N m.
     #[serde(default)]
     pub effort: Option<f32>,
@@ -183,6 +186,10 @@ impl Embodiment {
             ] {
                 *limit = stricter.map_or(*limit, |stricter| lower(*limit, stricter));
             }
+            joint.jerk = match (joint.jerk, stricter.jerk) {
+                (Some(jerk), Some(stricter)) => Some(lower(jerk, stricter)),
+                (jerk, stricter) => jerk.or(stricter),
+            };
         }
         if let Some(stricter) = by.workspace {
             within.workspace = within.workspace.intersected(&stricter);
@@ -243,7 +250,7 @@ mod tests {
 
     fn stricter(name: &str, position: Option<[f32; 2]>, velocity: f32) -> Tightening {
         let joint =
-            JointTightening { name: name.into(), position, velocity: Some(velocity), acceleration: None, effort: None };
+            JointTightening { name: name.into(), position, velocity: Some(velocity), ..JointTightening::default() };
         Tightening { joints: vec![joint], ..Tightening::default() }
     }
 

@@ -5,7 +5,7 @@ use crate::limits::{Limits, State};
 use crate::safety::Rule;
 
 /// Far above the rounding of a sum of positions in `f64`, far below anything physical.
-const ROUNDING_RAD: f64 = 1e-12;
+pub(crate) const ROUNDING_RAD: f64 = 1e-12;
 
 /// One joint behind a target.
 ///
@@ -50,7 +50,8 @@ impl Tracker {
         let sum = self.state.position + velocity;
         // A joint that arrives is exactly there: what was added up would leave it creeping by roundings.
         let arrived = target.filter(|target| (target - sum).abs() < ROUNDING_RAD);
-        self.state = State { position: arrived.unwrap_or(sum), velocity };
+        let change = velocity - self.state.velocity;
+        self.state = State { position: arrived.unwrap_or(sum), velocity, change };
     }
 
     /// Says that something else than the joint's own limits makes it lag from here on.

@@ -91,7 +91,8 @@ fn an_arm_that_feels_too_much_force_holds_and_may_only_lead_away() {
     // A skill may ask to be stopped by less, and by nothing that the robot has no limit for.
     let gentle = toml::from_str("[[force_limits]]\nsensor = \"wrist_wrench\"\nnewtons = 5.0").unwrap();
     let gentle = bench.robot.within(&gentle, "skill.toml").unwrap();
-    let report = bench.finish(chunk(0, sweep(0.1, 0.385)).within(Some(gentle))).unwrap();
+    let slowly = (1..=10).map(|row| 0.1 + 0.03 * row as f32);
+    let report = bench.finish(chunk(0, slowly).within(Some(gentle))).unwrap();
     assert_eq!(report.ended, Ended::Held);
     assert_eq!(bench.finish(chunk(0, sweep(bench.robot.commanded()[0], 0.39))).unwrap().ended, Ended::Finished);
     let foreign: Tightening = toml::from_str("[[force_limits]]\nsensor = \"ankle\"\nnewtons = 5.0").unwrap();

@@ -26,7 +26,7 @@ fn careful(random: &mut ChaCha8Rng, robot: &Arc<Embodiment>) -> Option<Arc<Withi
         position: random.random_bool(0.5).then(|| [random.random_range(-1.5..0.0), random.random_range(0.2..1.5)]),
         velocity: Some(random.random_range(0.1..3.0)),
         acceleration: Some(random.random_range(0.5..20.0)),
-        effort: None,
+        ..JointTightening::default()
     };
     let joints = robot.joints.iter().map(joint).collect();
     let workspace = random.random_bool(0.3).then(|| Workspace { min: [0.0, -0.2, 0.01], max: [0.4, 0.3, 0.4] });
