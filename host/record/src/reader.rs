@@ -107,6 +107,8 @@ struct Found {
     bytes: usize,
     observations: u64,
     cut: Option<String>,
+    /// The part with the data has ended.
+    over: bool,
     /// Topics of channels.
     channels: HashMap<u16, Topic>,
 }
@@ -131,9 +133,8 @@ fn damaged(error: &McapError) -> Broken {
 }
 
 fn read(mut from: impl Read, found: &mut Found) -> Result<(), Broken> {
-    // A chunk whose checksum is wrong gives nothing, rather than something.
     let options = LinearReaderOptions::default()
-        .with_prevalidate_chunk_crcs(true)
+        .with_emit_chunks(true)
         .with_validate_data_section_crc(true)
         .with_record_length_limit(LONGEST);
     let mut reader = LinearReader::new_with_options(options);
@@ -153,7 +154,13 @@ fn read(mut from: impl Read, found: &mut Found) -> Result<(), Broken> {
 impl Found {
     fn take(&mut self, opcode: u8, data: &[u8]) -> Result<(), Broken> {
         match opcode {
-            op::MESSAGE => self.message(data),
+            // What follows repeats what was.
+            _ if self.over => Ok(()),
+            op::DATA_END => {
+                self.over = true;
+                Ok(())
+            }
+            op::CHUNK => self.chunk(data),
             op::CHANNEL => {
                 if let Page::Channel(channel) = page(opcode, data)? {
                     let topic = match channel.topic.as_str() {
@@ -184,6 +191,33 @@ impl Found {
             op::ATTACHMENT => self.attachment(data),
             _ => Ok(()),
         }
+    }
+
+    /// Messages stand in chunks alone. One whose checksum is wrong gives nothing, rather than something.
+    fn chunk(&mut self, data: &[u8]) -> Result<(), Broken> {
+        let Page::Chunk { header, data } = page(op::CHUNK, data)? else { return Ok(()) };
+        if !header.compression.is_empty() {
+            return Err(Broken::Damaged(format!("it is compressed with {}, uncompress it", header.compression)));
+        }
+        if crc32fast::hash(&data) != header.uncompressed_crc {
+            return Err(Broken::Damaged("the checksum of a chunk is wrong".into()));
+        }
+        let mut rest = &*data;
+        while let [opcode, ..] = *rest {
+            // opcode: u8, length: u64, little-endian.
+            let length = array(rest, 1).map(u64::from_le_bytes).and_then(|length| usize::try_from(length).ok());
+            let end = length.and_then(|length| length.checked_add(9));
+            let Some((record, after)) = end.and_then(|end| rest.split_at_checked(end)) else {
+                return Err(Broken::Damaged("a chunk ends in the middle".into()));
+            };
+            match opcode {
+                op::MESSAGE => self.message(&record[9..])?,
+                op::CHANNEL => self.take(opcode, &record[9..])?,
+                _ => {}
+            }
+            rest = after;
+        }
+        Ok(())
     }
 
     fn message(&mut self, data: &[u8]) -> Result<(), Broken> {
