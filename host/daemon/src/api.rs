@@ -80,7 +80,7 @@ impl Site {
     }
 }
 
-const KNOWN_RUNS: &str = "GET /v1/runs lists those that are known";
+const KNOWN_RUNS: &str = "`waza ctl runs` lists those that are known";
 
 fn number(id: &str) -> Result<RunId, Fault> {
     id.parse().map_err(|_| Fault::bad_request(format!("{id:?} is no number of a run"), KNOWN_RUNS))
@@ -164,7 +164,7 @@ async fn events(State(site): Shared, Path(id): Path<String>) -> Result<Response,
     let reader = site.run(&id)?.read();
     let permit = site.readers.clone().try_acquire_owned().map_err(|_| {
         let cause = format!("{MOST_READERS} readers follow events");
-        Fault::new(StatusCode::TOO_MANY_REQUESTS, "busy", cause, "end one, or ask for GET /v1/runs/{id} now and then")
+        Fault::new(StatusCode::TOO_MANY_REQUESTS, "busy", cause, "end one, or look at `waza ctl runs ID` now and then")
     })?;
     let entries = stream::unfold((reader, permit), async |(mut reader, permit)| {
         let entry = reader.next().await?;
@@ -228,7 +228,7 @@ async fn pardon(State(site): Shared, body: Result<Bytes, BytesRejection>) -> Res
     if site.host.pardon(&skill) {
         return Ok(StatusCode::NO_CONTENT);
     }
-    let way_out = "GET /v1/skills lists those that are quarantined";
+    let way_out = "`waza ctl skills` lists those that are quarantined";
     Err(Fault::not_found(format!("no version of {skill} is quarantined"), way_out))
 }
 
