@@ -216,6 +216,7 @@ fn what_cannot_be_served_is_refused_with_a_way_out() {
         (&["--skills", skills, "--listen", "0.0.0.0:0"], "--token"),
         (&["--skills", skills, "--token", token.to_str().unwrap()], "16"),
         (&["--skills", skills, "--robot", "sim:moon"], "sim:tabletop"),
+        (&["--skills", skills, "--site", "no-such-site.toml"], "no-such-site.toml"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_waza"))
             .args(["serve", "--device", "cpu"])

@@ -15,7 +15,7 @@ use futures_util::stream;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use waza_robot::{Pace, StopSource};
-use waza_runtime::{Host, RunId, SkillId};
+use waza_runtime::{Host, RunId, SkillId, SkillSummary};
 
 use crate::fault::Fault;
 use crate::metrics;
@@ -110,10 +110,14 @@ async fn status(State(site): Shared) -> Json<Status> {
 }
 
 async fn skills(State(site): Shared) -> Json<Skills> {
-    let skill = |summary: waza_runtime::SkillSummary| Skill {
-        id: summary.id.to_string(),
-        version: summary.version.to_string(),
-        permissions: summary.permissions.iter().map(ToString::to_string).collect(),
+    let shown = |world: &str, summaries: Vec<SkillSummary>| {
+        let skill = |summary: SkillSummary| Skill {
+            id: summary.id.to_string(),
+            version: summary.version.to_string(),
+            world: world.into(),
+            permissions: summary.permissions.iter().map(ToString::to_string).collect(),
+        };
+        summaries.into_iter().map(skill).collect::<Vec<_>>()
     };
     let quarantined = |version: waza_runtime::Quarantined| Quarantined {
         skill: version.skill.to_string(),
@@ -121,7 +125,7 @@ async fn skills(State(site): Shared) -> Json<Skills> {
         why: version.why,
     };
     Json(Skills {
-        loaded: site.host.skills().into_iter().map(skill).collect(),
+        loaded: [shown("skill", site.host.skills()), shown("controller", site.host.controllers())].concat(),
         refused: site.packages.refused(),
         quarantined: site.host.quarantined().into_iter().map(quarantined).collect(),
     })

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use waza_daemon::{Daemon, DaemonError, Options, StopKind, Token};
 use waza_robot::sim::{SceneSpec, Simulator, arm};
-use waza_robot::{Embodiment, Guard, Pace, Robot, RobotOptions};
+use waza_robot::{Embodiment, Guard, Pace, Robot, RobotOptions, Tightening};
 use waza_runtime::{Host, HostOptions};
 
 use super::stage::ModelOptions;
@@ -32,6 +32,7 @@ const PRINT_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  waza serve --robot sim:tabletop --skills skills\n  \
                         waza serve --skills /srv/skills --stop signal,http,key,file:/run/waza/STOP\n  \
+                        waza serve --skills /srv/skills --state /var/lib/waza --site site.toml\n  \
                         waza serve --skills /srv/skills --listen 0.0.0.0:7373 --token /etc/waza/token\n\n\
                         SIGUSR1 stops the robot, Ctrl-C and SIGTERM stop it and leave. `waza ctl` operates it.")]
 pub struct Serve {
@@ -41,6 +42,9 @@ pub struct Serve {
     /// A folder of skill packages, a folder each; what changes there takes effect at once.
     #[arg(long)]
     skills: PathBuf,
+    /// A file with the limits of this site, in the form of an embodiment file's: they can only be stricter than the robot's.
+    #[arg(long)]
+    site: Option<PathBuf>,
     /// Draws the simulator's scene.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -90,9 +94,9 @@ impl Serve {
             .map(Token::open)
             .transpose()
             .map_err(|line| BadInput::caused_by(anyhow::Error::msg(line)))?;
-        let model = self.model.open(&Checkout::find()?)?;
         let RobotName::SimTabletop = self.robot;
-        let embodiment = Arc::new(Embodiment::so101());
+        let embodiment = Arc::new(self.embodiment()?);
+        let model = self.model.open(&Checkout::find()?)?;
         let link = Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), self.seed);
         let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(arm::tool_position), guard: Guard::On };
         let robot = Robot::start(embodiment, Box::new(link), options).context("starting the robot")?;
@@ -126,6 +130,14 @@ impl Serve {
 }
 
 impl Serve {
+    /// The robot within the limits of its site.
+    fn embodiment(&self) -> Result<Embodiment> {
+        let robot = Embodiment::so101();
+        let Some(site) = &self.site else { return Ok(robot) };
+        let limits = Tightening::open(site).or_bad_input()?;
+        robot.tightened(&limits, &site.display().to_string()).or_bad_input()
+    }
+
     fn stops(&self) -> Vec<StopKind> {
         if !self.stop.is_empty() {
             return self.stop.clone();
