@@ -204,6 +204,32 @@ fn a_run_of_a_host_that_was_killed_waits_until_it_is_resumed_and_nothing_moves_b
 }
 
 #[test]
+fn a_robot_behind_a_link_is_served_again_after_its_host_was_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (skills, socket) = (folder.path().join("skills"), folder.path().join("own/link"));
+    std::fs::create_dir(&skills).unwrap();
+    package(&skills, "conduct");
+    let mut link = Command::new(env!("CARGO_BIN_EXE_waza"))
+        .args(["link", "sim:tabletop", "--socket"])
+        .arg(&socket)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let robot = format!("link:{}", socket.display());
+    let mut first = Served::start(&skills, &["--robot", &robot]);
+    first.done(&["run", "test/conduct", "--task", "move: 0.2"]);
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+
+    let mut second = Served::start(&skills, &["--robot", &robot]);
+    second.done(&["run", "test/conduct", "--task", "move: 0.1"]);
+    second.signal("TERM");
+    assert_eq!(second.ended(), Some(0));
+    link.kill().unwrap();
+    link.wait().unwrap();
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_with_a_way_out() {
     let folder = tempfile::tempdir().unwrap();
     let skills = folder.path().to_str().unwrap();
