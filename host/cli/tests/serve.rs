@@ -18,6 +18,8 @@ struct Served {
     child: Child,
     lines: Receiver<String>,
     address: String,
+    /// What it said until it was armed.
+    begun: Vec<String>,
 }
 
 impl Drop for Served {
@@ -42,9 +44,14 @@ impl Served {
         let (sender, lines) = channel();
         let out = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let mut served = Self { child, lines, address: String::new() };
-        served.address = served.line("listening on ").split_off("listening on ".len());
-        served.line("armed");
+        let mut served = Self { child, lines, address: String::new(), begun: Vec::new() };
+        while !served.begun.last().is_some_and(|line| line.starts_with("armed")) {
+            let line = served.lines.recv_timeout(PATIENCE).expect("it does not arm");
+            if let Some(address) = line.strip_prefix("listening on ") {
+                served.address = address.into();
+            }
+            served.begun.push(line);
+        }
         served
     }
 
@@ -103,32 +110,33 @@ impl Served {
     }
 }
 
-/// The runtime's test skill that does as its instruction says.
-fn conduct() -> PathBuf {
+/// One of the runtime's test skills.
+fn component(guest: &str) -> PathBuf {
     let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/tests/guests");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--locked", "--target", "wasm32-wasip2", "-p", "conduct", "--target-dir"]);
+    cargo.args(["build", "--release", "--locked", "--target", "wasm32-wasip2", "--target-dir"]).arg(&target);
     // What the host is built with must not leak into the guests.
-    cargo.arg(&target).current_dir(guests).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    cargo.current_dir(guests).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     let built = cargo.output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    target.join("wasm32-wasip2/release/conduct.wasm")
+    target.join("wasm32-wasip2/release").join(guest).with_extension("wasm")
 }
 
-fn package(skills: &Path, component: &Path) {
-    let folder = skills.join("conduct");
+fn package(skills: &Path, guest: &str) {
+    let component = component(guest);
+    let folder = skills.join(guest);
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::copy(component, folder.join("conduct.wasm")).unwrap();
-    let manifest = "id = \"test/conduct\"\nversion = \"0.1.0\"\nwit = \"0.1.0\"\ncomponent = \"conduct.wasm\"\n\
-                    permissions = [\"sensing\", \"model\", \"motion:body\", \"operator\", \"durable\", \
-                    \"skills:test/conduct\"]\n";
+    std::fs::copy(component, folder.join("guest.wasm")).unwrap();
+    let manifest = format!(
+        "id = \"test/{guest}\"\nversion = \"0.1.0\"\nwit = \"0.1.0\"\ncomponent = \"guest.wasm\"\n\
+         permissions = [\"sensing\", \"model\", \"motion:body\", \"operator\", \"durable\", \"skills:test/conduct\"]\n"
+    );
     std::fs::write(folder.join("skill.toml"), manifest).unwrap();
 }
 
 #[test]
 fn a_served_robot_takes_packages_while_it_works_and_is_operated_with_ctl() {
-    let component = conduct();
     let folder = tempfile::tempdir().unwrap();
     let (skills, state) = (folder.path().join("skills"), folder.path().join("state"));
     std::fs::create_dir(&skills).unwrap();
@@ -137,7 +145,7 @@ fn a_served_robot_takes_packages_while_it_works_and_is_operated_with_ctl() {
     let names: Vec<_> = sources.as_array().unwrap().iter().map(|source| source["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["signal", "http", &format!("file:{}", state.join("STOP").display())]);
 
-    package(&skills, &component);
+    package(&skills, "conduct");
     served.line("loaded test/conduct 0.1.0");
     assert_eq!(served.done(&["skills"]), "test/conduct 0.1.0\n");
     assert!(served.done(&["run", "test/conduct", "--task", "say: hello"]).contains("succeeded"));
@@ -164,6 +172,64 @@ fn a_served_robot_takes_packages_while_it_works_and_is_operated_with_ctl() {
 }
 
 #[test]
+fn a_run_of_a_host_that_was_killed_waits_until_it_is_resumed_and_nothing_moves_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let (skills, state) = (folder.path().join("skills"), folder.path().join("state"));
+    std::fs::create_dir(&skills).unwrap();
+    package(&skills, "relay");
+    let options = ["--state", state.to_str().unwrap()];
+    let mut first = Served::start(&skills, &options);
+    let count = ["run", "test/relay", "--task", "count", "--parameters", "30", "--detach"];
+    let run = first.json(&count)["id"].to_string();
+    let began = Instant::now();
+    while first.json(&["runs", &run])["events"]["checkpoint"].as_u64().is_none() {
+        assert!(began.elapsed() < PATIENCE, "it leaves no checkpoint");
+    }
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+
+    let mut second = Served::start(&skills, &options);
+    let offer = format!("`waza ctl resume {run}`");
+    assert!(second.begun.iter().any(|line| line.contains(&offer)), "{:?}", second.begun);
+    assert_eq!(second.json(&["runs", &run])["state"], "interrupted");
+    assert_eq!(second.json(&["status"])["running"], 0, "nothing goes on by itself");
+    second.done(&["resume", &run]);
+    second.line(&format!("run {run} succeeded"));
+    let ended = second.json(&["runs", &run]);
+    let data = ended["outcome"]["data"].as_str().unwrap();
+    assert!(data.ends_with("to 30") && !data.contains("from 0 "), "{data}");
+    second.refused(2, &["resume", &run], "waza ctl runs");
+    second.signal("INT");
+    assert_eq!(second.ended(), Some(0));
+}
+
+#[test]
+fn a_robot_behind_a_link_is_served_again_after_its_host_was_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (skills, socket) = (folder.path().join("skills"), folder.path().join("own/link"));
+    std::fs::create_dir(&skills).unwrap();
+    package(&skills, "conduct");
+    let mut link = Command::new(env!("CARGO_BIN_EXE_waza"))
+        .args(["link", "sim:tabletop", "--socket"])
+        .arg(&socket)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let robot = format!("link:{}", socket.display());
+    let mut first = Served::start(&skills, &["--robot", &robot]);
+    first.done(&["run", "test/conduct", "--task", "move: 0.2"]);
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+
+    let mut second = Served::start(&skills, &["--robot", &robot]);
+    second.done(&["run", "test/conduct", "--task", "move: 0.1"]);
+    second.signal("TERM");
+    assert_eq!(second.ended(), Some(0));
+    link.kill().unwrap();
+    link.wait().unwrap();
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_with_a_way_out() {
     let folder = tempfile::tempdir().unwrap();
     let skills = folder.path().to_str().unwrap();
@@ -176,6 +242,7 @@ fn what_cannot_be_served_is_refused_with_a_way_out() {
         (&["--skills", skills, "--listen", "0.0.0.0:0"], "--token"),
         (&["--skills", skills, "--token", token.to_str().unwrap()], "16"),
         (&["--skills", skills, "--robot", "sim:moon"], "sim:tabletop"),
+        (&["--skills", skills, "--site", "no-such-site.toml"], "no-such-site.toml"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_waza"))
             .args(["serve", "--device", "cpu"])

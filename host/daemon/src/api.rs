@@ -15,7 +15,7 @@ use futures_util::stream;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use waza_robot::{Pace, StopSource};
-use waza_runtime::{Host, RunId, SkillId};
+use waza_runtime::{Host, RunId, SkillId, SkillSummary};
 
 use crate::fault::Fault;
 use crate::metrics;
@@ -80,7 +80,7 @@ impl Site {
     }
 }
 
-const KNOWN_RUNS: &str = "GET /v1/runs lists those that are known";
+const KNOWN_RUNS: &str = "`waza ctl runs` lists those that are known";
 
 fn number(id: &str) -> Result<RunId, Fault> {
     id.parse().map_err(|_| Fault::bad_request(format!("{id:?} is no number of a run"), KNOWN_RUNS))
@@ -110,10 +110,14 @@ async fn status(State(site): Shared) -> Json<Status> {
 }
 
 async fn skills(State(site): Shared) -> Json<Skills> {
-    let skill = |summary: waza_runtime::SkillSummary| Skill {
-        id: summary.id.to_string(),
-        version: summary.version.to_string(),
-        permissions: summary.permissions.iter().map(ToString::to_string).collect(),
+    let shown = |world: &str, summaries: Vec<SkillSummary>| {
+        let skill = |summary: SkillSummary| Skill {
+            id: summary.id.to_string(),
+            version: summary.version.to_string(),
+            world: world.into(),
+            permissions: summary.permissions.iter().map(ToString::to_string).collect(),
+        };
+        summaries.into_iter().map(skill).collect::<Vec<_>>()
     };
     let quarantined = |version: waza_runtime::Quarantined| Quarantined {
         skill: version.skill.to_string(),
@@ -121,7 +125,7 @@ async fn skills(State(site): Shared) -> Json<Skills> {
         why: version.why,
     };
     Json(Skills {
-        loaded: site.host.skills().into_iter().map(skill).collect(),
+        loaded: [shown("skill", site.host.skills()), shown("controller", site.host.controllers())].concat(),
         refused: site.packages.refused(),
         quarantined: site.host.quarantined().into_iter().map(quarantined).collect(),
     })
@@ -164,7 +168,7 @@ async fn events(State(site): Shared, Path(id): Path<String>) -> Result<Response,
     let reader = site.run(&id)?.read();
     let permit = site.readers.clone().try_acquire_owned().map_err(|_| {
         let cause = format!("{MOST_READERS} readers follow events");
-        Fault::new(StatusCode::TOO_MANY_REQUESTS, "busy", cause, "end one, or ask for GET /v1/runs/{id} now and then")
+        Fault::new(StatusCode::TOO_MANY_REQUESTS, "busy", cause, "end one, or look at `waza ctl runs ID` now and then")
     })?;
     let entries = stream::unfold((reader, permit), async |(mut reader, permit)| {
         let entry = reader.next().await?;
@@ -228,7 +232,7 @@ async fn pardon(State(site): Shared, body: Result<Bytes, BytesRejection>) -> Res
     if site.host.pardon(&skill) {
         return Ok(StatusCode::NO_CONTENT);
     }
-    let way_out = "GET /v1/skills lists those that are quarantined";
+    let way_out = "`waza ctl skills` lists those that are quarantined";
     Err(Fault::not_found(format!("no version of {skill} is quarantined"), way_out))
 }
 

@@ -193,7 +193,8 @@ impl Daemon {
             site.packages.note(&change);
             tell(match change {
                 Change::Loaded(skill) => {
-                    let of = site.host.skills().into_iter().find(|loaded| loaded.id == skill);
+                    let of =
+                        site.host.skills().into_iter().chain(site.host.controllers()).find(|loaded| loaded.id == skill);
                     Notice::Loaded { version: of.map_or_else(String::new, |of| of.version.to_string()), skill }
                 }
                 Change::Removed(skill) => Notice::Removed(skill),

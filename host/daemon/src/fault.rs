@@ -43,7 +43,7 @@ fn problem(kind: &str, cause: impl ToString, way_out: impl ToString) -> Problem 
 /// A run's end as an operator sees it.
 pub(crate) fn run_problem(error: &SkillError) -> Problem {
     let (kind, way_out) = match error {
-        SkillError::NotLoaded { .. } => ("not-loaded", "name a skill that GET /v1/skills lists"),
+        SkillError::NotLoaded { .. } => ("not-loaded", "name a skill that `waza ctl skills` lists"),
         SkillError::Returned { .. } => ("returned", "the skill's own words say what it lacked; ask again with that"),
         SkillError::Trapped { .. } => ("trapped", "give its vendor this line and the run's log"),
         SkillError::Exhausted { .. } => ("exhausted", "ask for less at once, or give its vendor this line"),

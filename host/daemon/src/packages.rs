@@ -1,41 +1,73 @@
 //! What became of the packages in the watched folder.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use waza_runtime::manifest::FILE;
-use waza_runtime::{Change, Manifest};
+use waza_runtime::{Change, Manifest, RuntimeError};
 
 use crate::wire::Refused;
 
 /// Packages that were refused, with the reason, for as long as it holds.
 #[derive(Default)]
-pub(crate) struct Packages(Mutex<BTreeMap<PathBuf, String>>);
+pub(crate) struct Packages(Mutex<BTreeMap<PathBuf, Refusal>>);
+
+struct Refusal {
+    why: String,
+    holds: Holds,
+}
+
+/// How long a reason holds, where nobody says that it does not any more.
+enum Holds {
+    /// While there is a package.
+    WhilePackage,
+    /// While there is one, and the other package of that name.
+    WhileRival(PathBuf),
+    /// While there are more packages than this.
+    WhileOver(usize),
+}
 
 impl Packages {
     pub fn note(&self, change: &Change) {
         match change {
             Change::Refused { folder, error } => {
-                self.lock().insert(folder.clone(), error.to_string());
+                let holds = match error {
+                    RuntimeError::Duplicate { first, .. } => Holds::WhileRival(first.clone()),
+                    RuntimeError::TooMany { most, .. } => Holds::WhileOver(*most),
+                    _ => Holds::WhilePackage,
+                };
+                self.lock().insert(folder.clone(), Refusal { why: error.to_string(), holds });
             }
-            Change::Loaded(id) => {
-                self.lock().retain(|folder, _| Manifest::open(folder).ok().is_none_or(|manifest| manifest.id != *id));
-            }
+            // Of two packages of one name the other stays refused.
+            Change::Loaded(id) => self.lock().retain(|folder, refusal| {
+                let is_it = Manifest::open(folder).is_ok_and(|manifest| manifest.id == *id);
+                !is_it || matches!(&refusal.holds, Holds::WhileRival(first) if is_package(first))
+            }),
             Change::Removed(_) => {}
         }
     }
 
     pub fn refused(&self) -> Vec<Refused> {
         let mut refused = self.lock();
-        refused.retain(|folder, _| folder.join(FILE).is_file());
-        let shown =
-            |(folder, why): (&PathBuf, &String)| Refused { folder: folder.display().to_string(), why: why.clone() };
+        refused.retain(|folder, refusal| match &refusal.holds {
+            Holds::WhilePackage => is_package(folder),
+            Holds::WhileRival(first) => is_package(folder) && is_package(first),
+            Holds::WhileOver(most) => std::fs::read_dir(folder).is_ok_and(|entries| entries.count() > *most),
+        });
+        let shown = |(folder, refusal): (&PathBuf, &Refusal)| Refused {
+            folder: folder.display().to_string(),
+            why: refusal.why.clone(),
+        };
         refused.iter().map(shown).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<PathBuf, String>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Refusal>> {
         // Every change under this lock is a single step, so a panic cannot leave it half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_package(folder: &Path) -> bool {
+    folder.join(FILE).is_file()
 }

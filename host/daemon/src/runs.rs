@@ -101,7 +101,7 @@ impl Runs {
 
     /// Lets a run go on that an earlier host did not live to end, under the same conditions.
     pub fn resume(&self, host: &Host, id: RunId) -> Result<Arc<Run>, Fault> {
-        let gone = || Fault::not_found(format!("no interrupted run {id} waits"), "GET /v1/runs lists those that do");
+        let gone = || Fault::not_found(format!("no interrupted run {id} waits"), "`waza ctl runs` lists those that do");
         let Interrupted { skill, request, .. } = interrupted(host, id).ok_or_else(gone)?;
         let state = self.ready(host, skill.as_str())?;
         let journal = Arc::new(Journal::default());

@@ -73,6 +73,8 @@ pub struct Skill {
     pub id: String,
     /// Of the skill.
     pub version: String,
+    /// `skill` runs when it is asked to; `controller` works in the control loop, for a skill that engages it.
+    pub world: String,
     /// What it asks to be allowed.
     pub permissions: Vec<String>,
 }

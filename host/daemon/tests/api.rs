@@ -132,6 +132,24 @@ fn a_package_is_taken_and_a_bad_one_refused_with_its_reason_while_the_daemon_wor
 }
 
 #[test]
+fn of_two_packages_of_one_name_the_second_is_refused_for_as_long_as_the_first_is_there() {
+    let bench = Bench::new();
+    let (first, second) = (bench.packages.path().join("conduct"), bench.packages.path().join("other"));
+    package(bench.packages.path(), "other", &component("conduct"));
+    std::fs::copy(first.join("skill.toml"), second.join("skill.toml")).unwrap();
+    let refused = || bench.get("/v1/skills").1["refused"].clone();
+    let is_refused = || refused()[0]["why"].as_str().is_some_and(|why| why.contains("test/conduct"));
+    eventually(|| is_refused().then_some(()));
+
+    let newer = std::fs::read_to_string(first.join("skill.toml")).unwrap().replace("0.1.0\"\nwit", "0.2.0\"\nwit");
+    std::fs::write(first.join("skill.toml"), newer).unwrap();
+    eventually(|| (bench.get("/v1/skills").1["loaded"][0]["version"] == "0.2.0").then_some(()));
+    assert!(is_refused(), "{}", refused());
+    std::fs::remove_dir_all(&first).unwrap();
+    eventually(|| (refused() == json!([])).then_some(()));
+}
+
+#[test]
 fn a_stranger_s_web_page_is_refused_and_a_program_of_this_machine_is_not() {
     let bench = Bench::new();
     let address = bench.daemon.address();

@@ -12,8 +12,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use waza_daemon::{Daemon, DaemonError, Options, StopKind, Token};
+#[cfg(unix)]
+use waza_robot::bridge::RemoteLink;
 use waza_robot::sim::{SceneSpec, Simulator, arm};
-use waza_robot::{Embodiment, Guard, Pace, Robot, RobotOptions};
+use waza_robot::{Embodiment, Guard, Link, Pace, Robot, RobotOptions, Tightening};
 use waza_runtime::{Host, HostOptions};
 
 use super::stage::ModelOptions;
@@ -23,6 +25,10 @@ use crate::fault::{BadInput, OrBadInput, bad_input};
 /// How long the stop sources may take to be seen alive before this says which are not. They may come later.
 const ARM_WITHIN: Duration = Duration::from_secs(3);
 
+/// How long a link that is just starting is waited for.
+#[cfg(unix)]
+const LINK_WITHIN: Duration = Duration::from_secs(5);
+
 /// Lines that wait for a reader.
 const MOST_WAITING_LINES: usize = 1024;
 
@@ -31,16 +37,21 @@ const PRINT_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  waza serve --robot sim:tabletop --skills skills\n  \
+                        waza serve --robot link:/run/waza/link --skills /srv/skills\n  \
                         waza serve --skills /srv/skills --stop signal,http,key,file:/run/waza/STOP\n  \
+                        waza serve --skills /srv/skills --state /var/lib/waza --site site.toml\n  \
                         waza serve --skills /srv/skills --listen 0.0.0.0:7373 --token /etc/waza/token\n\n\
                         SIGUSR1 stops the robot, Ctrl-C and SIGTERM stop it and leave. `waza ctl` operates it.")]
 pub struct Serve {
-    /// The robot.
+    /// The robot: sim:tabletop in this process, or link:SOCKET, which `waza link` serves and holds when this process dies.
     #[arg(long, default_value = "sim:tabletop")]
     robot: RobotName,
     /// A folder of skill packages, a folder each; what changes there takes effect at once.
     #[arg(long)]
     skills: PathBuf,
+    /// A file with the limits of this site, in the form of an embodiment file's: they can only be stricter than the robot's.
+    #[arg(long)]
+    site: Option<PathBuf>,
     /// Draws the simulator's scene.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -66,15 +77,19 @@ pub struct Serve {
 #[derive(Debug, Clone)]
 enum RobotName {
     SimTabletop,
+    #[cfg(unix)]
+    Link(PathBuf),
 }
 
 impl FromStr for RobotName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "sim:tabletop" => Ok(Self::SimTabletop),
-            _ => Err("there is sim:tabletop".into()),
+        match text.split_once(':') {
+            Some(("sim", "tabletop")) => Ok(Self::SimTabletop),
+            #[cfg(unix)]
+            Some(("link", socket)) if !socket.is_empty() => Ok(Self::Link(socket.into())),
+            _ => Err("there are sim:tabletop and link:SOCKET".into()),
         }
     }
 }
@@ -90,12 +105,11 @@ impl Serve {
             .map(Token::open)
             .transpose()
             .map_err(|line| BadInput::caused_by(anyhow::Error::msg(line)))?;
+        let embodiment = Arc::new(self.embodiment()?);
         let model = self.model.open(&Checkout::find()?)?;
-        let RobotName::SimTabletop = self.robot;
-        let embodiment = Arc::new(Embodiment::so101());
-        let link = Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), self.seed);
+        let link = self.link(&embodiment)?;
         let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(arm::tool_position), guard: Guard::On };
-        let robot = Robot::start(embodiment, Box::new(link), options).context("starting the robot")?;
+        let robot = Robot::start(embodiment, link, options).context("starting the robot")?;
         let host = Host::new(robot, model, HostOptions { state: self.state.clone(), ..HostOptions::default() })
             .or_bad_input()?;
 
@@ -126,6 +140,24 @@ impl Serve {
 }
 
 impl Serve {
+    /// The robot within the limits of its site.
+    fn embodiment(&self) -> Result<Embodiment> {
+        let robot = Embodiment::so101();
+        let Some(site) = &self.site else { return Ok(robot) };
+        let limits = Tightening::open(site).or_bad_input()?;
+        robot.tightened(&limits, &site.display().to_string()).or_bad_input()
+    }
+
+    fn link(&self, embodiment: &Arc<Embodiment>) -> Result<Box<dyn Link>> {
+        Ok(match &self.robot {
+            RobotName::SimTabletop => Box::new(Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), self.seed)),
+            #[cfg(unix)]
+            RobotName::Link(socket) => {
+                Box::new(RemoteLink::connect(socket, embodiment.clone(), LINK_WITHIN).or_bad_input()?)
+            }
+        })
+    }
+
     fn stops(&self) -> Vec<StopKind> {
         if !self.stop.is_empty() {
             return self.stop.clone();

@@ -204,7 +204,10 @@ fn status(status: &Status) -> String {
 }
 
 fn skills(skills: &Skills) -> String {
-    let loaded = skills.loaded.iter().map(|skill| format!("{} {}", skill.id, skill.version));
+    let loaded = skills.loaded.iter().map(|skill| match skill.world.as_str() {
+        "skill" => format!("{} {}", skill.id, skill.version),
+        world => format!("{} {} ({world})", skill.id, skill.version),
+    });
     let refused = skills.refused.iter().map(|refused| format!("refused {}: {}", refused.folder, refused.why));
     let quarantined = skills
         .quarantined
