@@ -145,7 +145,7 @@ fn a_tick_with_a_driver_allocates_nothing_whether_it_answers_or_not() {
     let mut drives = Drives::new(&robot, Pace::RealTime);
     let mut demands = vec![Demand::Hold; 6];
     let (seat, (answer, _asked)) = (Seat::new(&robot), oneshot::channel());
-    let driven = Driven { joints: vec![0, 1], seat, stops: 0, demand: vec![0.0; 6] };
+    let driven = Driven { joints: vec![0, 1], seat, stops: 0, demand: vec![0.0; 6], within: None };
     drives.start(driven, answer, 1, &mut over);
     let mut missed = 0;
     let allocations = allocations_of(|| {

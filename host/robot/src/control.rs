@@ -282,7 +282,7 @@ impl ControlLoop {
         let tick = *tick;
         player.demands(tick, demands, |act| count(act, tick, acted, shared));
         drives.demands(tick, demands, over, |act| count(act, tick, acted, shared));
-        filter.keep_within(player.limits());
+        filter.keep_within(player.limits().chain(drives.limits()));
         // A reading that did not come says nothing about now.
         if failed.is_none() {
             filter.feel(measured);

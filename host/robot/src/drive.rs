@@ -22,6 +22,7 @@ use crate::play::{Ended, PlayError, PlayReport};
 use crate::player::{Over, Player};
 use crate::robot::{Playing, RobotError};
 use crate::safety::{Act, Record, Response, Rule};
+use crate::tighten::Within;
 
 /// A driver may miss ticks for so long in a row, seconds; then the drive is over.
 pub const PATIENCE_S: f32 = 0.25;
@@ -208,6 +209,8 @@ pub(crate) struct Driven {
     pub stops: u64,
     /// Where the loop keeps the newest demand.
     pub demand: Vec<f32>,
+    /// Stricter limits than the robot's.
+    pub within: Option<Arc<Within>>,
 }
 
 struct Active {
@@ -302,6 +305,11 @@ impl Drives {
         }
         self.end_those(Ended::Held, over, |drive| drive.left);
         self.end_those(Ended::Late, over, |drive| drive.age(tick) > patience);
+    }
+
+    /// The stricter limits of the drives that have some, and the joints that each drives.
+    pub fn limits(&self) -> impl Iterator<Item = (&[usize], &Arc<Within>)> {
+        self.active.iter().filter_map(|drive| Some((drive.driven.joints.as_slice(), drive.driven.within.as_ref()?)))
     }
 
     /// Keeps what the safety filter did for the drives that it concerns.

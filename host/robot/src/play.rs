@@ -241,10 +241,7 @@ impl Play {
                 return Err(PlayError::NotFinite { row, joint, value });
             }
         }
-        if let Some(within) = self.within.as_ref().filter(|within| !within.is_of(embodiment)) {
-            let (theirs, robot) = (within.embodiment().name.clone(), embodiment.name.clone());
-            return Err(PlayError::ForeignLimits { theirs, robot });
-        }
+        check_limits(self.within.as_ref(), embodiment)?;
         match self.since_tick {
             Some(since_tick) if since_tick > tick.saturating_add((FURTHEST_START_S * control_hz) as u64) => {
                 Err(PlayError::FarFuture { since_tick, tick })
@@ -267,4 +264,15 @@ pub(crate) fn check_joints(joints: &BTreeSet<usize>, embodiment: &Embodiment) ->
         return Ok(());
     }
     Err(PlayError::UnknownJoint { joint: highest, robot: embodiment.name.clone(), last: width.saturating_sub(1) })
+}
+
+/// Whether these stricter limits, if any, are `embodiment`'s.
+pub(crate) fn check_limits(within: Option<&Arc<Within>>, embodiment: &Embodiment) -> Result<(), PlayError> {
+    match within {
+        Some(within) if !within.is_of(embodiment) => {
+            let (theirs, robot) = (within.embodiment().name.clone(), embodiment.name.clone());
+            Err(PlayError::ForeignLimits { theirs, robot })
+        }
+        _ => Ok(()),
+    }
 }

@@ -17,7 +17,7 @@ use crate::inbox::{Answer, Command, Inbox};
 pub use crate::inbox::{Reply, TimeHold};
 use crate::link::{Link, LinkError};
 use crate::observation::Observation;
-use crate::play::{Play, PlayError, PlayReport, check_joints};
+use crate::play::{Play, PlayError, PlayReport, check_joints, check_limits};
 use crate::player::Prepared;
 use crate::safety::{Guard, Kinematics, Rule};
 use crate::stop::{SourceState, Sources, StopSource, Stopped};
@@ -229,21 +229,24 @@ impl Robot {
         self.embodiment().within(by, origin)
     }
 
-    /// Drives some joints from the next tick on, tick by tick, instead of what drove them; until the first demand they
-    /// hold.
+    /// Drives some joints from the next tick on, tick by tick, instead of what drove them, and within these stricter limits
+    /// if there are any; until the first demand they hold.
     ///
     /// # Errors
-    /// [`RobotError::NotArmed`]; [`RobotError::Play`] if there are no joints, or one that the robot lacks.
-    pub fn drive(&self, joints: &BTreeSet<usize>) -> Result<Drive, RobotError> {
+    /// [`RobotError::NotArmed`]; [`RobotError::Play`] if there are no joints, or one that the robot lacks, or the limits were
+    /// made for another robot.
+    pub fn drive(&self, joints: &BTreeSet<usize>, within: Option<Arc<Within>>) -> Result<Drive, RobotError> {
         let embodiment = self.embodiment();
         self.armed()?;
         check_joints(joints, embodiment)?;
+        check_limits(within.as_ref(), embodiment)?;
         let seat = Seat::new(embodiment);
         let driven = Driven {
             joints: joints.iter().copied().collect(),
             seat: seat.clone(),
             stops: self.0.inbox.stops(),
             demand: vec![0.0; embodiment.joints.len()],
+            within,
         };
         let playing = self.ask(|answer| Command::Drive(driven, answer));
         Ok(Drive::new(seat, playing, embodiment))

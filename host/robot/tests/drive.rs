@@ -13,7 +13,7 @@ use waza_robot::{Drive, DriveInput, Ended, Pace, PlayError, PlayReport, RobotErr
 const PAN: usize = 0;
 
 fn drive(bench: &Bench) -> Drive {
-    bench.robot.drive(&BTreeSet::from([PAN])).unwrap()
+    bench.robot.drive(&BTreeSet::from([PAN]), None).unwrap()
 }
 
 /// Answers until the drive is over or `answer` has none.
@@ -140,7 +140,7 @@ fn what_ends_a_play_ends_a_drive() {
     type Ends = fn(&Bench);
     let causes: [(Ends, Ended); 4] = [
         (|bench| drop(bench.robot.play(chunk(PAN, [0.1]))), Ended::Superseded),
-        (|bench| drop(bench.robot.drive(&BTreeSet::from([PAN, 1])).unwrap()), Ended::Superseded),
+        (|bench| drop(bench.robot.drive(&BTreeSet::from([PAN, 1]), None).unwrap()), Ended::Superseded),
         (|bench| bench.robot.hold(&BTreeSet::from([PAN])), Ended::Held),
         (|bench| bench.robot.stop(), Ended::Stopped),
     ];
@@ -219,7 +219,7 @@ fn dropping_a_drive_lets_go_of_its_joints_and_of_time() {
 #[test]
 fn a_demand_of_another_width_and_a_drive_of_no_joints_are_refused() {
     let bench = Bench::start(Pace::Lockstep);
-    let refused = |joints: &[usize]| bench.robot.drive(&joints.iter().copied().collect()).err().unwrap();
+    let refused = |joints: &[usize]| bench.robot.drive(&joints.iter().copied().collect(), None).err().unwrap();
     assert_eq!(refused(&[]), RobotError::Play(PlayError::NoJoints));
     assert!(matches!(refused(&[6]), RobotError::Play(PlayError::UnknownJoint { joint: 6, last: 5, .. })));
     let mut drive = drive(&bench);

@@ -173,7 +173,7 @@ pub(crate) fn engage(context: &Arc<Context>, lease: &Lease, name: &str, goal: Ve
     let mut controller = installed.instantiate(site).map_err(|error| failed(error.to_string()))?;
     controller.start("", None).map_err(|error| failed(error.to_string()))?;
     let motion = lease.begin()?;
-    let drive = site.robot.drive(motion.joints())?;
+    let drive = site.robot.drive(motion.joints(), context.skill.within.clone())?;
     let (sender, notes) = mpsc::unbounded();
     let hz = site.robot.embodiment().control_hz;
     let pilot = Pilot {
