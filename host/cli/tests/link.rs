@@ -69,7 +69,7 @@ fn a_host_that_never_stops() {
 #[test]
 fn a_host_that_is_killed_leaves_a_robot_that_comes_to_rest_within_its_limits_and_stays() {
     let folder = tempfile::tempdir().unwrap();
-    let socket = folder.path().join("link");
+    let socket = folder.path().join("mine/link");
     let _server = serve(&socket);
     let mut observer = Observer::connect(&socket).unwrap();
     let host = host(&socket);

@@ -40,7 +40,7 @@ impl Bench {
 
     fn silent_for(silence: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("link");
+        let socket = folder.path().join("mine/link");
         let embodiment = Arc::new(Embodiment::so101());
         let (link, log, _) = Follower::new();
         let options = ServerOptions { silence, ..ServerOptions::new(|_: &[f32]| [0.2, 0.0, 0.2]) };

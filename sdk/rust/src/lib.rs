@@ -44,13 +44,15 @@ pub mod sensing;
 pub mod task;
 
 pub use bindings::waza::skill::{actions, clock, durable, model, operator, skills};
+/// For deriving what [`checkpoint`] takes, with `#[serde(crate = "waza_sdk::serde")]`.
+pub use serde;
 #[doc(hidden)]
 pub use wit_bindgen;
 
 pub use error::{Error, Result};
 pub use motion::{Lease, Rollout, RolloutOptions, acquire};
 pub use sensing::{Observation, observe};
-pub use task::{Outcome, Request};
+pub use task::{Outcome, Request, checkpoint};
 
 /// Makes an `async fn(Request) -> Result<Outcome>` the skill that this component exports. Once a crate.
 #[macro_export]

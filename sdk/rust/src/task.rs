@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 pub use crate::bindings::exports::waza::skill::task::Request;
 pub use crate::bindings::waza::skill::types::Outcome;
-use crate::{Error, Result};
+use crate::{Error, Result, durable};
 
 impl Request {
     /// The parameter `name` of the request's JSON object, or `default` where the object does not have it.
@@ -25,6 +25,31 @@ impl Request {
                 .map_err(|error| Error::invalid(format!("the parameter {name} is wrong: {error}"))),
         }
     }
+}
+
+impl Request {
+    /// What the run's last [`checkpoint`] said, if this run goes on where another ended: in an earlier version of the skill,
+    /// or before the host was killed.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it is of another form. A version that returns this before it has moved anything leaves the
+    /// one before it at work.
+    pub fn resumed<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        let read = |state: &Vec<u8>| {
+            serde_json::from_slice(state).map_err(|error| Error::invalid(format!("it cannot go on from here: {error}")))
+        };
+        self.resume.as_ref().map(read).transpose()
+    }
+}
+
+/// A safe point: the host keeps `state` (as JSON, at most 1 MiB), and another version of the skill may go on from here.
+/// Permission `durable`.
+///
+/// # Errors
+/// [`Error::Failed`] when the state has no JSON form or could not be kept.
+pub async fn checkpoint(state: &impl Serialize) -> Result<()> {
+    let state = serde_json::to_vec(state).map_err(|error| Error::failed(format!("the state is no JSON: {error}")))?;
+    durable::checkpoint(state).await
 }
 
 impl Outcome {
@@ -66,6 +91,14 @@ mod tests {
         let refused = request(r#"{"seconds": "long"}"#).parameter("seconds", 20.0);
         assert!(matches!(&refused, Err(Error::Invalid(why)) if why.contains("seconds")), "{refused:?}");
         assert!(matches!(request("[1]").parameter("seconds", 20.0), Err(Error::Invalid(_))));
+    }
+
+    #[test]
+    fn a_run_goes_on_from_a_state_of_its_own_form_and_refuses_another() {
+        let resumed = |state: &[u8]| Request { resume: Some(state.into()), ..request("") }.resumed::<(u32, String)>();
+        assert_eq!(request("").resumed::<(u32, String)>(), Ok(None));
+        assert_eq!(resumed(br#"[3, "carrying"]"#), Ok(Some((3, "carrying".into()))));
+        assert!(matches!(resumed(b"\x03"), Err(Error::Invalid(_))));
     }
 
     #[test]

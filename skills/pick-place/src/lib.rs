@@ -7,9 +7,18 @@
 mod phase;
 
 use phase::{Phase, Posture, Thresholds};
-use waza_sdk::{Error, Observation, Outcome, Request, Result, Rollout, RolloutOptions, acquire, operator};
+use waza_sdk::serde::{Deserialize, Serialize};
+use waza_sdk::{Error, Observation, Outcome, Request, Result, Rollout, RolloutOptions, acquire, checkpoint, operator};
 
 waza_sdk::skill!(pick_place);
+
+/// What a checkpoint says: another version goes on from here.
+#[derive(Serialize, Deserialize)]
+#[serde(crate = "waza_sdk::serde")]
+struct Progress {
+    phase: Phase,
+    home: Posture,
+}
 
 async fn pick_place(request: Request) -> Result<Outcome> {
     let max_seconds = request.parameter("max_seconds", 30.0)?;
@@ -22,16 +31,20 @@ async fn pick_place(request: Request) -> Result<Outcome> {
         home_looks: request.parameter("home_looks", 8)?,
     };
 
+    let resumed = request.resumed::<Progress>()?;
     let lease = acquire(&["arm", "gripper"]).await?;
-    let home = posture(&waza_sdk::observe().await?)?;
-    let mut phase = Phase::Reaching;
+    let Progress { mut phase, home } = match resumed {
+        Some(progress) => progress,
+        None => Progress { phase: Phase::Reaching, home: posture(&waza_sdk::observe().await?)? },
+    };
     let mut rollout = Rollout::start(&lease, &RolloutOptions::new(&request.instruction, max_seconds))?;
     while let Some(seen) = rollout.observed().await? {
-        let next = phase.after(&posture(&seen)?, &home, &thresholds);
-        if next.note() != phase.note() {
-            operator::progress(next.progress(), next.note());
+        let before = phase.note();
+        phase = phase.after(&posture(&seen)?, &home, &thresholds);
+        if phase.note() != before {
+            operator::progress(phase.progress(), phase.note());
+            checkpoint(&Progress { phase, home: home.clone() }).await?;
         }
-        phase = next;
         if phase == Phase::Home {
             lease.hold()?;
             return Ok(Outcome::new("let go and came home"));

@@ -1,7 +1,10 @@
 //! How far a pick and place has come, told from joint positions alone.
 
+use waza_sdk::serde::{Deserialize, Serialize};
+
 /// Joint positions of one moment, rad.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(crate = "waza_sdk::serde")]
 pub struct Posture {
     /// Every joint but the gripper, in the robot's order.
     pub arm: Vec<f32>,
@@ -28,7 +31,8 @@ pub struct Thresholds {
 }
 
 /// One after the other; none is skipped.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(crate = "waza_sdk::serde")]
 pub enum Phase {
     /// Has not opened its gripper yet.
     Reaching,

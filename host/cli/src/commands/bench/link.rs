@@ -27,7 +27,7 @@ pub struct Link {
 impl Link {
     pub fn run(self) -> Result<()> {
         let folder = tempfile::tempdir().context("making a folder for the socket")?;
-        let socket = folder.path().join("link");
+        let socket = folder.path().join("mine/link");
         let program = std::env::current_exe().context("finding this program")?;
         let mut served = Command::new(program)
             .args(["link", "sim:tabletop", "--socket"])
