@@ -24,10 +24,23 @@ struct Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        // It has ended already where a test did not fail.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
+}
+
+/// A link's process, which outlives its hosts but not its test.
+struct Linked(Child);
+
+impl Drop for Linked {
+    fn drop(&mut self) {
+        end(&mut self.0);
+    }
+}
+
+fn end(child: &mut Child) {
+    // It may have ended already.
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 impl Served {
@@ -209,12 +222,13 @@ fn a_robot_behind_a_link_is_served_again_after_its_host_was_killed() {
     let (skills, socket) = (folder.path().join("skills"), folder.path().join("own/link"));
     std::fs::create_dir(&skills).unwrap();
     package(&skills, "conduct");
-    let mut link = Command::new(env!("CARGO_BIN_EXE_waza"))
+    let link = Command::new(env!("CARGO_BIN_EXE_waza"))
         .args(["link", "sim:tabletop", "--socket"])
         .arg(&socket)
         .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::null())
+        .spawn();
+    let _link = Linked(link.unwrap());
     let robot = format!("link:{}", socket.display());
     let mut first = Served::start(&skills, &["--robot", &robot]);
     first.done(&["run", "test/conduct", "--task", "move: 0.2"]);
@@ -225,8 +239,6 @@ fn a_robot_behind_a_link_is_served_again_after_its_host_was_killed() {
     second.done(&["run", "test/conduct", "--task", "move: 0.1"]);
     second.signal("TERM");
     assert_eq!(second.ended(), Some(0));
-    link.kill().unwrap();
-    link.wait().unwrap();
 }
 
 #[test]

@@ -15,17 +15,17 @@ pub(crate) struct Packages(Mutex<BTreeMap<PathBuf, Refusal>>);
 
 struct Refusal {
     why: String,
-    holds: Holds,
+    holds: While,
 }
 
 /// How long a reason holds, where nobody says that it does not any more.
-enum Holds {
+enum While {
     /// While there is a package.
-    WhilePackage,
+    Package,
     /// While there is one, and the other package of that name.
-    WhileRival(PathBuf),
+    Rival(PathBuf),
     /// While there are more packages than this.
-    WhileOver(usize),
+    Over(usize),
 }
 
 impl Packages {
@@ -33,16 +33,16 @@ impl Packages {
         match change {
             Change::Refused { folder, error } => {
                 let holds = match error {
-                    RuntimeError::Duplicate { first, .. } => Holds::WhileRival(first.clone()),
-                    RuntimeError::TooMany { most, .. } => Holds::WhileOver(*most),
-                    _ => Holds::WhilePackage,
+                    RuntimeError::Duplicate { first, .. } => While::Rival(first.clone()),
+                    RuntimeError::TooMany { most, .. } => While::Over(*most),
+                    _ => While::Package,
                 };
                 self.lock().insert(folder.clone(), Refusal { why: error.to_string(), holds });
             }
             // Of two packages of one name the other stays refused.
             Change::Loaded(id) => self.lock().retain(|folder, refusal| {
                 let is_it = Manifest::open(folder).is_ok_and(|manifest| manifest.id == *id);
-                !is_it || matches!(&refusal.holds, Holds::WhileRival(first) if is_package(first))
+                !is_it || matches!(&refusal.holds, While::Rival(first) if is_package(first))
             }),
             Change::Removed(_) => {}
         }
@@ -51,9 +51,9 @@ impl Packages {
     pub fn refused(&self) -> Vec<Refused> {
         let mut refused = self.lock();
         refused.retain(|folder, refusal| match &refusal.holds {
-            Holds::WhilePackage => is_package(folder),
-            Holds::WhileRival(first) => is_package(folder) && is_package(first),
-            Holds::WhileOver(most) => std::fs::read_dir(folder).is_ok_and(|entries| entries.count() > *most),
+            While::Package => is_package(folder),
+            While::Rival(first) => is_package(folder) && is_package(first),
+            While::Over(most) => std::fs::read_dir(folder).is_ok_and(|entries| entries.count() > *most),
         });
         let shown = |(folder, refusal): (&PathBuf, &Refusal)| Refused {
             folder: folder.display().to_string(),
