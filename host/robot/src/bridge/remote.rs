@@ -82,9 +82,11 @@ impl RemoteLink {
                 let period = clock::period(self.embodiment.control_hz);
                 let (wire, shape) =
                     greet(&self.path, Role::Control, MOST_BYTES, period).map_err(|error| lost(&error))?;
-                if shape != self.shape {
+                let before = Shape { silence_ms: shape.silence_ms, ..self.shape.clone() };
+                if shape != before {
                     return Err(lost(&"another robot is served there now"));
                 }
+                self.shape = shape;
                 wire
             }
         };

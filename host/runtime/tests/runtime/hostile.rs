@@ -206,7 +206,7 @@ fn a_command_that_is_none_is_refused_and_one_that_is_wild_is_tamed() {
         ("teleport", Done),
         ("supersede_itself", Done),
         ("leases_in_a_loop", Done),
-        ("lease_twice", Refuse("unavailable: test/hostile holds the joint shoulder_pan")),
+        ("lease_twice", Refuse("unavailable: this run holds the joint shoulder_pan already")),
         ("rollout_dropped_half_way", Done),
     ]);
 }

@@ -15,10 +15,19 @@ fn ended(running: Running) -> Result<Outcome, SkillError> {
     futures_executor::block_on(running).value
 }
 
-/// Robot time stands still while what is returned lives.
-fn stand_at(bench: &Bench, tick: u64) -> TimeHold {
-    let Reply { hold, .. } = futures_executor::block_on(bench.robot.reach(tick));
+/// Lets robot time, which stands still by `from`, go on to a tick. It stands still there while what is returned lives.
+fn stand_at(bench: &Bench, from: TimeHold, tick: u64) -> TimeHold {
+    let reached = bench.robot.reach(tick);
+    drop(from);
+    let Reply { hold, .. } = futures_executor::block_on(reached);
     hold
+}
+
+/// Starts a run and lets it go on to a tick.
+fn start_until(bench: &Bench, instruction: &str, priority: u8, tick: u64) -> (Running, TimeHold) {
+    let hold = bench.robot.hold_time();
+    let running = start(bench, instruction, priority);
+    (running, stand_at(bench, hold, tick))
 }
 
 fn refusal(ended: Result<Outcome, SkillError>) -> Refusal {
@@ -31,8 +40,7 @@ fn refusal(ended: Result<Outcome, SkillError>) -> Refusal {
 #[test]
 fn one_of_higher_priority_has_the_joints_at_the_holders_next_safe_point() {
     let bench = Bench::new();
-    let holder = start(&bench, "keep moving", 1);
-    let hold = stand_at(&bench, 20);
+    let (holder, hold) = start_until(&bench, "keep moving", 1, 20);
     let early = start(&bench, "acquire: arm", 2);
     drop(hold);
     let Refusal::Unavailable(why) = refusal(ended(early)) else { panic!() };
@@ -47,8 +55,7 @@ fn one_of_higher_priority_has_the_joints_at_the_holders_next_safe_point() {
 #[test]
 fn joints_that_one_of_higher_priority_waits_for_are_kept_from_others() {
     let bench = Bench::new();
-    let holder = start(&bench, "keep moving", 1);
-    let hold = stand_at(&bench, 20);
+    let (holder, hold) = start_until(&bench, "keep moving", 1, 20);
     // It asks again twice a second.
     let patient = start(&bench, "acquire patiently: arm", 2);
     drop(hold);
@@ -66,8 +73,7 @@ fn joints_that_one_of_higher_priority_waits_for_are_kept_from_others() {
 #[test]
 fn a_holder_that_does_not_move_gives_way_at_once() {
     let bench = Bench::new();
-    let holder = start(&bench, "hold the arm", 1);
-    let hold = stand_at(&bench, 20);
+    let (holder, hold) = start_until(&bench, "hold the arm", 1, 20);
     let urgent = start(&bench, "acquire: arm", 2);
     drop(hold);
     assert_eq!(ended(urgent).map(drop), Ok(()));
@@ -77,16 +83,15 @@ fn a_holder_that_does_not_move_gives_way_at_once() {
 #[test]
 fn one_that_moves_without_end_gives_way_after_a_while() {
     let bench = Bench::new();
-    let holder = start(&bench, "roll out: 60", 0);
-    let ask_at = |tick| {
-        let hold = stand_at(&bench, tick);
+    let (holder, mut hold) = start_until(&bench, "roll out: 60", 0, 20);
+    for (next, expected) in [(120, false), (260, false), (261, true)] {
         let urgent = start(&bench, "acquire: arm", 2);
+        let reached = bench.robot.reach(next);
         drop(hold);
-        ended(urgent)
-    };
-    assert!(matches!(refusal(ask_at(20)), Refusal::Unavailable(_)));
-    assert!(matches!(refusal(ask_at(120)), Refusal::Unavailable(_)));
-    assert_eq!(ask_at(260).map(drop), Ok(()));
+        assert_eq!(ended(urgent).is_ok(), expected, "before tick {next}");
+        hold = futures_executor::block_on(reached).hold;
+    }
+    drop(hold);
     assert!(matches!(refusal(ended(holder)), Refusal::Preempted(_)));
     bench.assert_the_arm_holds();
 }
@@ -95,13 +100,15 @@ fn one_that_moves_without_end_gives_way_after_a_while() {
 fn the_lease_of_a_holder_that_says_nothing_expires() {
     let options = HostOptions { lease_term: Duration::from_millis(300), ..HostOptions::default() };
     let bench = Bench::with(Pace::Lockstep, options, ALL);
-    let holder = start(&bench, "hold the arm", 0);
-    for (tick, expected) in [(20, false), (50, true)] {
-        let hold = stand_at(&bench, tick);
+    let (holder, mut hold) = start_until(&bench, "hold the arm", 0, 20);
+    for (next, expected) in [(50, false), (51, true)] {
         let other = start(&bench, "acquire: arm", 0);
+        let reached = bench.robot.reach(next);
         drop(hold);
-        assert_eq!(ended(other).is_ok(), expected, "at tick {tick}");
+        assert_eq!(ended(other).is_ok(), expected, "before tick {next}");
+        hold = futures_executor::block_on(reached).hold;
     }
+    drop(hold);
     assert!(ended(holder).is_ok());
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use waza_robot::Pace;
+use waza_robot::{Pace, Reply, TimeHold};
 use waza_runtime::{Budgets, Event, HostOptions, Refusal, Running, SkillError, SwapOptions, TaskRequest};
 
 use crate::fixture::{ALL, Bench, component, manifest};
@@ -36,11 +36,13 @@ fn load(bench: &Bench, version: &str, conduct: &str) {
     bench.host.load(&bench.package_of("relay", &manifest, &bytes)).unwrap();
 }
 
-/// Loads a version at a tick, while robot time stands still.
-fn load_at(bench: &Bench, tick: u64, version: &str, conduct: &str) {
-    let reached = futures_executor::block_on(bench.robot.reach(tick));
+/// Lets robot time, which stands still by `from`, go on to a tick, and loads a version while it stands still there.
+fn load_at(bench: &Bench, from: TimeHold, tick: u64, version: &str, conduct: &str) -> TimeHold {
+    let reached = bench.robot.reach(tick);
+    drop(from);
+    let Reply { hold, .. } = futures_executor::block_on(reached);
     load(bench, version, conduct);
-    drop(reached);
+    hold
 }
 
 fn start(bench: &Bench, instruction: &str, steps: u8) -> Running {
@@ -52,8 +54,9 @@ fn start(bench: &Bench, instruction: &str, steps: u8) -> Running {
 
 /// Runs `steps` steps, and loads version 0.2.0 in the middle of the second.
 fn swap(bench: &Bench, instruction: &str, steps: u8, conduct: &str) -> Result<String, SkillError> {
+    let hold = bench.robot.hold_time();
     let running = start(bench, instruction, steps);
-    load_at(bench, bench.robot.tick() + 15, "0.2.0", conduct);
+    drop(load_at(bench, hold, bench.robot.tick() + 15, "0.2.0", conduct));
     futures_executor::block_on(running).value.map(|outcome| outcome.data)
 }
 
@@ -168,11 +171,11 @@ fn a_run_that_never_left_a_checkpoint_keeps_its_version() {
 #[test]
 fn the_newest_of_several_versions_is_the_one_that_takes_over() {
     let bench = bench(Pace::Lockstep, options(), "steady");
+    let hold = bench.robot.hold_time();
     let running = start(&bench, "count", 30);
-    let reached = futures_executor::block_on(bench.robot.reach(bench.robot.tick() + 12));
-    load(&bench, "0.2.0", "newer");
+    let hold = load_at(&bench, hold, bench.robot.tick() + 12, "0.2.0", "newer");
     load(&bench, "0.3.0", "newest");
-    drop(reached);
+    drop(hold);
     let outcome = futures_executor::block_on(running).value.unwrap();
     assert_eq!(outcome.data, "newest from 2 to 30");
     assert_eq!(story(&bench)[2..], ["0.1.0 to 0.3.0", "0.3.0 settled"]);
@@ -182,11 +185,13 @@ fn the_newest_of_several_versions_is_the_one_that_takes_over() {
 fn a_hundred_versions_one_after_the_other_lose_no_step() {
     let swap = SwapOptions { probation: Duration::from_millis(50), ..options().swap };
     let bench = bench(Pace::Lockstep, HostOptions { swap, ..options() }, "steady");
+    let mut hold = bench.robot.hold_time();
     let running = start(&bench, "roll out", 250);
     let begun = bench.robot.tick();
     for number in 0..100 {
-        load_at(&bench, begun + 15 + 20 * number, &format!("0.2.{number}"), &format!("v{number}"));
+        hold = load_at(&bench, hold, begun + 15 + 20 * number, &format!("0.2.{number}"), &format!("v{number}"));
     }
+    drop(hold);
     let outcome = futures_executor::block_on(running).value.unwrap();
     assert!(outcome.data.starts_with("v99 from ") && outcome.data.ends_with(" to 250"), "{}", outcome.data);
     let swapped = story(&bench).iter().filter(|told| told.contains(" to ")).count();
