@@ -195,22 +195,28 @@ impl Lateness {
     fn of(stamps: &[(Instant, f32)]) -> Self {
         let period = Duration::from_secs_f32(1.0 / CONTROL_HZ).as_secs_f64() * 1e6;
         let mut late = Vec::with_capacity(stamps.len());
-        let mut missed = 0;
+        let mut missed: i64 = 0;
         let start = stamps.first().map_or_else(Instant::now, |(at, _)| *at);
         let mut deadline = 0.0;
         for (at, _) in stamps {
-            let after = at.duration_since(start).as_secs_f64() * 1e6 - deadline;
+            let mut after = at.duration_since(start).as_secs_f64() * 1e6 - deadline;
+            // The tick before began in time and only ended late: its successor had a deadline of its own after all.
+            if after < -0.5 * period {
+                deadline -= period;
+                after += period;
+                missed -= 1;
+            }
             late.push(after);
             // Deadlines that passed without a command are no command's; the loop keeps its beat.
             let passed = (after / period).floor().max(0.0);
-            missed += passed as u64;
+            missed += passed as i64;
             deadline += period * (passed + 1.0);
         }
         // The first command need not have been in time.
         let earliest = late.iter().copied().fold(f64::INFINITY, f64::min);
         late.iter_mut().for_each(|it| *it -= earliest);
         let at = |p| percentile(&late, p).unwrap_or(f64::NAN);
-        Self { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: at(1.0), missed }
+        Self { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: at(1.0), missed: missed.max(0) as u64 }
     }
 
     fn json(&self) -> Value {

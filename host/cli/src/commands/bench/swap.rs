@@ -22,9 +22,6 @@ use crate::statistics::percentile;
 /// Of the control loop while versions change.
 const CONTROL_HZ: f32 = 500.0;
 
-/// Skills that do nothing but compute meanwhile.
-const SPINNING: usize = 2;
-
 /// What the guest `relay` says of its version in its component, where another text of that length can stand.
 const MARK: &[u8] = b"conduct=";
 const PADDED: usize = 16;
@@ -37,6 +34,9 @@ pub struct Swap {
     /// How often the version changes.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     swaps: u32,
+    /// Skills that do nothing but compute meanwhile.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=64))]
+    spinning: u32,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -47,6 +47,7 @@ pub struct Swap {
 #[derive(Debug, Serialize)]
 struct Measured {
     swaps: usize,
+    spinning: u32,
     median_ms: f64,
     p99_ms: f64,
     longest_ms: f64,
@@ -63,9 +64,18 @@ impl Swap {
             println!("{}", serde_json::to_string(&measured)?);
             return Ok(());
         }
-        let Measured { swaps, median_ms, p99_ms, longest_ms, control_hz, ticks, ticks_missed, latest_start_ms } =
-            measured;
-        println!("swaps, under load        {swaps:>8}");
+        let Measured {
+            swaps,
+            spinning,
+            median_ms,
+            p99_ms,
+            longest_ms,
+            control_hz,
+            ticks,
+            ticks_missed,
+            latest_start_ms,
+        } = measured;
+        println!("swaps                    {swaps:>8} beside a rollout and {spinning} skills that spin");
         println!("request to first call    {median_ms:>8.2} ms median, {p99_ms:.2} ms p99, {longest_ms:.2} ms longest");
         println!("control ticks missed     {ticks_missed:>8} of {ticks} at {control_hz} Hz");
         println!("latest start of a tick   {latest_start_ms:>8.2} ms");
@@ -97,7 +107,7 @@ impl Swap {
         let spinning = host.load(&spinning).or_bad_input()?;
         let spin = TaskRequest { instruction: "spin".into(), ..TaskRequest::default() };
         let _spinning: Vec<Running> =
-            (0..SPINNING).map(|_| host.run(spinning.as_str(), spin.clone(), |_| ())).collect();
+            (0..self.spinning).map(|_| host.run(spinning.as_str(), spin.clone(), |_| ())).collect();
 
         let request = TaskRequest {
             instruction: "roll out: touch the red block".into(),
@@ -118,6 +128,7 @@ impl Swap {
         let of = |p| percentile(&took_ms, p).unwrap_or_default();
         Ok(Measured {
             swaps: took_ms.len(),
+            spinning: self.spinning,
             median_ms: of(0.5),
             p99_ms: of(0.99),
             longest_ms: of(1.0),
