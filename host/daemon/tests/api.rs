@@ -84,6 +84,7 @@ fn events_reach_a_reader_while_the_run_works() {
 #[test]
 fn the_host_stop_ends_every_run_and_resetting_it_names_the_stop_and_starts_nothing() {
     let bench = Bench::new();
+    let thinking = ["wait forever", "spin"].map(|instruction| bench.start(instruction));
     let moving = bench.start("keep moving");
     eventually(|| (bench.robot.commanded()[0] != 0.0).then_some(()));
     let (status, latch) = bench.post("/v1/stop", Value::Null);
@@ -91,6 +92,9 @@ fn the_host_stop_ends_every_run_and_resetting_it_names_the_stop_and_starts_nothi
     assert_eq!((status, bench.robot.is_stopped()), (200, true));
     bench.notice(|notice| (notice == Notice::Stopped { stop }).then_some(()));
     assert_eq!(bench.ended(moving)["state"], "failed");
+    for run in thinking {
+        assert_eq!(bench.ended(run)["error"]["kind"], "stopped");
+    }
 
     let start = || bench.post("/v1/runs", json!({ "skill": "test/conduct", "instruction": "say: no" }));
     assert!(assert_refused(start(), 409, "stopped").contains(&format!("waza ctl reset {stop}")));
@@ -143,7 +147,7 @@ fn of_two_packages_of_one_name_the_second_is_refused_for_as_long_as_the_first_is
 
     let newer = std::fs::read_to_string(first.join("skill.toml")).unwrap().replace("0.1.0\"\nwit", "0.2.0\"\nwit");
     std::fs::write(first.join("skill.toml"), newer).unwrap();
-    eventually(|| (bench.get("/v1/skills").1["loaded"][0]["version"] == "0.2.0").then_some(()));
+    bench.notice(|notice| matches!(notice, Notice::Loaded { version, .. } if version == "0.2.0").then_some(()));
     assert!(is_refused(), "{}", refused());
     std::fs::remove_dir_all(&first).unwrap();
     eventually(|| (refused() == json!([])).then_some(()));
