@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::component::Digest;
 use crate::error::RuntimeError;
-use crate::host::{RunId, Skill, TaskRequest};
+use crate::host::{Skill, TaskRequest};
 use crate::manifest::SkillId;
 use crate::run::Job;
+use crate::runs::RunId;
 use crate::state::{self, StateFolder};
 
 /// The most that a file may have: a checkpoint of 1 MiB, and what the run was.

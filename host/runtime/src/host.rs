@@ -1,16 +1,13 @@
 //! The host: one robot, one model, and the skills that are loaded for them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
-use serde::{Deserialize, Serialize};
 use wasmtime::component::Linker;
 use waza_model::About;
 use waza_robot::embodiment::EmbodimentError;
@@ -37,7 +34,8 @@ use crate::meter::Crowd;
 use crate::model::{Model, check_fit};
 use crate::permission::{Grants, Permission};
 use crate::quarantine::{Quarantine, Quarantined};
-use crate::run::{self, Job, Start};
+use crate::run::{self, Start};
+use crate::runs::{RunId, RunSummary, Runs};
 use crate::state::StateFolder;
 use crate::swap::{Offer, SwapOptions};
 
@@ -101,40 +99,6 @@ pub struct TaskRequest {
     /// Of the model's noise and of the skill's random numbers.
     pub seed: u64,
     /// A run gives way to one of higher priority that wants its joints.
-    pub priority: u8,
-}
-
-/// A run's number: unique in a host, and in all hosts that used its state folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct RunId(pub(crate) u64);
-
-impl fmt::Display for RunId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
-    }
-}
-
-impl std::str::FromStr for RunId {
-    type Err = std::num::ParseIntError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
-}
-
-/// A run in flight.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunSummary {
-    /// Its number.
-    pub id: RunId,
-    /// The skill that works on it.
-    pub skill: SkillId,
-    /// In the version that does so now.
-    pub version: semver::Version,
-    /// What it was asked to do.
-    pub instruction: String,
-    /// Its priority.
     pub priority: u8,
 }
 
@@ -210,35 +174,6 @@ impl Skill {
     /// The robot as this skill may use it.
     pub fn robot<'a>(&'a self, whole: &'a Embodiment) -> &'a Embodiment {
         self.within.as_ref().map_or(whole, |within| within.embodiment())
-    }
-}
-
-/// The runs in flight.
-pub(crate) struct Runs {
-    next: AtomicU64,
-    live: Mutex<BTreeMap<RunId, Weak<Job>>>,
-}
-
-impl Runs {
-    /// Numbers begin after the last that was ever used.
-    fn after(last: Option<RunId>) -> Self {
-        Self { next: AtomicU64::new(last.map_or(1, |last| last.0.saturating_add(1))), live: Mutex::default() }
-    }
-
-    pub fn number(&self) -> RunId {
-        RunId(self.next.fetch_add(1, Ordering::Relaxed))
-    }
-
-    pub fn begin(&self, job: &Arc<Job>) {
-        lock(&self.live).insert(job.id, Arc::downgrade(job));
-    }
-
-    pub fn end(&self, run: RunId) {
-        lock(&self.live).remove(&run);
-    }
-
-    fn jobs(&self) -> Vec<Arc<Job>> {
-        lock(&self.live).values().filter_map(Weak::upgrade).collect()
     }
 }
 
@@ -443,17 +378,7 @@ impl Host {
 
     /// The runs in flight, those that skills invoked among them.
     pub fn runs(&self) -> Vec<RunSummary> {
-        let summary = |job: Arc<Job>| {
-            let skill = job.working();
-            RunSummary {
-                id: job.id,
-                skill: skill.manifest.id.clone(),
-                version: skill.manifest.version.clone(),
-                instruction: job.request.instruction.clone(),
-                priority: job.request.priority,
-            }
-        };
-        self.0.runs.jobs().into_iter().map(summary).collect()
+        self.0.runs.jobs().iter().map(|job| RunSummary::of(job)).collect()
     }
 
     /// Runs that earlier hosts with this state folder did not live to end, and that left checkpoints. None of them goes on

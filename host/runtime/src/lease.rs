@@ -17,8 +17,8 @@ use std::time::Duration;
 use waza_robot::Robot;
 
 use crate::bindings::Refusal;
-use crate::host::RunId;
 use crate::manifest::SkillId;
+use crate::runs::RunId;
 
 /// How long a holder of lower priority may take to reach a safe point, s.
 const GRACE_S: f64 = 2.0;

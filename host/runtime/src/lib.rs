@@ -52,6 +52,7 @@
 //! | `wasi` | the little of WASI that a skill gets |
 //! | [`swap`] | how a run changes to another version of its skill |
 //! | `run` | one run, from its thread's first step to the joints' hold: what drives it, and which version works on it |
+//! | `runs` | the numbers of runs, and those in flight |
 //! | `incarnation` | one version of a skill at work on a run |
 //! | `actor` | what a run's thread waits with |
 //! | `lease` | who may move which joints |
@@ -92,6 +93,7 @@ pub mod quarantine;
 pub mod replay;
 mod rollout;
 mod run;
+mod runs;
 mod size;
 mod state;
 pub mod swap;
@@ -107,12 +109,13 @@ pub use component::Digest;
 pub use controller::Controller;
 pub use error::{Exhausted, RuntimeError, SkillError};
 pub use event::{ControllerChange, Event};
-pub use host::{Host, HostOptions, Operator, Outcome, RunId, RunSummary, Running, SkillSummary, TaskRequest};
+pub use host::{Host, HostOptions, Operator, Outcome, Running, SkillSummary, TaskRequest};
 pub use journal::{Entry, Journal};
 pub use manifest::{Manifest, SkillId};
 pub use model::Model;
 pub use permission::Permission;
 pub use quarantine::Quarantined;
 pub use replay::Replay;
+pub use runs::{RunId, RunSummary};
 pub use swap::SwapOptions;
 pub use watch::{Change, Watch};

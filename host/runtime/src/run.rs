@@ -20,13 +20,14 @@ use crate::checkpoint::RunFile;
 use crate::component::Digest;
 use crate::error::{Exhausted, SkillError};
 use crate::event::Event;
-use crate::host::{Outcome, RunId, Site, Skill, TaskRequest};
+use crate::host::{Outcome, Site, Skill, TaskRequest};
 use crate::incarnation::{Answer, Incarnation};
 use crate::journal::{Journal, Tape};
 use crate::lease::Pulse;
 use crate::manifest::SkillId;
 use crate::meter::{Crowd, Meter};
 use crate::permission::NotGranted;
+use crate::runs::RunId;
 use crate::swap::{Offer, Offers, Record, Timer, Trial};
 use crate::wasi::Wasi;
 
