@@ -6,8 +6,12 @@
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::RuntimeError;
+
+/// How long a host that is ending may keep the folder from the next.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// A folder that belongs to this host until it is dropped.
 pub(crate) struct StateFolder {
@@ -22,7 +26,13 @@ impl StateFolder {
         make(path).map_err(|error| wrong(format!("{error}; choose a folder that can be written")))?;
         private(path).map_err(wrong)?;
         let lock = File::create(path.join("lock")).map_err(|error| wrong(error.to_string()))?;
-        match lock.try_lock() {
+        let since = Instant::now();
+        let mut locked = lock.try_lock();
+        while matches!(locked, Err(TryLockError::WouldBlock)) && since.elapsed() < ENDING {
+            std::thread::sleep(ENDING / 100);
+            locked = lock.try_lock();
+        }
+        match locked {
             Ok(()) => Ok(Self { path: path.into(), _lock: lock }),
             Err(TryLockError::WouldBlock) => {
                 Err(wrong("another host uses it; stop that one, or choose another folder".into()))
