@@ -4,12 +4,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // in helpers of tests
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+#[path = "../../runtime/tests/packages/mod.rs"]
+#[allow(dead_code, reason = "not every test needs all of it")]
+mod packages;
 
 /// Far longer than anything here takes, for a machine under load.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -141,29 +145,10 @@ impl Served {
     }
 }
 
-/// One of the runtime's test skills.
-fn component(guest: &str) -> PathBuf {
-    let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/tests/guests");
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--locked", "--target", "wasm32-wasip2", "--target-dir"]).arg(&target);
-    // What the host is built with must not leak into the guests.
-    cargo.current_dir(guests).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-    let built = cargo.output().unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    target.join("wasm32-wasip2/release").join(guest).with_extension("wasm")
-}
-
+/// Copies one of the runtime's test skills into a folder.
 fn package(skills: &Path, guest: &str) {
-    let component = component(guest);
-    let folder = skills.join(guest);
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::copy(component, folder.join("guest.wasm")).unwrap();
-    let manifest = format!(
-        "id = \"test/{guest}\"\nversion = \"0.1.0\"\nwit = \"0.1.0\"\ncomponent = \"guest.wasm\"\n\
-         permissions = [\"sensing\", \"model\", \"motion:body\", \"operator\", \"durable\", \"skills:test/conduct\"]\n"
-    );
-    std::fs::write(folder.join("skill.toml"), manifest).unwrap();
+    let permissions = ["sensing", "model", "motion:body", "operator", "durable", "skills:test/conduct"];
+    packages::package(&skills.join(guest), &packages::manifest(guest, &permissions), &packages::component(guest));
 }
 
 #[test]

@@ -7,7 +7,8 @@ mod fixture;
 use std::io::Write;
 use std::net::TcpStream;
 
-use fixture::{Bench, answer, anywhere, ask, ask_text, component, eventually, package};
+use fixture::packages::{component, remove, replace};
+use fixture::{Bench, answer, anywhere, ask, ask_text, eventually, package};
 use serde_json::{Value, json};
 use waza_daemon::{Daemon, Notice, Options, StopKind, Token};
 
@@ -128,9 +129,9 @@ fn a_package_is_taken_and_a_bad_one_refused_with_its_reason_while_the_daemon_wor
         eventually(|| Some(bench.get("/v1/skills").1).filter(|skills| skills["loaded"][1]["id"] == "test/probe"));
     assert_eq!(skills["refused"], json!([]));
 
-    std::fs::write(folder.join("guest.wasm"), "again").unwrap();
+    replace(&folder.join("guest.wasm"), "again");
     eventually(|| (bench.get("/v1/skills").1["refused"] != json!([])).then_some(()));
-    std::fs::remove_dir_all(&folder).unwrap();
+    remove(&folder);
     let skills = eventually(|| Some(bench.get("/v1/skills").1).filter(|skills| skills["loaded"][1].is_null()));
     assert_eq!(skills["refused"], json!([]));
 }
@@ -146,10 +147,10 @@ fn of_two_packages_of_one_name_the_second_is_refused_for_as_long_as_the_first_is
     eventually(|| is_refused().then_some(()));
 
     let newer = std::fs::read_to_string(first.join("skill.toml")).unwrap().replace("0.1.0\"\nwit", "0.2.0\"\nwit");
-    std::fs::write(first.join("skill.toml"), newer).unwrap();
+    replace(&first.join("skill.toml"), newer);
     bench.notice(|notice| matches!(notice, Notice::Loaded { version, .. } if version == "0.2.0").then_some(()));
     assert!(is_refused(), "{}", refused());
-    std::fs::remove_dir_all(&first).unwrap();
+    remove(&first);
     eventually(|| (refused() == json!([])).then_some(()));
 }
 

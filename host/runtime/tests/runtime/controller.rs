@@ -6,7 +6,8 @@ use waza_robot::Pace;
 use waza_runtime::controller::Input;
 use waza_runtime::{Budget, Controller, ControllerChange, Event, HostOptions, Refusal, SkillError};
 
-use crate::fixture::{ALL, Bench, REST, component, manifest};
+use crate::fixture::{ALL, Bench, REST};
+use crate::packages::{component, manifest};
 
 fn controller(bench: &Bench) -> Controller {
     bench.host.controller(&bench.package("follower", &[])).unwrap()

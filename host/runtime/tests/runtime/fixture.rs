@@ -1,8 +1,7 @@
 //! A robot whose joints are where they were commanded, a model that turns its shoulder, and skill packages made of guests.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -11,6 +10,8 @@ use waza_robot::observation::Measurement;
 use waza_robot::{Embodiment, Frame, Guard, Image, Link, LinkError, Pace, Proprioception, Robot, RobotOptions};
 use waza_runtime::model::Answer;
 use waza_runtime::{Event, Host, HostOptions, Model, Outcome, Running, RuntimeError, SkillError, SkillId, TaskRequest};
+
+use crate::packages::{self, component, manifest};
 
 pub const REST: [f32; 6] = [0.0, -0.6, 0.8, 0.6, 0.0, 0.3];
 
@@ -173,9 +174,7 @@ impl Bench {
 
     pub fn package_of(&self, name: &str, manifest: &str, component: &[u8]) -> PathBuf {
         let folder = self.packages.path().join(name);
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("guest.wasm"), component).unwrap();
-        std::fs::write(folder.join("skill.toml"), manifest).unwrap();
+        packages::package(&folder, manifest, component);
         folder
     }
 
@@ -217,29 +216,4 @@ impl Bench {
         assert!(pans.windows(2).all(|pair| pair[0] == pair[1]), "the arm still moves: {pans:?}");
         assert_eq!(self.run("acquire: arm, gripper").map(|_| ()), Ok(()));
     }
-}
-
-pub fn manifest(guest: &str, permissions: &[&str]) -> String {
-    format!(
-        "id = \"test/{guest}\"\nversion = \"0.1.0\"\nwit = \"0.1.0\"\ncomponent = \"guest.wasm\"\n\
-         permissions = {permissions:?}\n"
-    )
-}
-
-/// A guest's component. All are built once, with the same cargo.
-pub fn component(guest: &str) -> Vec<u8> {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let built = BUILT.get_or_init(|| {
-        let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--release", "--locked", "--workspace", "--lib", "--examples"]);
-        cargo.args(["--target", "wasm32-wasip2", "--target-dir"]).arg(&target);
-        // What the host is built with must not leak into the guests.
-        cargo.current_dir(guests).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-        let built = cargo.output().unwrap();
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        target.join("wasm32-wasip2/release")
-    });
-    std::fs::read(built.join(guest).with_extension("wasm")).unwrap()
 }

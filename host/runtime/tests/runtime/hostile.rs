@@ -8,7 +8,8 @@ use waza_robot::Pace;
 use waza_runtime::controller::Input;
 use waza_runtime::{Budget, Budgets, Event, HostOptions, Outcome, RuntimeError, SkillError, TaskRequest};
 
-use crate::fixture::{ALL, Bench, REST, component, manifest};
+use crate::fixture::{ALL, Bench, REST};
+use crate::packages::{component, manifest};
 
 /// How a run must end.
 enum Must {

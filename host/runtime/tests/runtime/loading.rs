@@ -2,7 +2,8 @@
 
 use waza_runtime::RuntimeError;
 
-use crate::fixture::{ALL, Bench, component, manifest};
+use crate::fixture::{ALL, Bench};
+use crate::packages::{component, manifest};
 
 /// The message, which must be one line and name the package.
 fn refusal(bench: &Bench, manifest: &str, component: &[u8]) -> (RuntimeError, String) {

@@ -9,9 +9,10 @@ mod hostile;
 mod isolation;
 mod leases;
 mod loading;
-
 mod lockstep;
 mod motion;
+#[path = "../packages/mod.rs"]
+mod packages;
 mod quarantine;
 mod replaying;
 mod services;

@@ -3,7 +3,8 @@
 use waza_robot::Pace;
 use waza_runtime::{Event, HostOptions, Refusal, SkillError, SkillId, TaskRequest};
 
-use crate::fixture::{ALL, Bench, REST, component, manifest};
+use crate::fixture::{ALL, Bench, REST};
+use crate::packages::{component, manifest};
 
 fn refused(ended: Result<impl std::fmt::Debug, SkillError>) -> Refusal {
     match ended.unwrap_err() {

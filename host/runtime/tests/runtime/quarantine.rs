@@ -7,7 +7,8 @@ use waza_robot::Pace;
 use waza_runtime::quarantine::FILE;
 use waza_runtime::{Budgets, HostOptions, Permission, SkillError, SkillId};
 
-use crate::fixture::{ALL, Bench, component, manifest};
+use crate::fixture::{ALL, Bench};
+use crate::packages::{component, manifest};
 
 fn conduct() -> SkillId {
     "test/conduct".to_owned().try_into().unwrap()

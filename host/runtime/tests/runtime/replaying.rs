@@ -9,7 +9,8 @@ use waza_runtime::journal::Ending;
 use waza_runtime::replay::{Difference, Recorded, Verdict};
 use waza_runtime::{Budgets, Entry, HostOptions, Journal, Operator, Replay, TaskRequest};
 
-use crate::fixture::{ALL, Bench, component};
+use crate::fixture::{ALL, Bench};
+use crate::packages::component;
 
 #[derive(Default)]
 struct Pages {

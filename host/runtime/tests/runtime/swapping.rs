@@ -5,7 +5,8 @@ use std::time::Duration;
 use waza_robot::{Pace, Reply, TimeHold};
 use waza_runtime::{Budgets, Event, HostOptions, Refusal, Running, SkillError, SwapOptions, TaskRequest};
 
-use crate::fixture::{ALL, Bench, component, manifest};
+use crate::fixture::{ALL, Bench};
+use crate::packages::{component, manifest};
 
 const PERMISSIONS: &[&str] = &["sensing", "model", "motion:body", "durable"];
 

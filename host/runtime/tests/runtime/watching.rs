@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use waza_runtime::{Change, Watch};
 
-use crate::fixture::{ALL, Bench, component, manifest};
+use crate::fixture::{ALL, Bench};
+use crate::packages::{component, manifest, remove, replace};
 
 fn watch(bench: &Bench) -> (Watch, Receiver<Change>) {
     let (sender, changes) = channel();
@@ -29,16 +30,16 @@ fn packages_that_come_change_and_go_take_effect_while_the_host_runs() {
     assert!(matches!(next(&changes), Change::Loaded(id) if id.as_str() == "test/probe"));
 
     let newer = manifest("probe", &[]).replace("version = \"0.1.0\"", "version = \"0.2.0\"");
-    std::fs::write(folder.join("skill.toml"), newer).unwrap();
+    replace(&folder.join("skill.toml"), newer);
     assert!(matches!(next(&changes), Change::Loaded(_)));
     let probe = || bench.host.skills().into_iter().find(|skill| skill.id.as_str() == "test/probe");
     assert_eq!(probe().unwrap().version, semver::Version::new(0, 2, 0));
 
-    std::fs::write(folder.join("guest.wasm"), b"not a component").unwrap();
+    replace(&folder.join("guest.wasm"), b"not a component");
     assert!(matches!(next(&changes), Change::Refused { .. }));
     assert!(probe().is_some(), "the older version stays");
 
-    std::fs::remove_dir_all(&folder).unwrap();
+    remove(&folder);
     assert!(matches!(next(&changes), Change::Removed(id) if id.as_str() == "test/probe"));
     assert!(probe().is_none());
 }
@@ -125,9 +126,7 @@ fn of_two_packages_with_one_id_the_second_waits_until_the_first_is_gone() {
     let version = || bench.host.skills().into_iter().find(|it| it.id.as_str() == "test/probe").unwrap().version;
     assert_eq!(version(), semver::Version::new(0, 1, 0));
 
-    // In one step: a folder that is emptied file by file is a damaged package before it is none.
-    let elsewhere = tempfile::tempdir().unwrap();
-    std::fs::rename(first, elsewhere.path().join("first")).unwrap();
+    remove(&first);
     assert!(matches!(next(&changes), Change::Loaded(id) if id.as_str() == "test/probe"));
     assert_eq!(version(), semver::Version::new(0, 2, 0));
 }
@@ -144,7 +143,7 @@ fn a_package_that_is_renamed_is_there_all_the_while_and_one_that_renames_itself_
     assert!(matches!(next(&changes), Change::Loaded(id) if id.as_str() == "test/probe"));
 
     let other = manifest("probe", &[]).replace("test/probe", "test/other");
-    std::fs::write(renamed.join("skill.toml"), other).unwrap();
+    replace(&renamed.join("skill.toml"), other);
     assert!(matches!(next(&changes), Change::Removed(id) if id.as_str() == "test/probe"));
     assert!(matches!(next(&changes), Change::Loaded(id) if id.as_str() == "test/other"));
     let ids: Vec<_> = bench.host.skills().into_iter().map(|it| it.id.to_string()).collect();
