@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use crate::code::Code;
 use crate::component::Digest;
 use crate::error::RuntimeError;
 use crate::state::{self, StateFolder};
@@ -25,7 +26,7 @@ impl Cache {
     }
 
     /// The component with that digest, compiled by this engine before.
-    pub fn find(&self, engine: &Engine, digest: Digest) -> Option<Component> {
+    pub fn find(&self, engine: &Engine, digest: Digest) -> Option<Code> {
         let folder = self.place(engine, digest);
         let file = std::fs::read_dir(&folder).ok()?.next()?.ok()?.path();
         let found = Self::load(engine, &file);
@@ -36,26 +37,35 @@ impl Cache {
         found
     }
 
-    fn load(engine: &Engine, file: &Path) -> Option<Component> {
+    fn load(engine: &Engine, file: &Path) -> Option<Code> {
         let bytes = std::fs::read(file).ok()?;
         let name = file.file_stem()?.to_str()?;
         if Digest::of(&bytes).to_string() != name {
             return None;
         }
         // SAFETY: the folder is this host's own, so the file is what `keep` wrote, and its digest says that it is whole.
-        unsafe { Component::deserialize_file(engine, file) }.ok()
+        unsafe { Component::deserialize_file(engine, file) }.ok().map(Code::Mapped)
     }
 
-    /// Keeps a compiled component. Where that fails the next host compiles it again.
-    pub fn keep(&self, engine: &Engine, digest: Digest, component: &Component) {
+    /// Keeps a compiled component, and gives it back as it lies in the file: its code is then in memory only where it has
+    /// run, and the system may take that back. Where keeping fails it stays as it is, and the next host compiles it again.
+    pub fn keep(&self, engine: &Engine, digest: Digest, component: Component) -> Code {
         let kept = component.serialize().map_err(std::io::Error::other).and_then(|bytes| {
             let folder = self.place(engine, digest);
             std::fs::create_dir_all(&folder)?;
-            state::write(&folder.join(format!("{}.cwasm", Digest::of(&bytes))), &[&bytes])
+            let file = folder.join(format!("{}.cwasm", Digest::of(&bytes)));
+            state::write(&file, &[&bytes])?;
+            Ok(file)
         });
         match kept {
-            Ok(()) => self.evict(),
-            Err(error) => tracing::warn!("a compiled component could not be kept in {}: {error}", self.0.display()),
+            Ok(file) => {
+                self.evict();
+                Self::load(engine, &file).unwrap_or(Code::Made(component))
+            }
+            Err(error) => {
+                tracing::warn!("a compiled component could not be kept in {}: {error}", self.0.display());
+                Code::Made(component)
+            }
         }
     }
 

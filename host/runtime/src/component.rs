@@ -1,5 +1,6 @@
 //! From a file to a component of one of the contract's worlds, with its imports checked against the manifest.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,6 +13,7 @@ use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
 use crate::cache::Cache;
+use crate::code::Code;
 use crate::engine::Engines;
 use crate::error::RuntimeError;
 use crate::manifest::{Manifest, WIT};
@@ -58,8 +60,8 @@ impl TryFrom<String> for Digest {
 
 /// A component by the world that it is of.
 pub(crate) enum Loaded {
-    Skill(Component),
-    Controller(Component),
+    Skill(Code),
+    Controller(Code),
 }
 
 /// Which interfaces of the contract a skill may import.
@@ -82,13 +84,28 @@ enum Needs {
 }
 
 /// Whether a manifest declares what an interface of the contract needs; if not, the permission to add.
-pub(crate) fn undeclared(interface: &str, manifest: &Manifest) -> Option<String> {
+fn undeclared(interface: &str, manifest: &Manifest) -> Option<String> {
     let (_, needs) = INTERFACES.iter().find(|(name, _)| *name == interface)?;
     let declared = &manifest.permissions;
     match needs {
         Needs::Nothing => None,
         Needs::One(permission) => (!declared.contains(permission)).then(|| permission.to_string()),
         Needs::Any(spelled, matches) => (!declared.iter().any(matches)).then(|| (*spelled).into()),
+    }
+}
+
+/// The interfaces of the contract that a manifest declares what is needed for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Interfaces(BTreeSet<&'static str>);
+
+impl Interfaces {
+    pub fn of(manifest: &Manifest) -> Self {
+        let declared = INTERFACES.iter().filter(|(name, _)| undeclared(name, manifest).is_none());
+        Self(declared.map(|(name, _)| *name).collect())
+    }
+
+    pub fn contains(&self, interface: &str) -> bool {
+        self.0.contains(interface)
     }
 }
 
@@ -106,23 +123,23 @@ impl Loaded {
         let path = folder.join(&manifest.component);
         let bytes = read(&path)?;
         let digest = Digest::of(&bytes);
-        let compiled = |engine: &Engine| -> Result<Component, RuntimeError> {
+        let compiled = |engine: &Engine| -> Result<Code, RuntimeError> {
             if let Some(component) = cache.and_then(|cache| cache.find(engine, digest)) {
                 return Ok(component);
             }
             crate::size::check(&bytes, &path, engines.memory_bytes, engines.table_elements)?;
             let component = compile(engine, &bytes, &path)?;
-            if let Some(cache) = cache {
-                cache.keep(engine, digest, &component);
-            }
-            Ok(component)
+            Ok(match cache {
+                Some(cache) => cache.keep(engine, digest, component),
+                None => Code::Made(component),
+            })
         };
         // Exports decide about the engine, so look at them with the one that takes both worlds.
-        let component = compiled(&engines.skill)?;
-        let world = world(&engines.skill, &component, &path)?;
-        check_imports(&engines.skill, &component, &path, manifest)?;
+        let code = compiled(&engines.skill)?;
+        let world = world(&engines.skill, code.component(), &path)?;
+        check_imports(&engines.skill, code.component(), &path, manifest)?;
         let loaded = match world {
-            World::Skill => Self::Skill(component),
+            World::Skill => Self::Skill(code),
             World::Controller => Self::Controller(compiled(&engines.controller)?),
         };
         Ok((loaded, digest))

@@ -8,7 +8,6 @@ use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
-use wasmtime::component::Linker;
 use waza_model::About;
 use waza_robot::embodiment::EmbodimentError;
 use waza_robot::{Embodiment, Pace, Reply, Robot, Tightening, Within};
@@ -18,9 +17,10 @@ use crate::bindings::skill::SkillPre;
 use crate::bindings::types;
 use crate::budget::Budgets;
 use crate::cache::Cache;
-use crate::calls::{self, Run};
+use crate::calls::Run;
 use crate::checkpoint::{Interrupted, RunFiles};
-use crate::component::{Digest, Loaded};
+use crate::code::Code;
+use crate::component::{Digest, Interfaces, Loaded};
 use crate::controller::Controller;
 use crate::engage::Controllers;
 use crate::engine::Engines;
@@ -29,6 +29,7 @@ use crate::event::Event;
 use crate::incarnation::Prepared;
 use crate::journal::Journal;
 use crate::lease::Leases;
+use crate::linkers::{Calls, Linkers};
 use crate::manifest::{Manifest, SkillId};
 use crate::meter::Crowd;
 use crate::model::{Model, check_fit};
@@ -138,6 +139,7 @@ pub struct Host(pub(crate) Arc<Site>);
 /// What all runs share.
 pub(crate) struct Site {
     pub engines: Engines,
+    pub linkers: Linkers,
     pub robot: Robot,
     pub model: Arc<dyn Model>,
     pub options: HostOptions,
@@ -165,9 +167,9 @@ pub(crate) struct Skill {
     pub grants: Grants,
     /// The limits of its manifest over this robot's; `None`: it has none.
     pub within: Option<Arc<Within>>,
+    pub code: Code,
+    /// The code, with the host's functions that it imports.
     pub component: SkillPre<Run>,
-    /// The same, for runs that are recorded.
-    pub recorded: SkillPre<Run>,
 }
 
 impl Skill {
@@ -252,8 +254,10 @@ impl Host {
         let state = options.state.as_deref().map(StateFolder::open).transpose()?;
         let files = state.as_ref().map(RunFiles::open).transpose()?;
         let interrupted = files.as_ref().map(RunFiles::interrupted).unwrap_or_default();
+        let engines = Engines::new(&options.budgets)?;
         Ok(Self(Arc::new(Site {
-            engines: Engines::new(&options.budgets)?,
+            linkers: Linkers::new(&engines.skill),
+            engines,
             leases: Leases::new(robot.clone(), options.lease_term),
             robot,
             model: Arc::new(model),
@@ -284,10 +288,10 @@ impl Host {
         let path = folder.join(&manifest.component);
         let id = manifest.id.clone();
         let (loaded, digest) = Loaded::open(&site.engines, site.cache.as_ref(), folder, &manifest)?;
-        let component = match loaded {
-            Loaded::Skill(component) => component,
-            Loaded::Controller(component) => {
-                site.controllers.install(site, manifest, digest, component, &path)?;
+        let code = match loaded {
+            Loaded::Skill(code) => code,
+            Loaded::Controller(code) => {
+                site.controllers.install(site, manifest, digest, code.component().clone(), &path)?;
                 site.skills().remove(&id);
                 return Ok(id);
             }
@@ -296,19 +300,14 @@ impl Host {
             path: path.clone(),
             what: format!("{error:#}").replace('\n', " "),
         };
-        let linked = |link: fn(&mut Linker<Run>, &Manifest) -> wasmtime::Result<()>| {
-            let mut linker = Linker::new(&site.engines.skill);
-            link(&mut linker, &manifest)?;
-            linker.instantiate_pre(&component).and_then(SkillPre::new)
-        };
-        let recorded = linked(calls::link_recorded).map_err(misfit)?;
-        let component = linked(calls::link).map_err(misfit)?;
+        let component = site.linkers.link(code.component(), Interfaces::of(&manifest), Calls::Plain).map_err(misfit)?;
         let grants = Grants::new(&manifest.permissions, &site.options.withheld);
         let within = limits(&site.robot, &manifest)?;
-        let skill = Arc::new(Skill { manifest, digest, grants, within, component, recorded });
+        let skill = Arc::new(Skill { manifest, digest, grants, within, code, component });
         site.skills().insert(id.clone(), skill.clone());
         site.controllers.remove(&id);
         site.offer(&skill, requested);
+        skill.code.rest();
         Ok(id)
     }
 
@@ -339,8 +338,8 @@ impl Host {
         let path = folder.join(&manifest.component);
         let (loaded, _) = Loaded::open(&site.engines, site.cache.as_ref(), folder, &manifest)?;
         match loaded {
-            Loaded::Controller(component) => {
-                Controller::new(&site.engines, &component, manifest, site.robot.embodiment(), &path)
+            Loaded::Controller(code) => {
+                Controller::new(&site.engines, code.component(), manifest, site.robot.embodiment(), &path)
             }
             Loaded::Skill(_) => {
                 let what = "it is of the world `skill`, which runs beside the control loop".into();

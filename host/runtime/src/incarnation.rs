@@ -10,15 +10,17 @@ use futures_channel::mpsc;
 use wasmtime::Store;
 
 use crate::actor::Task;
-use crate::bindings::skill::Skill as Bindings;
 use crate::bindings::skill::exports::waza::skill::task::Request;
+use crate::bindings::skill::{Skill as Bindings, SkillPre};
 use crate::bindings::{Refusal, types};
 use crate::budget::Burst;
 use crate::calls::{Context, Run};
+use crate::component::Interfaces;
 use crate::engage::Untold;
 use crate::error::SkillError;
 use crate::event::Event;
 use crate::host::{Site, Skill};
+use crate::linkers::Calls;
 use crate::run::{self, Job};
 use crate::wasi::Log;
 
@@ -174,14 +176,11 @@ impl Incarnation {
         let mut store = run::store(context.clone(), job.signal.clone(), job.tape.clone());
         let request = request(job, resume);
         let log = store.data().wasi.log();
-        let component = if job.tape.is_some() { skill.recorded.clone() } else { skill.component.clone() };
-        let work = async move {
-            let answer = match component.instantiate_async(&mut store).await {
-                Ok(bindings) => work(&mut store, &bindings, request).await,
-                Err(error) => Err(error),
-            };
-            (answer, store)
+        let component = match job.tape {
+            Some(_) => recorded(site, skill),
+            None => Ok(skill.component.clone()),
         };
+        let work = async move { (instantiate_and_work(component, &mut store, request).await, store) };
         Self { context, log, work: Box::pin(work), ended: None, inbox, tasks: Vec::new() }
     }
 
@@ -217,6 +216,20 @@ impl Incarnation {
             Err(error) => Err(run::explain(skill, &error, self.log.last(), &self.context.site.options.budgets)),
         }
     }
+}
+
+/// A skill whose calls are written down.
+fn recorded(site: &Site, skill: &Skill) -> wasmtime::Result<SkillPre<Run>> {
+    site.linkers.link(skill.code.component(), Interfaces::of(&skill.manifest), Calls::Recorded)
+}
+
+async fn instantiate_and_work(
+    component: wasmtime::Result<SkillPre<Run>>,
+    store: &mut Store<Run>,
+    request: Request,
+) -> Answer {
+    let bindings = component?.instantiate_async(&mut *store).await?;
+    work(store, &bindings, request).await
 }
 
 async fn work(store: &mut Store<Run>, bindings: &Bindings, request: Request) -> Answer {

@@ -120,6 +120,9 @@ pub(crate) const KINDS_OF_HANDLES: usize = 4;
 /// is the deepest.
 const STACK_BYTES: usize = 1 << 20;
 
+/// A run that has waited for so long gives back the memory of its code, which costs it microseconds when it goes on.
+const IDLE: Duration = Duration::from_millis(500);
+
 /// Starts a run on a thread of its own.
 pub(crate) fn start(
     site: Arc<Site>,
@@ -263,8 +266,11 @@ impl Supervisor {
                 continue;
             }
             job.holds.release();
-            if !job.signal.park(self.left()) {
-                return Err(self.out_of_time());
+            if !job.signal.park(self.left().min(IDLE)) {
+                self.current.skill().code.rest();
+                if !job.signal.park(self.left()) {
+                    return Err(self.out_of_time());
+                }
             }
             site.robot.settle();
             self.current.context.burst.begin();

@@ -24,7 +24,7 @@ pub(crate) use clock::wait;
 use crate::actor::{Holds, Task};
 use crate::bindings::{self, Refusal};
 use crate::budget::{Budget, Burst, Growth};
-use crate::component::undeclared;
+use crate::component::Interfaces;
 use crate::engage::Untold;
 use crate::error::Exhausted;
 use crate::event::Event;
@@ -32,7 +32,7 @@ use crate::host::{Site, Skill};
 use crate::incarnation::{Conduct, SafePoint};
 use crate::journal::Tape;
 use crate::lease::{Holder, Waiting};
-use crate::manifest::{Manifest, WIT};
+use crate::manifest::WIT;
 use crate::meter::Meter;
 use crate::permission::{NotGranted, Permission};
 use crate::replay::Replayed;
@@ -302,20 +302,14 @@ macro_rules! link {
     }};
 }
 
-/// Links what a manifest asks for, and nothing else.
-pub(crate) fn link(linker: &mut Linker<Run>, manifest: &Manifest) -> wasmtime::Result<()> {
-    link!(linker, HasSelf<Run>, |run| run, |interface: &str| undeclared(interface, manifest).is_none(), observation)
+/// Links these interfaces, and nothing else.
+pub(crate) fn link(linker: &mut Linker<Run>, interfaces: &Interfaces) -> wasmtime::Result<()> {
+    link!(linker, HasSelf<Run>, |run| run, |interface: &str| interfaces.contains(interface), observation)
 }
 
 /// Links the same, for runs that are recorded.
-pub(crate) fn link_recorded(linker: &mut Linker<Run>, manifest: &Manifest) -> wasmtime::Result<()> {
-    link!(
-        linker,
-        Recording,
-        |run| Recorder(run),
-        |interface: &str| undeclared(interface, manifest).is_none(),
-        observation
-    )
+pub(crate) fn link_recorded(linker: &mut Linker<Run>, interfaces: &Interfaces) -> wasmtime::Result<()> {
+    link!(linker, Recording, |run| Recorder(run), |interface: &str| interfaces.contains(interface), observation)
 }
 
 /// Links everything: whatever is called gives no power, and must have been recorded.

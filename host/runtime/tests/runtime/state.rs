@@ -127,10 +127,51 @@ fn a_component_is_compiled_once_and_a_damaged_or_stale_cache_is_a_miss() {
     // What another engine compiled has the right digest and is of no use.
     let other = b"compiled by another version";
     let renamed = first.with_file_name(format!("{}.cwasm", sha256(other)));
-    std::fs::rename(&first, &renamed).unwrap();
+    std::fs::remove_file(&first).unwrap();
     std::fs::write(&renamed, other).unwrap();
     assert_eq!(bench(state.path()).data("look"), "shoulder_pan 0.000 6");
     assert_eq!(std::fs::read(&first).unwrap(), whole);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_code_of_a_skill_takes_memory_only_while_it_runs() {
+    let state = tempfile::tempdir().unwrap();
+    let place = state.path().join("compiled").canonicalize();
+    // The first host compiles, the second finds what it compiled.
+    for _ in 0..2 {
+        let bench = bench(state.path());
+        let place = place.as_deref().unwrap_or(state.path()).to_str().unwrap();
+        assert_eq!(resident_kib(place), Some(0), "loading leaves nothing");
+        assert_eq!(bench.data("look"), "shoulder_pan 0.000 6");
+        assert!(resident_kib(place) > Some(0));
+        let waiting = bench.start("hold the arm");
+        let hold = bench.robot.hold_time();
+        let began = std::time::Instant::now();
+        while resident_kib(place) != Some(0) {
+            assert!(began.elapsed() < std::time::Duration::from_secs(60), "a run that waits keeps its code");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        drop(hold);
+        assert_eq!(futures_executor::block_on(waiting).value.unwrap().summary, "hold the arm");
+    }
+}
+
+/// What is in memory of the code that lies in files under `place`; none: there is no code. Not what instances were filled
+/// with from there.
+fn resident_kib(place: &str) -> Option<u64> {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut of_ours = false;
+    let mut resident = None;
+    for line in maps.lines() {
+        if line.contains(" rw") || line.contains(" r-") {
+            of_ours = line.contains(place) && !line.contains(" rw");
+        } else if let Some(kib) = line.strip_prefix("Rss:").filter(|_| of_ours) {
+            let kib: u64 = kib.trim().trim_end_matches(" kB").parse().unwrap();
+            *resident.get_or_insert(0) += kib;
+        }
+    }
+    resident
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::json;
 use waza_robot::sim::{SceneSpec, Simulator};
-use waza_runtime::{Event, Host, SkillId, TaskRequest};
+use waza_runtime::{Event, Host, HostOptions, SkillId, TaskRequest};
 
 use super::super::stage::{StageOptions, build};
 use crate::assets::Checkout;
@@ -20,6 +20,9 @@ const SEE_HZ: f64 = 10.0;
 
 /// Far longer than it takes to start every skill.
 const IDLE_S: u32 = 500;
+
+/// Until what waits has given back what it does not need.
+const COME_TO_REST: Duration = Duration::from_secs(3);
 
 /// How long all of them may take to start.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -46,7 +49,11 @@ impl Skills {
         let guests = checkout.guests();
         build(&guests, &["observer"])?;
         let stage = StageOptions::realtime_on_cpu().open(&checkout)?;
-        let host = stage.host(Simulator::new(stage.embodiment.clone(), &SceneSpec::tabletop(), 0))?;
+        // As under `waza serve`: what is compiled lies in files.
+        let state = tempfile::tempdir().context("making a temporary folder")?;
+        let options = HostOptions { state: Some(state.path().into()), ..HostOptions::default() };
+        let simulator = Simulator::new(stage.embodiment.clone(), &SceneSpec::tabletop(), 0);
+        let host = stage.host_with(simulator, options)?;
         let observer = host.load(&guests.join("observer")).or_bad_input()?;
         self.see(&host, &observer, 1)?;
 
@@ -73,6 +80,7 @@ impl Skills {
                 ensure!(started.elapsed() < PATIENCE, "only {begun:?} of {} skills began to wait", idle.len());
                 std::thread::sleep(Duration::from_millis(10));
             }
+            std::thread::sleep(COME_TO_REST);
             let waiting = resident_bytes();
             drop(runs);
             waiting
