@@ -4,7 +4,8 @@
 //! tick in which it is late. When a newer version is installed, it is made and checked on the installing thread. Between
 //! two ticks it then gets what the older one says is its state, and answers the next. The older one is kept until the
 //! newer has stood its probation: if the newer refuses the state, traps, takes too long or answers nonsense, the older
-//! answers that very tick, from the state that it had, and the newer is withdrawn.
+//! answers that very tick, from the state that it had, and the newer is withdrawn; if it did anything but refuse the
+//! state, it is quarantined too. What fails later, with nothing to go back to, ends, and has a strike.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,8 +25,9 @@ use crate::controller::{Controller, Input};
 use crate::error::{RuntimeError, SkillError};
 use crate::event::{ControllerChange, Event};
 use crate::host::{Site, SkillSummary};
-use crate::lease::{Authority, Lease};
+use crate::lease::{Lease, Motion};
 use crate::manifest::{Manifest, SkillId};
+use crate::quarantine::{Edition, is_a_fault};
 
 /// Values of a goal.
 const LONGEST_GOAL: usize = 4096;
@@ -42,6 +44,11 @@ pub(crate) struct Installed {
 }
 
 impl Installed {
+    /// Which version it is.
+    pub fn edition(&self) -> Edition<'_> {
+        Edition { manifest: &self.manifest, digest: self.digest }
+    }
+
     fn instantiate(&self, site: &Site) -> Result<Controller, RuntimeError> {
         let robot = site.robot.embodiment();
         Controller::new(&site.engines, &self.component, self.manifest.clone(), robot, &self.path)
@@ -70,7 +77,8 @@ struct Version {
 }
 
 impl Controllers {
-    /// Installs a controller in place of another version, and offers it to whatever drives with one.
+    /// Installs a controller in place of another version, and offers it to whatever drives with one, unless it is
+    /// quarantined.
     pub fn install(
         &self,
         site: &Site,
@@ -89,6 +97,9 @@ impl Controllers {
             registry.engaged.retain(|post| post.strong_count() > 0);
             registry.engaged.iter().filter_map(Weak::upgrade).filter(|post| post.controller == id).collect()
         };
+        if site.quarantine.check(installed.edition()).is_err() {
+            return Ok(());
+        }
         for post in posts {
             let controller = made.take().map_or_else(|| installed.instantiate(site), Ok)?;
             *lock(&post.offer) = Some(Version { controller, installed: installed.clone() });
@@ -107,6 +118,11 @@ impl Controllers {
             .values()
             .map(|installed| SkillSummary::of(&installed.manifest, installed.digest))
             .collect()
+    }
+
+    /// The newest version of a controller.
+    pub fn installed(&self, controller: &SkillId) -> Option<Arc<Installed>> {
+        self.lock().installed.get(controller).cloned()
     }
 
     /// The newest version, and where the next will be offered.
@@ -170,15 +186,19 @@ pub(crate) fn engage(context: &Arc<Context>, lease: &Lease, name: &str, goal: Ve
     let site = &context.site;
     let (installed, post) = site.controllers.post(name)?;
     let failed = |error: String| Refusal::Failed(error);
+    site.quarantine.check(installed.edition()).map_err(|error| Refusal::Unavailable(error.to_string()))?;
     let mut controller = installed.instantiate(site).map_err(|error| failed(error.to_string()))?;
-    controller.start("", None).map_err(|error| failed(error.to_string()))?;
+    controller.start("", None).map_err(|error| {
+        site.quarantine.judge(installed.edition(), &error);
+        failed(error.to_string())
+    })?;
     let motion = lease.begin()?;
     let drive = site.robot.drive(motion.joints(), context.skill.within.clone())?;
     let (sender, notes) = mpsc::unbounded();
     let hz = site.robot.embodiment().control_hz;
     let pilot = Pilot {
         site: site.clone(),
-        lease: Arc::downgrade(lease),
+        motion,
         post,
         goal,
         flying: Version { controller, installed },
@@ -203,8 +223,8 @@ enum Note {
 /// Calls a controller once a tick.
 struct Pilot {
     site: Arc<Site>,
-    /// The run's to keep: when that ends, so does the lease.
-    lease: Weak<Authority>,
+    /// Whoever wants the joints is told that they move. The lease ends with the run all the same.
+    motion: Motion,
     post: Arc<Post>,
     goal: Vec<f32>,
     flying: Version,
@@ -220,13 +240,16 @@ impl Pilot {
         let failure = loop {
             let Some(seen) = block_on(drive.next()) else { break None };
             let (tick, input) = (seen.tick, self.input(seen));
-            if self.lease.upgrade().is_none_or(|lease| lease.check().is_err()) {
+            if self.motion.check_lease().is_err() {
                 break None;
             }
             match self.change_hands(tick).and_then(|()| self.answer(&input)) {
                 // As wide as the robot: the controller's answers have been checked.
                 Ok(positions) => drop(drive.demand(&positions)),
-                Err(error) => break Some(error.to_string()),
+                Err(error) => {
+                    self.site.quarantine.strike(self.flying.installed.edition(), &error);
+                    break Some(error.to_string());
+                }
             }
             self.before = self.before.take().filter(|(_, until)| tick < *until);
         };
@@ -272,7 +295,12 @@ impl Pilot {
                 self.before = Some((before, tick + self.probation));
                 self.note(ControllerChange::Swapped { from, to });
             }
-            Err(error) => self.refuse(&next, &error),
+            Err(error) => {
+                if is_a_fault(&error) {
+                    self.site.quarantine.condemn(next.installed.edition(), &error.to_string());
+                }
+                self.refuse(&next, &error);
+            }
         }
         Ok(())
     }
@@ -284,6 +312,7 @@ impl Pilot {
         };
         let Some((before, _)) = self.before.take() else { return Err(error) };
         let failed = std::mem::replace(&mut self.flying, before);
+        self.site.quarantine.condemn(failed.installed.edition(), &error.to_string());
         self.refuse(&failed, &error);
         self.flying.controller.tick(input)
     }

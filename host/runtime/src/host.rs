@@ -34,7 +34,7 @@ use crate::manifest::{Manifest, SkillId};
 use crate::meter::Crowd;
 use crate::model::{Model, check_fit};
 use crate::permission::{Grants, Permission};
-use crate::quarantine::{Quarantine, Quarantined};
+use crate::quarantine::{Edition, Quarantine, Quarantined};
 use crate::run::{self, Start};
 use crate::runs::{RunId, RunSummary, Runs};
 use crate::state::StateFolder;
@@ -173,6 +173,11 @@ pub(crate) struct Skill {
 }
 
 impl Skill {
+    /// Which version it is.
+    pub fn edition(&self) -> Edition<'_> {
+        Edition { manifest: &self.manifest, digest: self.digest }
+    }
+
     /// The robot as this skill may use it.
     pub fn robot<'a>(&'a self, whole: &'a Embodiment) -> &'a Embodiment {
         self.within.as_ref().map_or(whole, |within| within.embodiment())
@@ -421,10 +426,13 @@ impl Host {
         self.0.quarantine.list()
     }
 
-    /// Quarantines the loaded version of a skill. Runs in flight go on. False: none of that id is loaded.
+    /// Quarantines the loaded version of a skill or controller. Runs in flight go on. False: none of that id is loaded.
     pub fn quarantine(&self, skill: &SkillId, why: &str) -> bool {
-        let loaded = self.0.skill(skill.as_str());
-        loaded.inspect(|skill| self.0.quarantine.condemn(skill, why)).is_ok()
+        let site = &self.0;
+        let controller = site.controllers.installed(skill);
+        let condemned = controller.map(|installed| site.quarantine.condemn(installed.edition(), why));
+        let skill = site.skill(skill.as_str());
+        condemned.is_some() | skill.inspect(|skill| site.quarantine.condemn(skill.edition(), why)).is_ok()
     }
 
     /// Forgets every strike of a skill, whichever version's. Says whether one of them was quarantined.
@@ -480,7 +488,7 @@ impl Site {
         let (sender, answer) = oneshot::channel();
         let (id, signal) = (start.id, Signal::new());
         let reply = |value| Reply { value, hold: self.robot.hold_time() };
-        let admitted = self.skill(skill).and_then(|skill| self.quarantine.check(&skill).map(|()| skill));
+        let admitted = self.skill(skill).and_then(|skill| self.quarantine.check(skill.edition()).map(|()| skill));
         let skill = match admitted {
             Ok(skill) => skill,
             Err(error) => {
@@ -496,7 +504,7 @@ impl Site {
 
     /// Offers a version to the runs of its skill.
     fn offer(self: &Arc<Self>, skill: &Arc<Skill>, requested: Instant) {
-        if skill.grants.check(&Permission::Durable).is_err() || self.quarantine.check(skill).is_err() {
+        if skill.grants.check(&Permission::Durable).is_err() || self.quarantine.check(skill.edition()).is_err() {
             return;
         }
         for job in self.runs.jobs().into_iter().filter(|job| job.wants(skill)) {
@@ -514,7 +522,7 @@ impl Site {
 
     /// A version has failed where the one before had not: that one is loaded again.
     pub fn condemn(&self, skill: &Skill, before: &Arc<Skill>, why: &str) {
-        self.quarantine.condemn(skill, why);
+        self.quarantine.condemn(skill.edition(), why);
         let mut skills = self.skills();
         if skills.get(&skill.manifest.id).is_some_and(|loaded| loaded.digest == skill.digest) {
             skills.insert(skill.manifest.id.clone(), before.clone());

@@ -1,9 +1,10 @@
-//! Which versions of skills are not run any more, and why.
+//! Which versions of skills and controllers are not run any more, and why.
 //!
 //! A version is an id, a version number and the digest of its component. Each of its runs that ends by a crash, a budget that
 //! was used up or a power that it was not granted is a strike; with the third it is quarantined. Strikes do not wear off: a
 //! skill that behaves in between is not to be trusted more. Another component starts afresh, whatever it calls itself.
-//! What an operator stopped, what a skill refused itself and what robot or model could not do is no strike.
+//! What an operator stopped, what a skill refused itself and what robot or model could not do is no strike. A controller
+//! gets one also for an answer that is no position; one that the machine kept from answering in time does not.
 //!
 //! All of it is kept in one file of the host's state folder, so that neither a reload nor a restart forgets it.
 
@@ -15,8 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::component::Digest;
 use crate::error::SkillError;
-use crate::host::Skill;
-use crate::manifest::SkillId;
+use crate::manifest::{Manifest, SkillId};
 
 /// With which strike a version is quarantined.
 pub const STRIKES: usize = 3;
@@ -56,10 +56,17 @@ struct Record {
     why: Vec<String>,
 }
 
+/// Which version of what is judged.
+#[derive(Clone, Copy)]
+pub(crate) struct Edition<'a> {
+    pub manifest: &'a Manifest,
+    /// Of its component.
+    pub digest: Digest,
+}
+
 impl Record {
-    fn is_of(&self, skill: &Skill) -> bool {
-        let manifest = &skill.manifest;
-        self.digest == skill.digest && self.skill == manifest.id.as_str() && self.version == manifest.version
+    fn is_of(&self, Edition { manifest, digest }: Edition<'_>) -> bool {
+        self.digest == digest && self.skill == manifest.id.as_str() && self.version == manifest.version
     }
 }
 
@@ -79,11 +86,11 @@ impl Quarantine {
     }
 
     /// Refuses a version that is quarantined.
-    pub fn check(&self, skill: &Skill) -> Result<(), SkillError> {
-        match self.lock().iter().find(|record| record.quarantined && record.is_of(skill)) {
+    pub fn check(&self, edition: Edition<'_>) -> Result<(), SkillError> {
+        match self.lock().iter().find(|record| record.quarantined && record.is_of(edition)) {
             Some(record) => Err(SkillError::Quarantined {
-                skill: skill.manifest.id.clone(),
-                version: skill.manifest.version.clone(),
+                skill: edition.manifest.id.clone(),
+                version: edition.manifest.version.clone(),
                 why: record.why.join("; "),
             }),
             None => Ok(()),
@@ -91,21 +98,20 @@ impl Quarantine {
     }
 
     /// Counts how a run ended.
-    pub fn judge(&self, skill: &Skill, error: &SkillError) {
-        let strikes = match error {
-            SkillError::Trapped { .. } | SkillError::Exhausted { .. } | SkillError::Denied { .. } => STRIKES,
-            SkillError::NotLoaded { .. }
-            | SkillError::Crowded { .. }
-            | SkillError::Returned { .. }
-            | SkillError::Quarantined { .. }
-            | SkillError::Stopped { .. } => return,
-        };
-        self.add(skill, error.to_string(), |record| record.why.len() >= strikes);
+    pub fn judge(&self, edition: Edition<'_>, error: &SkillError) {
+        if is_a_fault(error) {
+            self.strike(edition, error);
+        }
+    }
+
+    /// Counts a failure, whatever it is.
+    pub fn strike(&self, edition: Edition<'_>, error: &SkillError) {
+        self.add(edition, error.to_string(), |record| record.why.len() >= STRIKES);
     }
 
     /// Quarantines a version whatever its runs came to.
-    pub fn condemn(&self, skill: &Skill, why: &str) {
-        self.add(skill, why.into(), |_| true);
+    pub fn condemn(&self, edition: Edition<'_>, why: &str) {
+        self.add(edition, why.into(), |_| true);
     }
 
     /// Forgets every strike of a skill, whichever version's. Says whether one of them was quarantined.
@@ -128,14 +134,14 @@ impl Quarantine {
         self.lock().iter().filter(|record| record.quarantined).filter_map(shown).collect()
     }
 
-    fn add(&self, skill: &Skill, why: String, quarantines: impl FnOnce(&Record) -> bool) {
+    fn add(&self, edition: Edition<'_>, why: String, quarantines: impl FnOnce(&Record) -> bool) {
         let mut records = self.lock();
-        let mut record = match records.iter().position(|record| record.is_of(skill)) {
+        let mut record = match records.iter().position(|record| record.is_of(edition)) {
             Some(index) => records.remove(index),
             None => Record {
-                skill: skill.manifest.id.as_str().into(),
-                version: skill.manifest.version.clone(),
-                digest: skill.digest,
+                skill: edition.manifest.id.as_str().into(),
+                version: edition.manifest.version.clone(),
+                digest: edition.digest,
                 quarantined: false,
                 why: Vec::new(),
             },
@@ -165,6 +171,18 @@ impl Quarantine {
     fn lock(&self) -> MutexGuard<'_, Vec<Record>> {
         // A panic between removing a record and adding it again forgets it at worst.
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the version is to blame for how its run ended.
+pub(crate) fn is_a_fault(error: &SkillError) -> bool {
+    match error {
+        SkillError::Trapped { .. } | SkillError::Exhausted { .. } | SkillError::Denied { .. } => true,
+        SkillError::NotLoaded { .. }
+        | SkillError::Crowded { .. }
+        | SkillError::Returned { .. }
+        | SkillError::Quarantined { .. }
+        | SkillError::Stopped { .. } => false,
     }
 }
 

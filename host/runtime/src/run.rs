@@ -142,7 +142,7 @@ pub(crate) fn start(
         }
         let ended = drive(site.clone(), skill, job.clone());
         if let Err(error) = &ended {
-            site.quarantine.judge(&job.working(), error);
+            site.quarantine.judge(job.working().edition(), error);
         }
         // Nobody may wait for it any more.
         let _ = answer.send(Reply { value: ended, hold: site.robot.hold_time() });

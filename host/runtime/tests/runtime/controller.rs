@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use waza_robot::Pace;
 use waza_runtime::controller::Input;
-use waza_runtime::{Budget, Controller, ControllerChange, Event, HostOptions, Refusal, SkillError};
+use waza_runtime::{Budget, Controller, ControllerChange, Event, HostOptions, Refusal, SkillError, TaskRequest};
 
 use crate::fixture::{ALL, Bench, REST};
 use crate::packages::{component, manifest};
@@ -197,6 +197,56 @@ fn a_controller_that_misbehaves_is_ended_the_joints_hold_and_the_skill_learns_wh
     }
 }
 
+#[test]
+fn a_controller_that_failed_three_times_is_quarantined_and_engaged_no_more_until_it_is_pardoned() {
+    let bench = Bench::new();
+    install(&bench, "0.1.0");
+    for asked in [11, 12, 13] {
+        assert_eq!(bench.host.quarantined(), []);
+        assert!(bench.data(&format!("engage: 0.3, {asked}")).starts_with("0.00 ["));
+    }
+    let [condemned] = bench.host.quarantined().try_into().unwrap();
+    assert_eq!((condemned.skill.as_str(), condemned.why.len()), ("test/follower", 3));
+    let error = bench.run("engage: 0.3").unwrap_err().to_string();
+    assert!(error.contains("test/follower 0.1.0 is quarantined") && error.contains("crashed"), "{error}");
+    // Another version starts afresh, and an operator may forget.
+    install(&bench, "0.2.0");
+    assert!(bench.data("engage: 0.3").starts_with("0.30 ["));
+    install(&bench, "0.1.0");
+    assert!(bench.run("engage: 0.3").is_err());
+    assert!(bench.host.pardon(&condemned.skill));
+    assert!(bench.data("engage: 0.3").starts_with("0.30 ["));
+}
+
+#[test]
+fn a_quarantined_version_is_not_offered_to_whatever_drives() {
+    let bench = Bench::new();
+    install(&bench, "0.2.0");
+    let follower = "test/follower".to_owned().try_into().unwrap();
+    assert!(bench.host.quarantine(&follower, "the operator does not trust it"));
+    let data = swap(&bench, "engage: 0.3");
+    assert!(data.starts_with("0.30 ["), "{data}");
+    assert_eq!(changes(&bench), []);
+    assert!(bench.run("engage: 0.3").unwrap_err().to_string().contains("does not trust"));
+}
+
+#[test]
+fn joints_that_a_controller_drives_are_moved_for_one_of_higher_priority() {
+    let bench = Bench::new();
+    install(&bench, "0.1.0");
+    let hold = bench.robot.hold_time();
+    let engaged = bench.start("keep engaged: 1");
+    let reached = bench.robot.reach(20);
+    drop(hold);
+    let hold = futures_executor::block_on(reached).hold;
+    let request = TaskRequest { instruction: "acquire: arm".into(), priority: 2, ..TaskRequest::default() };
+    let urgent = bench.start_with(request);
+    drop(hold);
+    let why = futures_executor::block_on(urgent).value.unwrap_err().to_string();
+    assert!(why.contains("test/conduct moves these joints and gives them up soon"), "{why}");
+    drop(engaged);
+}
+
 /// Runs `conduct` with the follower engaged, lets version 0.2.0 arrive in the middle, and returns what the skill says.
 fn swap(bench: &Bench, instruction: &str) -> String {
     install(bench, "0.1.0");
@@ -242,6 +292,8 @@ fn a_new_version_that_will_not_start_from_the_state_leaves_the_old_one_in_place(
         assert_eq!((kept, refused), (&version("0.1.0"), &version("0.2.0")));
         assert!(why.contains(expected), "{why}");
         assert_eq!(bench.host.controllers()[0].version, version("0.1.0"), "the newer one is withdrawn");
+        let quarantined = bench.host.quarantined();
+        assert_eq!(quarantined.len(), usize::from(asked != 1), "to refuse a state is no fault: {quarantined:?}");
     }
 }
 
@@ -259,6 +311,8 @@ fn a_new_version_that_fails_on_probation_is_replaced_by_the_old_one_in_the_same_
         assert_eq!(*kept, version("0.1.0"));
         assert!(why.contains(expected), "{why}");
         assert_eq!(bench.host.controllers()[0].version, version("0.1.0"));
+        let [condemned] = bench.host.quarantined().try_into().unwrap();
+        assert_eq!(condemned.version, version("0.2.0"));
     }
 }
 
