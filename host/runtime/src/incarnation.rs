@@ -37,6 +37,23 @@ pub(crate) struct Conduct {
     interventions: AtomicU64,
     /// The tick in which it began.
     begun_tick: AtomicU64,
+    /// The ticks in which plays began that have not ended: what they drew is not counted yet.
+    plays: Mutex<Vec<u64>>,
+}
+
+/// A play of a version's, until it is dropped.
+pub(crate) struct Underway {
+    conduct: Arc<Conduct>,
+    begun_tick: u64,
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        let mut plays = self.conduct.plays();
+        if let Some(index) = plays.iter().position(|tick| *tick == self.begun_tick) {
+            plays.swap_remove(index);
+        }
+    }
 }
 
 impl Conduct {
@@ -47,7 +64,24 @@ impl Conduct {
             took_over: AtomicBool::new(false),
             interventions: AtomicU64::new(0),
             begun_tick: AtomicU64::new(tick),
+            plays: Mutex::default(),
         }
+    }
+
+    /// A play begins.
+    pub fn play(self: &Arc<Self>, tick: u64) -> Underway {
+        self.plays().push(tick);
+        Underway { conduct: self.clone(), begun_tick: tick }
+    }
+
+    /// Whether a play that began until then has not ended.
+    pub fn plays_since(&self, tick: u64) -> bool {
+        self.plays().iter().any(|begun| *begun <= tick)
+    }
+
+    fn plays(&self) -> MutexGuard<'_, Vec<u64>> {
+        // Every change under this lock is a single step, so a panic cannot leave it half done.
+        self.plays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// It called the host.

@@ -362,7 +362,9 @@ impl Supervisor {
             self.go_back(&why, true);
             return true;
         }
-        if self.is_due() {
+        if let Some(timer) = self.timer.as_ref().filter(|timer| timer.is_due)
+            && !conduct.plays_since(timer.tick)
+        {
             self.settle();
             return true;
         }

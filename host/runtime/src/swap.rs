@@ -24,7 +24,8 @@ pub struct SwapOptions {
     pub patience: Duration,
     /// How long a new version may take to its first call.
     pub first_call: Duration,
-    /// How long the old version stands by after the new one has taken over.
+    /// How long the old version stands by after the new one has taken over. What a play draws is known when it ends, so a
+    /// play that began in this time is waited for.
     pub probation: Duration,
 }
 
@@ -106,13 +107,16 @@ pub(crate) struct Trial {
 /// An instant of robot time that a run waits for beside everything else.
 pub(crate) struct Timer {
     pub reach: Pending<u64>,
+    /// The instant.
+    pub tick: u64,
     pub is_due: bool,
 }
 
 impl Timer {
     pub fn after(robot: &Robot, span: Duration) -> Self {
         let ticks = span.as_secs_f64() * f64::from(robot.embodiment().control_hz);
-        Self { reach: robot.reach(robot.tick().saturating_add(ticks.ceil() as u64)), is_due: false }
+        let tick = robot.tick().saturating_add(ticks.ceil() as u64);
+        Self { reach: robot.reach(tick), tick, is_due: false }
     }
 }
 

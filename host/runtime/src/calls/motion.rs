@@ -14,6 +14,7 @@ use crate::bindings::{Refusal, motion, types};
 use crate::engage::engage;
 use crate::event::Event;
 use crate::feed::feed;
+use crate::incarnation::Underway;
 use crate::lease::{Lease, Motion};
 use crate::model::Ability;
 use crate::permission::Permission;
@@ -84,7 +85,7 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         chunk: Resource<Chunk>,
     ) -> Result<Vec<motion::Intervention>, Fault> {
         let chunk = accessor.with(|mut access| access.get().take_held(chunk))?;
-        let (context, motion) = begin(accessor, &lease)?;
+        let (context, motion, _play) = begin(accessor, &lease)?;
         let _call = context.meter.call()?;
         let play = Play {
             joints: motion.joints().clone(),
@@ -148,7 +149,7 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         positions: Vec<f32>,
         speed: f32,
     ) -> Result<Vec<motion::Intervention>, Fault> {
-        let (context, motion) = begin(accessor, &lease)?;
+        let (context, motion, _play) = begin(accessor, &lease)?;
         let _call = context.meter.call()?;
         context.carry(size_of_val(&*positions))?;
         let robot = &context.site.robot;
@@ -180,16 +181,22 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         opening: f32,
         effort: f32,
     ) -> Result<f32, Fault> {
-        let (context, motion) = begin(accessor, &lease)?;
+        let (context, motion, _play) = begin(accessor, &lease)?;
         let _call = context.meter.call()?;
         Ok(grip(&context, &motion, opening, effort).await?)
     }
 }
 
-fn begin<T>(accessor: &Accessor<T, HasSelf<Run>>, lease: &Resource<Lease>) -> Result<(Arc<Context>, Motion), Fault> {
+fn begin<T>(
+    accessor: &Accessor<T, HasSelf<Run>>,
+    lease: &Resource<Lease>,
+) -> Result<(Arc<Context>, Motion, Underway), Fault> {
     accessor.with(|mut access| {
         let run = access.get();
-        Ok((run.context.clone(), run.table.get(lease)?.begin()?))
+        let context = run.context.clone();
+        let motion = run.table.get(lease)?.begin()?;
+        let play = context.conduct.play(context.site.robot.tick());
+        Ok((context, motion, play))
     })
 }
 

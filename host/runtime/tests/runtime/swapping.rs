@@ -155,6 +155,15 @@ fn a_version_that_draws_more_interventions_than_the_old_one_gives_way_to_it() {
 }
 
 #[test]
+fn a_play_that_outlasts_the_probation_is_waited_for_and_judged() {
+    let swap_options = SwapOptions { probation: Duration::from_millis(50), ..options().swap };
+    let bench = bench(Pace::Lockstep, HostOptions { swap: swap_options, ..options() }, "steady");
+    assert_eq!(swap(&bench, "move", 20, "jump").unwrap(), "steady from 2 to 20");
+    assert!(story(&bench)[2].contains("interventions in"), "{:?}", story(&bench));
+    assert_eq!(loaded(&bench), "0.1.0");
+}
+
+#[test]
 fn an_error_that_the_new_version_ends_with_is_the_runs() {
     let bench = bench(Pace::Lockstep, options(), "steady");
     let error = swap(&bench, "move", 20, "fail later").unwrap_err();
