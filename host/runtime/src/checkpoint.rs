@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,8 @@ use crate::host::{Skill, TaskRequest};
 use crate::manifest::SkillId;
 use crate::run::Job;
 use crate::runs::RunId;
-use crate::state::{self, StateFolder};
+use crate::scribe::{Desk, Scribe, Written};
+use crate::state::StateFolder;
 
 /// The most that a file may have: a checkpoint of 1 MiB, and what the run was.
 const MOST_BYTES: u64 = 4 << 20;
@@ -51,24 +53,32 @@ struct Header {
 }
 
 /// Where runs leave their checkpoints.
-pub(crate) struct RunFiles(PathBuf);
+pub(crate) struct RunFiles {
+    folder: PathBuf,
+    scribe: Scribe,
+}
 
 /// Where one run does.
 #[derive(Clone)]
-pub(crate) struct RunFile(PathBuf);
+pub(crate) struct RunFile {
+    path: PathBuf,
+    desk: Arc<Desk>,
+}
 
 impl RunFiles {
     pub fn open(state: &StateFolder) -> Result<Self, RuntimeError> {
-        state.folder("runs").map(Self)
+        let folder = state.folder("runs")?;
+        let scribe = Scribe::start().map_err(|error| RuntimeError::Engine(error.to_string()))?;
+        Ok(Self { folder, scribe })
     }
 
     pub fn of(&self, run: RunId) -> RunFile {
-        RunFile(self.0.join(format!("{run}.run")))
+        RunFile { path: self.folder.join(format!("{run}.run")), desk: self.scribe.desk() }
     }
 
     /// What earlier hosts left.
     pub fn interrupted(&self) -> BTreeMap<RunId, Interrupted> {
-        let entries = std::fs::read_dir(&self.0).into_iter().flatten().filter_map(Result::ok);
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().filter_map(Result::ok);
         let files = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == "run"));
         files
             .filter_map(|path| match Interrupted::read(&path) {
@@ -86,7 +96,7 @@ impl RunFiles {
 
 impl RunFile {
     /// Keeps a checkpoint in place of the one before.
-    pub fn keep(&self, job: &Job, skill: &Skill, checkpoint: &[u8]) -> std::io::Result<()> {
+    pub fn keep(&self, job: &Job, skill: &Skill, checkpoint: &[u8]) -> std::io::Result<Written> {
         let header = Header {
             run: job.id,
             skill: skill.manifest.id.clone(),
@@ -99,16 +109,18 @@ impl RunFile {
             state_bytes: checkpoint.len() as u64,
             state_digest: Digest::of(checkpoint),
         };
-        let header = serde_json::to_string(&header)?;
-        state::write(&self.0, &[header.as_bytes(), b"\n", checkpoint])
+        let mut content = serde_json::to_vec(&header)?;
+        content.push(b'\n');
+        content.extend_from_slice(checkpoint);
+        Ok(self.desk.write(&self.path, content))
     }
 
     /// The run is over.
     pub fn remove(&self) {
-        if let Err(error) = std::fs::remove_file(&self.0)
+        if let Err(error) = self.desk.remove(&self.path)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!("{} could not be removed: {error}", self.0.display());
+            tracing::warn!("{} could not be removed: {error}", self.path.display());
         }
     }
 }

@@ -96,6 +96,7 @@ pub mod replay;
 mod rollout;
 mod run;
 mod runs;
+mod scribe;
 mod size;
 mod state;
 pub mod swap;

@@ -28,6 +28,7 @@ use crate::manifest::SkillId;
 use crate::meter::{Crowd, Meter};
 use crate::permission::NotGranted;
 use crate::runs::RunId;
+use crate::scribe::Written;
 use crate::swap::{Offer, Offers, Record, Timer, Trial};
 use crate::wasi::Wasi;
 
@@ -81,13 +82,14 @@ impl Job {
         self.signal.wake_by_ref();
     }
 
-    /// Keeps the state of a checkpoint: on disk first, where there is one.
-    pub fn keep(&self, skill: &Skill, state: Vec<u8>) -> std::io::Result<()> {
-        if let Some(file) = &self.file {
-            file.keep(self, skill, &state)?;
-        }
+    /// Lets the state of a checkpoint be written for the next host. None: nobody asked for that.
+    pub fn write(&self, skill: &Skill, state: &[u8]) -> std::io::Result<Option<Written>> {
+        self.file.as_ref().map(|file| file.keep(self, skill, state)).transpose()
+    }
+
+    /// From where the run goes on if it changes its version.
+    pub fn keep(&self, state: Vec<u8>) {
         *lock(&self.checkpoint) = Some(state);
-        Ok(())
     }
 
     pub fn checkpoint(&self) -> Option<Vec<u8>> {
@@ -468,9 +470,9 @@ impl Supervisor {
                 let failed = std::mem::replace(&mut self.current, again);
                 self.retire(failed);
                 // The new version may have left checkpoints that the old one cannot read.
-                if let Err(error) = self.job.keep(&old, state) {
-                    tracing::warn!(run = %self.job.id, "the checkpoint could not be kept on disk: {error}");
-                }
+                // Nobody waits for it; where it fails, whoever writes says so.
+                let _ = self.job.write(&old, &state);
+                self.job.keep(state);
             }
         }
         *lock(&self.job.working) = old.clone();

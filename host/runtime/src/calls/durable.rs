@@ -2,10 +2,11 @@
 
 use wasmtime::component::{Accessor, HasSelf};
 
-use super::{Fault, Run};
+use super::{Context, Fault, Run};
 use crate::bindings::{Refusal, durable};
 use crate::event::Event;
 use crate::permission::Permission;
+use crate::scribe::Written;
 
 const MOST_BYTES: usize = 1 << 20;
 
@@ -19,11 +20,14 @@ impl<T: Send + 'static> durable::HostWithStore<T> for HasSelf<Run> {
             let what = format!("the state has {} bytes, a checkpoint takes at most {MOST_BYTES}", state.len());
             return Err(Refusal::Invalid(what).into());
         }
+        let _call = context.meter.call()?;
         context.carry(state.len())?;
         let bytes = state.len();
-        context.job.keep(&context.skill, state.clone()).map_err(|error| {
-            Refusal::Failed(format!("the checkpoint could not be kept ({error}); the one before still is"))
-        })?;
+        let mut written = context.job.write(&context.skill, &state).map_err(not_kept)?;
+        if !context.job.offers.is_there() {
+            reach_the_disk(&context, written.take()).await?;
+        }
+        context.job.keep(state.clone());
         context.site.checkpoints.keep(&context.skill.manifest.id, state);
         (context.events)(Event::Checkpoint { bytes });
         context.conduct.take_over();
@@ -32,6 +36,21 @@ impl<T: Send + 'static> durable::HostWithStore<T> for HasSelf<Run> {
             // The host decides whether it is this version that goes on.
             context.safe_point.wait().await;
         }
-        Ok(())
+        // Another version need not wait for the disk to begin: the one before is still there if this one gets lost.
+        Ok(reach_the_disk(&context, written).await?)
     }
+}
+
+/// Waits until a checkpoint has been written; under lockstep robot time stands still meanwhile.
+async fn reach_the_disk(context: &Context, written: Option<Written>) -> Result<(), Refusal> {
+    let Some(written) = written else { return Ok(()) };
+    let hold = context.site.robot.hold_time();
+    let written = written.await;
+    context.holds.keep(hold);
+    // What was taken away before it was written is of a run that is over.
+    written.unwrap_or(Ok(())).map_err(not_kept)
+}
+
+fn not_kept(error: std::io::Error) -> Refusal {
+    Refusal::Failed(format!("the checkpoint could not be kept ({error}); the one before still is"))
 }
