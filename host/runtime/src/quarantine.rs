@@ -8,7 +8,7 @@
 //!
 //! All of it is kept in one file of the host's state folder, so that neither a reload nor a restart forgets it.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::component::Digest;
 use crate::error::SkillError;
 use crate::manifest::{Manifest, SkillId};
+use crate::state;
 
 /// With which strike a version is quarantined.
 pub const STRIKES: usize = 3;
@@ -163,7 +164,8 @@ impl Quarantine {
 
     fn keep(&self, records: &[Record]) {
         let Some(file) = &self.file else { return };
-        if let Err(error) = write(file, records) {
+        let written = serde_json::to_vec_pretty(records).map_err(io::Error::from);
+        if let Err(error) = written.and_then(|json| state::write(file, &[&json])) {
             tracing::warn!("{}: {error}; the quarantine is lost when the host ends", file.display());
         }
     }
@@ -192,18 +194,6 @@ fn shortened(mut why: String) -> String {
         why.push_str(" ...");
     }
     why
-}
-
-/// Whole or not at all.
-fn write(file: &Path, records: &[Record]) -> io::Result<()> {
-    if let Some(folder) = file.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let unfinished = file.with_extension("json.new");
-    let mut written = std::fs::File::create(&unfinished)?;
-    written.write_all(&serde_json::to_vec_pretty(records)?)?;
-    written.sync_all()?;
-    std::fs::rename(&unfinished, file)
 }
 
 fn recall(file: &Path) -> Vec<Record> {
