@@ -9,7 +9,9 @@
 //! An old version that reaches no checkpoint in time is stopped, and the new one begins from the last that it left. A run
 //! that never left one keeps its version to its end.
 
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use waza_robot::{Pending, Robot};
@@ -49,23 +51,46 @@ pub(crate) struct Offer {
 
 /// The newest offer to a run; a newer one takes an older one's place.
 #[derive(Default)]
-pub(crate) struct Offers(Mutex<Option<Offer>>);
+pub(crate) struct Offers(Mutex<Offered>);
+
+#[derive(Default)]
+struct Offered {
+    newest: Option<Offer>,
+    /// Who waits for one.
+    waker: Option<Waker>,
+}
 
 impl Offers {
     pub fn make(&self, offer: Offer) {
-        let replaced = self.lock().replace(offer);
+        let mut offered = self.lock();
+        let (replaced, waker) = (offered.newest.replace(offer), offered.waker.take());
+        drop(offered);
         drop(replaced);
+        waker.into_iter().for_each(Waker::wake);
     }
 
     pub fn take(&self) -> Option<Offer> {
-        self.lock().take()
+        self.lock().newest.take()
     }
 
     pub fn is_there(&self) -> bool {
-        self.lock().is_some()
+        self.lock().newest.is_some()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Offer>> {
+    /// Waits for an offer. Of several who do, the last is woken.
+    pub async fn arrive(&self) {
+        poll_fn(|context| {
+            let mut offered = self.lock();
+            if offered.newest.is_some() {
+                return Poll::Ready(());
+            }
+            offered.waker = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Offered> {
         // Every change under this lock is a single step, so a panic cannot leave it half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

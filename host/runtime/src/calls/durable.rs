@@ -1,12 +1,16 @@
 //! `durable`: safe points.
 
+use std::io;
+use std::pin::pin;
+
+use futures_channel::oneshot::Canceled;
+use futures_util::future::{Either, select};
 use wasmtime::component::{Accessor, HasSelf};
 
 use super::{Context, Fault, Run};
 use crate::bindings::{Refusal, durable};
 use crate::event::Event;
 use crate::permission::Permission;
-use crate::scribe::Written;
 
 const MOST_BYTES: usize = 1 << 20;
 
@@ -24,8 +28,13 @@ impl<T: Send + 'static> durable::HostWithStore<T> for HasSelf<Run> {
         context.carry(state.len())?;
         let bytes = state.len();
         let mut written = context.job.write(&context.skill, &state).map_err(not_kept)?;
-        if !context.job.offers.is_there() {
-            reach_the_disk(&context, written.take()).await?;
+        if let Some(disk) = &mut written {
+            let offer = pin!(context.job.offers.arrive());
+            // Another version need not wait for the disk to begin: the checkpoint before is still there if this one gets lost.
+            if let Either::Left((done, _)) = standing_still(&context, select(disk, offer)).await {
+                written = None;
+                kept(done)?;
+            }
         }
         context.job.keep(state.clone());
         context.site.checkpoints.keep(&context.skill.manifest.id, state);
@@ -36,21 +45,26 @@ impl<T: Send + 'static> durable::HostWithStore<T> for HasSelf<Run> {
             // The host decides whether it is this version that goes on.
             context.safe_point.wait().await;
         }
-        // Another version need not wait for the disk to begin: the one before is still there if this one gets lost.
-        Ok(reach_the_disk(&context, written).await?)
+        if let Some(disk) = written {
+            kept(standing_still(&context, disk).await)?;
+        }
+        Ok(())
     }
 }
 
-/// Waits until a checkpoint has been written; under lockstep robot time stands still meanwhile.
-async fn reach_the_disk(context: &Context, written: Option<Written>) -> Result<(), Refusal> {
-    let Some(written) = written else { return Ok(()) };
+/// Waits for what takes no robot time: under lockstep that stands still meanwhile.
+async fn standing_still<T>(context: &Context, wait: impl Future<Output = T>) -> T {
     let hold = context.site.robot.hold_time();
-    let written = written.await;
+    let waited = wait.await;
     context.holds.keep(hold);
+    waited
+}
+
+fn kept(written: Result<io::Result<()>, Canceled>) -> Result<(), Refusal> {
     // What was taken away before it was written is of a run that is over.
     written.unwrap_or(Ok(())).map_err(not_kept)
 }
 
-fn not_kept(error: std::io::Error) -> Refusal {
+fn not_kept(error: io::Error) -> Refusal {
     Refusal::Failed(format!("the checkpoint could not be kept ({error}); the one before still is"))
 }
