@@ -294,11 +294,15 @@ mod tests {
     }
 
     #[test]
-    fn several_memories_share_one_budget() {
+    fn several_memories_share_one_budget_and_several_tables_another() {
         let mut growth = Growth::new(&Budgets { memory_bytes: 2 << 20, ..Budgets::default() });
         assert!(growth.memory_growing(0, 1 << 20, None).unwrap());
         assert!(growth.memory_growing(0, 1 << 20, None).unwrap());
         let error = growth.memory_growing(0, 1, None).unwrap_err();
         assert_eq!(error.downcast_ref::<Exhausted>().unwrap().budget, Budget::Memory);
+        let mut growth = Growth::new(&Budgets { table_elements: 200, ..Budgets::default() });
+        assert!(growth.table_growing(0, 100, None).unwrap() && growth.table_growing(100, 200, None).unwrap());
+        let error = growth.table_growing(0, 1, None).unwrap_err();
+        assert_eq!(error.downcast_ref::<Exhausted>().unwrap().budget, Budget::Tables);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -115,12 +115,15 @@ impl Swap {
             ..TaskRequest::default()
         };
         let (sender, events) = channel();
-        let _relay = host.run("test/relay", request, move |event| drop(sender.send(event)));
+        let relay = host.run("test/relay", request, move |event| drop(sender.send(event)));
         let began = host.robot().statistics();
         let mut took_ms = Vec::new();
         let bar = progress::bar("swaps", self.swaps.into());
         for swap in 0..self.swaps as usize {
-            took_ms.push(1e3 * change(&host, &versions[(swap + 1) % 2], &events)?.as_secs_f64());
+            match change(&host, &versions[(swap + 1) % 2], &events)? {
+                Some(took) => took_ms.push(1e3 * took.as_secs_f64()),
+                None => bail!("after {swap} swaps the run ended: {:?}", pollster::block_on(relay).value),
+            }
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -140,16 +143,18 @@ impl Swap {
     }
 }
 
-/// Loads a version, and waits until it has taken over and proved itself.
-fn change(host: &Host, folder: &Path, events: &Receiver<Event>) -> Result<Duration> {
+/// Loads a version, and waits until it has taken over and proved itself. None: the run has ended.
+fn change(host: &Host, folder: &Path, events: &Receiver<Event>) -> Result<Option<Duration>> {
     host.load(folder).or_bad_input()?;
     let mut took = None;
     loop {
-        match (events.recv_timeout(HANGS).context("waiting for a version to take over")?, took) {
-            (Event::Swapped { took: so_long, .. }, _) => took = Some(so_long),
-            (Event::SwapSettled { .. }, Some(took)) => return Ok(took),
-            (Event::RolledBack { from, why, .. }, _) => bail!("version {from} was rolled back: {why}"),
-            _ => {}
+        match (events.recv_timeout(HANGS), took) {
+            (Ok(Event::Swapped { took: so_long, .. }), _) => took = Some(so_long),
+            (Ok(Event::SwapSettled { .. }), Some(took)) => return Ok(Some(took)),
+            (Ok(Event::RolledBack { from, why, .. }), _) => bail!("version {from} was rolled back: {why}"),
+            (Ok(_), _) => {}
+            (Err(RecvTimeoutError::Disconnected), _) => return Ok(None),
+            (Err(RecvTimeoutError::Timeout), _) => bail!("no version took over within {HANGS:?}"),
         }
     }
 }
