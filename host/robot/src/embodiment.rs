@@ -61,7 +61,7 @@ pub struct Joint {
     pub velocity: f32,
     /// Highest acceleration, rad/s².
     pub acceleration: f32,
-    /// Highest jerk of a motion that nothing brakes, rad/s³, at least four times the acceleration a second; without, any.
+    /// Highest jerk where nothing brakes, rad/s³, at least four times the acceleration a second; without, any.
     #[serde(default)]
     pub jerk: Option<f32>,
     /// Highest torque, N m.

@@ -1,9 +1,9 @@
 //! The safety filter: the last thing between a demand and the robot.
 //!
 //! Whatever comes in, the commands that go out keep each joint's position, velocity and acceleration limits from tick
-//! to tick (to within the rounding of a position to `f32`), and the tool stays in the workspace, the links
-//! out of forbidden boxes and of each other. A demand that keeps
-//! them goes through unchanged. Nothing here allocates after the start.
+//! to tick (to within the rounding of a position to `f32`) and, where nothing brakes, its jerk; the tool stays in the
+//! workspace, the links out of forbidden boxes and of each other. A demand that keeps them goes through unchanged. Nothing
+//! here allocates after the start.
 
 use std::array;
 use std::sync::Arc;
@@ -214,7 +214,7 @@ impl Filter {
             let next = joint.target.unwrap_or(position);
             let velocity = next - position;
             let change = velocity - joint.tracker.state.velocity;
-            joint.tracker.continue_from(State { position: next, velocity, change });
+            joint.tracker.continue_from(State { position: next, velocity, change, ..State::default() });
             *command = next as f32;
         }
     }

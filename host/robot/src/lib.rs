@@ -47,6 +47,7 @@
 //! | `feel` | for how long joints and sensors have felt too much |
 //! | `shape` | how the demands on one joint are shaped: `track`, then averaged to keep its jerk |
 //! | `track` | how one joint follows a target within its limits |
+//! | `brake` | how a joint comes to rest when its acceleration comes and goes within its jerk |
 //! | `limits` | what one joint can do in whole ticks |
 //! | `body` | the robot's capsules: how deep they are in each other or in forbidden boxes |
 //! | `history` | the newest samples of a sensor |
@@ -56,6 +57,7 @@
 #[cfg(test)]
 mod allocation;
 mod body;
+mod brake;
 #[cfg(unix)]
 pub mod bridge;
 pub mod clock;

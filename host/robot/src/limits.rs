@@ -4,10 +4,14 @@
 //! `v` for one tick and then slows by `change` in every tick covers `v + (v - c) + (v - 2c) + …`, which these functions
 //! sum and invert exactly; the continuous `v²/2a` would overshoot by up to a tick's travel.
 
+use crate::brake::{Brake, first_of_falling};
 use crate::embodiment;
 
 /// Further than any joint ever gets, and still exact to a nanoradian in `f64`, rad.
 const FAR_RAD: f64 = 1e6;
+
+/// Far above the rounding of a sum of positions in `f64`, far below anything physical.
+pub(crate) const ROUNDING_RAD: f64 = 1e-12;
 
 /// A joint's limits.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,8 +26,8 @@ pub(crate) struct Limits {
     pub change: f64,
     /// Highest torque, N m.
     pub effort: f64,
-    /// Ticks over which a motion is averaged to keep the joint's jerk; 1 if there is no limit to it.
-    pub window: usize,
+    /// Most that the acceleration may change from tick to tick where nothing brakes, rad per tick³.
+    pub jerk: Option<f64>,
 }
 
 /// Where a joint is commanded to be, and how far the last tick moved it.
@@ -35,6 +39,16 @@ pub(crate) struct State {
     pub velocity: f64,
     /// How much the last tick changed the velocity, rad per tick².
     pub change: f64,
+    /// The last tick braked more abruptly than a jerk would allow, or held: its acceleration may be over at once.
+    pub braked: bool,
+}
+
+impl State {
+    /// The accelerations of the next tick that keep a jerk.
+    pub fn within(&self, jerk: f64) -> [f64; 2] {
+        let [low, high] = if self.braked { [self.change.min(0.0), self.change.max(0.0)] } else { [self.change; 2] };
+        [low - jerk, high + jerk]
+    }
 }
 
 impl Limits {
@@ -46,12 +60,19 @@ impl Limits {
             speed: f64::from(joint.velocity) / hz,
             change: f64::from(joint.acceleration) / (hz * hz),
             effort: joint.effort.into(),
-            window: joint.jerk.map_or(1, |jerk| {
-                // A hair less, so that a whole number stays one.
-                let ticks = 2.0 * f64::from(joint.acceleration) / f64::from(jerk) * hz;
-                (ticks - 1e-6).ceil().max(1.0) as usize
-            }),
+            jerk: joint.jerk.map(|jerk| f64::from(jerk) / hz.powi(3)),
         }
+    }
+
+    /// Ticks over which a motion within velocity and acceleration is averaged to keep the jerk too.
+    pub fn window(&self) -> usize {
+        // A hair less, so that a whole number stays one.
+        self.jerk.map_or(1, |jerk| (2.0 * self.change / jerk - 1e-6).ceil().max(1.0) as usize)
+    }
+
+    /// The same limits but for the jerk.
+    pub fn however_abruptly(self) -> Self {
+        Self { jerk: None, ..self }
     }
 
     /// The same limits with room for every position: what a path may be shaped with before its positions are checked.
@@ -62,11 +83,31 @@ impl Limits {
     /// The velocity of the next tick that is nearest to a wanted one and from which every limit can still be kept.
     ///
     /// A joint found outside its position limits may only move inwards. One that cannot keep its speed or its position,
-    /// because it moved under wider limits until now, comes as near as its acceleration lets it.
+    /// because it moved under wider limits until now, comes as near as its acceleration lets it; where there is a limit to
+    /// the jerk, that goes before speed and acceleration, but not before the position.
     pub fn nearest(&self, wanted: f64, state: State) -> f64 {
-        let up = self.speed.min(self.speed_that_stops_within(self.high - state.position));
-        let down = self.speed.min(self.speed_that_stops_within(state.position - self.low));
-        wanted.min(up).max(-down).min(state.velocity + self.change).max(state.velocity - self.change)
+        let State { position, velocity, .. } = state;
+        let up = self.speed_that_stops_within(self.high - position);
+        let down = self.speed_that_stops_within(position - self.low);
+        let Some(jerk) = self.jerk else {
+            let wanted = wanted.min(up.min(self.speed)).max(-down.min(self.speed));
+            return wanted.min(velocity + self.change).max(velocity - self.change);
+        };
+        let [low, high] = state.within(jerk);
+        let brake = Brake { change: self.change, jerk };
+        let room = |velocity: f64, range, distance| {
+            let faster = self.speed - velocity;
+            let change = faster.signum() * first_of_falling(faster.abs(), jerk).min(self.change);
+            change.min(brake.largest(velocity, range, distance))
+        };
+        let most = room(velocity, [low, high], self.high - position);
+        let least = -room(-velocity, [-high, -low], position - self.low);
+        let change = (wanted - velocity).min(most).max(least).max(low).min(high);
+        let hardest = self.change.max(change.abs());
+        let near = velocity + change;
+        // A joint that arrives shall stand, not tremble by roundings.
+        let near = if (near - wanted).abs() < ROUNDING_RAD { wanted } else { near };
+        near.min(up).max(-down).min(velocity + hardest).max(velocity - hardest)
     }
 
     /// The velocity of the next tick of a joint that stops as fast as it may.
@@ -76,12 +117,7 @@ impl Limits {
 
     /// The highest speed of the next tick after which the joint can stop within `distance`, that tick included.
     pub fn speed_that_stops_within(&self, distance: f64) -> f64 {
-        if distance <= 0.0 {
-            return 0.0;
-        }
-        let distance = distance / self.change;
-        let ticks = ((1.0 + 8.0 * distance).sqrt() / 2.0 - 0.5).floor();
-        (distance + ticks * (ticks + 1.0) / 2.0) / (ticks + 1.0) * self.change
+        first_of_falling(distance, self.change)
     }
 
     /// How far a joint goes in the first `ticks` ticks of stopping.
@@ -100,7 +136,7 @@ impl Limits {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { low: -1.0, high: 1.0, speed: 0.02, change: 0.0012, effort: 6.0, window: 1 };
+    const LIMITS: Limits = Limits { low: -1.0, high: 1.0, speed: 0.02, change: 0.0012, effort: 6.0, jerk: None };
 
     #[test]
     fn a_joint_at_the_stopping_speed_stops_exactly_within_the_distance() {

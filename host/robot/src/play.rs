@@ -183,7 +183,7 @@ impl Play {
             let way = f64::from(target - from[index]).abs().max(f64::from(f32::EPSILON));
             pace = pace.min(limits.speed * f64::from(speed) / way);
             change = change.min(limits.change * PLANNED_ACCELERATION / way);
-            window = window.max(limits.window);
+            window = window.max(limits.window());
         }
         let ramp = (pace / change).min(change.sqrt().recip());
         let pace = change * ramp;

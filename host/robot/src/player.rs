@@ -173,7 +173,7 @@ pub(crate) struct Player {
 impl Player {
     pub fn new(embodiment: &Embodiment) -> Self {
         let hz = embodiment.control_hz;
-        let shaper = |joint| Shaper::new(Limits::of(joint, hz).anywhere(), hz);
+        let shaper = |joint| Shaper::new(Limits::of(joint, hz), hz);
         Self {
             active: Vec::with_capacity(embodiment.joints.len()),
             shapers: embodiment.joints.iter().map(shaper).collect(),
@@ -250,8 +250,7 @@ impl Player {
         for column in 0..new.play.joints.len() {
             let joint = new.play.joints[column];
             let shaper = &mut self.shapers[joint];
-            let within = within.as_ref().map_or(shaper.limits(), |within| within.limits[joint].anywhere());
-            shaper.continue_from(within, new.play.starts[column]);
+            shaper.continue_from(within.as_ref().map(|within| within.limits[joint]), new.play.starts[column]);
             let Some(old) = self.active.iter().find(|old| old.drives(joint)) else { continue };
             let Some(old_column) = old.play.joints.iter().position(|&driven| driven == joint) else { continue };
             // Not the last row: the joints are to rest where it says.
@@ -274,7 +273,7 @@ impl Player {
     fn out_of_reach(&self, new: &Active) -> Option<(usize, f64)> {
         let beyond = |(column, &joint): (usize, &usize)| {
             let (due, position) = new.knot(column, new.first);
-            let robots = self.shapers[joint].limits().speed;
+            let robots = self.shapers[joint].speed();
             let speed = new.play.within.as_ref().map_or(robots, |within| within.limits[joint].speed);
             let reach = (due - new.started + 1.0) * speed;
             (joint, (position - new.play.starts[column].position).abs() - reach)

@@ -17,7 +17,7 @@
 //! | `discontinuity` | a play's first rows are out of the joints' reach in the time that they leave | slow; hold where they are further than `discontinuity_rad` out of it: the play ends held, unmoved, and so does what it would have replaced | the next play |
 //! | `velocity` | a demand is faster than a joint may be | slow | the command, when it has caught up |
 //! | `acceleration` | a demand turns harder than a joint may | slow | the command, when it has caught up |
-//! | `jerk` | a play's rows change an acceleration faster than a joint may | slow: its corners are rounded off | the next play |
+//! | `jerk` | a demand changes an acceleration faster than a joint may | slow: its corners are rounded off | the command, when it has caught up |
 //!
 //! What is no rule of the filter, and has an outcome of its own:
 //!
@@ -29,12 +29,21 @@
 //! | a stop source that was declared and not heard of | plays are refused with [`RobotError::NotArmed`](crate::RobotError::NotArmed) |
 //! | a play whose rows are all due before it takes effect | it ends [`Late`](crate::Ended::Late); nothing moves |
 //!
-//! `velocity` and `acceleration` are also what the chunk player reports of rows that it cannot meet within a tick at
-//! full speed, and `discontinuity` and `jerk` are the player's alone: it sees the rows, and it can look ahead.
+//! `velocity`, `acceleration` and `jerk` are also what the chunk player reports of rows that it cannot meet within a tick
+//! at full speed, and `discontinuity` is the player's alone: it sees the rows, and it can look ahead.
 //!
-//! What holds of jerk: as long as plays under the same limits drive a joint, one after the other or over each other, and
-//! the filter changes nothing, the joint's commands keep its jerk from tick to tick. Whatever brakes has the whole
-//! acceleration at once: a hold, the host stop, a play that ends early, a position limit, a place, what is felt.
+//! What holds of jerk: a joint that has a limit to it keeps that from tick to tick, whatever is demanded and whoever
+//! drives, and may still brake with the whole acceleration at once, or it could not always stop. What brakes so, and the
+//! tick in which that ends:
+//!
+//! - every hold: nothing drives the joint any more, the host stop, a play or drive that ends early, a driver that missed a
+//!   tick, a demand that is no number;
+//! - what protects: a place, a force, an effort that slows or holds;
+//! - a position limit of the robot, where the way that a jerk leaves is too short: after one of the above.
+//!
+//! A driver's own stricter jerk is kept in the same way, but for a position limit of its own that it could not keep
+//! otherwise: then the robot's is kept. A joint that comes under stricter limits while it moves slows down within the
+//! stricter jerk.
 //!
 //! The filter guards commands, not the arm: how far the joints lag behind is the servos' business.
 //!
@@ -98,7 +107,7 @@ pub enum Rule {
     Velocity,
     /// A demand speeds up, turns or stops harder than the joint may.
     Acceleration,
-    /// The rows of a play speed up, turn or stop more abruptly than the joint may.
+    /// A demand speeds up, turns or stops more abruptly than the joint may.
     Jerk,
 }
 

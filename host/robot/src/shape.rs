@@ -3,15 +3,18 @@
 //!
 //! The mean over `n` ticks of a motion whose acceleration stays within `a` changes its own by at most `2a / n` a tick, and
 //! keeps every bound on velocity and acceleration that the motion kept (Biagiotti and Melchiorri 2012, FIR filters for
-//! online trajectory planning). A mean is late by half its window, so the motion is asked to be early by as much.
+//! online trajectory planning). A mean is late by half its window, so the motion is asked to be early by as much: this is
+//! what the filter, which keeps the jerk in the end, cannot do. It does not know what comes next.
 
 use crate::embodiment::LONGEST_WINDOW_S;
-use crate::limits::{Limits, State};
+use crate::limits::{Limits, ROUNDING_RAD, State};
 use crate::safety::Rule;
-use crate::track::{ROUNDING_RAD, Tracker};
+use crate::track::Tracker;
 
 pub(crate) struct Shaper {
-    /// The motion before it is averaged.
+    /// What may be shaped where nothing makes it stricter.
+    limits: Limits,
+    /// The motion before it is averaged: that is what its jerk is kept by.
     tracker: Tracker,
     /// Its newest positions, as many as the window has, oldest at `next`.
     past: Vec<f64>,
@@ -25,28 +28,32 @@ pub(crate) struct Shaper {
 impl Shaper {
     /// `limits` are the robot's; nothing allocates afterwards.
     pub fn new(limits: Limits, control_hz: f32) -> Self {
+        let limits = limits.anywhere();
         let longest = (LONGEST_WINDOW_S * control_hz).ceil() as usize + 1;
         let past = Vec::with_capacity(longest.max(1));
-        let mut this = Self { tracker: Tracker::new(limits), past, next: 0, state: State::default(), follows: 0 };
-        this.refill(State::default());
+        let (tracker, state) = (Tracker::new(limits.however_abruptly()), State::default());
+        let mut this = Self { limits, tracker, past, next: 0, state, follows: 0 };
+        this.refill(limits.window(), state);
         this
     }
 
-    /// What a motion may be shaped to that nothing makes stricter.
-    pub fn limits(&self) -> Limits {
-        self.tracker.limits
+    /// The highest speed where nothing makes it stricter, rad per tick.
+    pub fn speed(&self) -> f64 {
+        self.limits.speed
     }
 
-    /// Goes on from where the joint is commanded to be, within these limits. What was shaped before goes on as it was if
-    /// the joint is where that had it.
-    pub fn continue_from(&mut self, within: Limits, state: State) {
-        self.tracker.within = within;
+    /// Goes on from where the joint is commanded to be, within these limits if they are stricter. What was shaped before
+    /// goes on as it was if the joint is where that had it.
+    pub fn continue_from(&mut self, within: Option<Limits>, state: State) {
+        let within = within.map_or(self.limits, Limits::anywhere);
+        let window = within.window();
+        self.tracker.within = within.however_abruptly();
         let near = |a: f64, b: f64| (a - b).abs() <= ROUNDING_RAD;
         let goes_on = near(self.state.position, state.position) && near(self.state.velocity, state.velocity);
-        if within.window > 1 && goes_on && self.past.len() == within.window {
+        if window > 1 && goes_on && self.past.len() == window {
             self.tracker.continue_from(self.tracker.state);
         } else {
-            self.refill(state);
+            self.refill(window, state);
         }
         self.follows = 0;
     }
@@ -66,7 +73,8 @@ impl Shaper {
         // Anew in every tick: a running sum would drift, and a joint that has arrived shall stand.
         let position = self.past.iter().sum::<f64>() / self.past.len() as f64;
         let velocity = position - self.state.position;
-        self.state = State { position, velocity, change: velocity - self.state.velocity };
+        let change = velocity - self.state.velocity;
+        self.state = State { position, velocity, change, ..State::default() };
         position
     }
 
@@ -85,10 +93,10 @@ impl Shaper {
     }
 
     /// A past whose mean is `state`, and whose velocities rise by its change from tick to tick: whatever follows within
-    /// the acceleration, the mean's change goes on from there.
-    fn refill(&mut self, state: State) {
-        let window = self.tracker.within.window;
-        let velocity = |tick: usize| state.velocity + state.change * (tick as f64 - (window - 1) as f64 / 2.0);
+    /// the acceleration, the mean's change goes on from there. A braking's does not: it is over.
+    fn refill(&mut self, window: usize, state: State) {
+        let change = if state.braked { 0.0 } else { state.change };
+        let velocity = |tick: usize| state.velocity + change * (tick as f64 - (window - 1) as f64 / 2.0);
         let mut position = 0.0;
         self.past.clear();
         for tick in 0..window {
@@ -100,6 +108,6 @@ impl Shaper {
         self.next = 0;
         self.state = state;
         let (position, velocity) = (position + shift, velocity(window - 1));
-        self.tracker.continue_from(State { position, velocity, change: state.change });
+        self.tracker.continue_from(State { position, velocity, change, ..State::default() });
     }
 }

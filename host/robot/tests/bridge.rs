@@ -39,9 +39,13 @@ impl Bench {
     }
 
     fn silent_for(silence: u32) -> Self {
+        Self::of(Embodiment::so101(), silence)
+    }
+
+    fn of(embodiment: Embodiment, silence: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("mine/link");
-        let embodiment = Arc::new(Embodiment::so101());
+        let embodiment = Arc::new(embodiment);
         let (link, log, _) = Follower::new();
         let options = ServerOptions { silence, ..ServerOptions::new(|_: &[f32]| [0.2, 0.0, 0.2]) };
         let server = Server::start(&socket, embodiment.clone(), Box::new(link), options).unwrap();
@@ -196,6 +200,24 @@ fn what_a_host_gone_mad_commands_passes_the_servers_own_filter() {
     bench.assert_within_limits();
     let [low, high] = bench.embodiment.joints[PAN].position;
     assert!(bench.pans().iter().all(|pan| (low..=high).contains(pan)));
+}
+
+#[test]
+fn a_host_that_brakes_at_once_is_not_rounded_off() {
+    let mut robot = Embodiment::so101();
+    robot.joints[PAN].jerk = Some(100.0);
+    let bench = Bench::of(robot, 100_000);
+    let mut link = bench.connect().unwrap();
+    speed_up(&mut link, 0.0);
+    // From 1 rad/s at 11 rad/s².
+    let (mut pan, mut command) = (*bench.pans().last().unwrap(), REST);
+    for tick in 1..=9u8 {
+        pan += 0.01 - 0.0011 * f32::from(tick);
+        command[PAN] = pan;
+        link.write(&command).unwrap();
+    }
+    link.read().unwrap();
+    assert_eq!(*bench.pans().last().unwrap(), pan);
 }
 
 #[test]

@@ -4,6 +4,8 @@
 
 mod follower;
 
+use std::collections::BTreeSet;
+
 use follower::{Bench, REST, chunk, steepest, wait};
 use proptest::prelude::*;
 use waza_robot::{Embodiment, Ended, Pace, Play, Rule};
@@ -84,6 +86,36 @@ fn a_planned_move_takes_its_corners_roundly_and_goes_through_unchanged() {
     let commands = bench.joint(0);
     assert!(jerk(&commands) <= 300.0 + ROUNDING, "{} rad/s³", jerk(&commands));
     assert!(steepest(&commands).0 > 1.99, "it still gets to full speed");
+}
+
+/// Drives joint 0 to where `demand` says, so many ticks after the first, for 200 ticks; says which rules acted.
+fn drive(bench: &Bench, demand: impl Fn(f32) -> f32) -> Vec<Rule> {
+    let mut drive = bench.robot.drive(&BTreeSet::from([0]), None).unwrap();
+    let mut first = None;
+    while let Some(input) = wait(drive.next()) {
+        let passed = input.tick - *first.get_or_insert(input.tick);
+        if passed == 200 {
+            break;
+        }
+        let mut positions = input.joints.positions.clone();
+        positions[0] = demand(passed as f32);
+        drive.demand(&positions).unwrap();
+    }
+    wait(drive.end()).value.unwrap().interventions.iter().map(|it| it.rule).collect()
+}
+
+#[test]
+fn what_a_driver_demands_too_abruptly_is_rounded_off_and_caught_up_with() {
+    let bench = bench(robot());
+    // 8 rad/s² at once for 0.1 s, and 0.8 rad/s from then on.
+    let demand = |tick: f32| if tick > 10.0 { 0.04 + 0.008 * (tick - 10.0) } else { 4e-4 * tick * tick };
+    assert_eq!(drive(&bench, demand), [Rule::Jerk]);
+    // Then the driver lets go, and the joint brakes.
+    let commands = &bench.joint(0)[..200];
+    assert!(jerk(commands) <= 300.0 + ROUNDING, "{} rad/s³", jerk(commands));
+    let furthest = commands.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f32::max);
+    assert!(furthest < 0.011, "{furthest} rad in a tick, to make up for what it lost");
+    assert!(commands[100..].contains(&demand(150.0)), "it has caught up");
 }
 
 #[test]

@@ -16,8 +16,8 @@ use waza_robot::{Embodiment, Pace, Play, Tightening, Within};
 
 const TICKS: u64 = 60_000;
 
-/// Rounding of positions to `f32`, in a speed and in an acceleration at 100 Hz.
-const ROUNDING: [f64; 2] = [5e-5, 1e-2];
+/// Rounding of positions to `f32`, in a speed, in an acceleration and in a jerk at 100 Hz.
+const ROUNDING: [f64; 3] = [5e-5, 1e-2, 2.0];
 
 /// What one holder may be kept to.
 fn careful(random: &mut ChaCha8Rng, robot: &Arc<Embodiment>) -> Option<Arc<Within>> {
@@ -26,6 +26,7 @@ fn careful(random: &mut ChaCha8Rng, robot: &Arc<Embodiment>) -> Option<Arc<Withi
         position: random.random_bool(0.5).then(|| [random.random_range(-1.5..0.0), random.random_range(0.2..1.5)]),
         velocity: Some(random.random_range(0.1..3.0)),
         acceleration: Some(random.random_range(0.5..20.0)),
+        jerk: random.random_bool(0.3).then(|| random.random_range(80.0..600.0)),
         ..JointTightening::default()
     };
     let joints = robot.joints.iter().map(joint).collect();
@@ -56,7 +57,8 @@ fn anything(random: &mut ChaCha8Rng, robot: &Arc<Embodiment>, here: &[f32], tick
 
 #[test]
 fn in_ten_minutes_of_switches_between_chunks_holders_and_limits_no_sample_is_beyond_a_limit() {
-    let robot = Embodiment { discontinuity_rad: Some(1.0), ..Embodiment::so101() };
+    let mut robot = Embodiment { discontinuity_rad: Some(1.0), ..Embodiment::so101() };
+    robot.joints.iter_mut().for_each(|joint| joint.jerk = Some(25.0 * joint.acceleration));
     let bench = Bench::of(robot, Pace::Lockstep, waza_robot::sim::arm::tool_position);
     let robot = bench.robot.embodiment().clone();
     let mut random = ChaCha8Rng::seed_from_u64(4);
@@ -88,20 +90,33 @@ fn in_ten_minutes_of_switches_between_chunks_holders_and_limits_no_sample_is_bey
         }
     }
     assert!(plays > 1500 && stops > 50, "{plays} plays, {stops} stops");
-    let mut furthest = 0.0_f64;
+    let (mut furthest, mut braking) = (0.0_f64, 0);
     for (index, joint) in robot.joints.iter().enumerate() {
         let commands = bench.joint(index);
         assert!(commands.len() as u64 >= TICKS);
         let speeds: Vec<f64> =
             commands.windows(2).map(|pair| 100.0 * (f64::from(pair[1]) - f64::from(pair[0]))).collect();
         let fast = speeds.iter().filter(|speed| speed.abs() > f64::from(joint.velocity) + ROUNDING[0]).count();
-        let most = f64::from(joint.acceleration) + ROUNDING[1];
-        let hard = speeds.windows(2).filter(|pair| 100.0 * (pair[1] - pair[0]).abs() > most).count();
+        let acceleration = f64::from(joint.acceleration);
+        let changes: Vec<f64> = speeds.windows(2).map(|pair| 100.0 * (pair[1] - pair[0])).collect();
+        let hard = changes.iter().filter(|change| change.abs() > acceleration + ROUNDING[1]).count();
+        // Braking has the whole acceleration at once, and ends as it begins; so does a stand.
+        let brakes = |tick: usize| {
+            speeds[tick + 1] == 0.0
+                || changes[tick] * speeds[tick] < 0.0 && changes[tick].abs() >= acceleration - ROUNDING[1]
+        };
+        let most = f64::from(joint.jerk.unwrap()) + ROUNDING[2];
+        let abrupt: Vec<_> =
+            (1..changes.len()).filter(|&tick| 100.0 * (changes[tick] - changes[tick - 1]).abs() > most).collect();
+        braking += abrupt.len();
+        let jerky = abrupt.iter().filter(|&&tick| !brakes(tick) && !brakes(tick - 1)).count();
         let [low, high] = joint.position;
         let out = commands.iter().filter(|position| !(low..=high).contains(position)).count();
-        assert_eq!((fast, hard, out), (0, 0, 0), "samples of {} too fast, too hard, out of range", joint.name);
+        let wrong = [fast, hard, jerky, out];
+        assert_eq!(wrong, [0; 4], "samples of {} too fast, too hard, too abrupt, out of range", joint.name);
         furthest += speeds.iter().map(|speed| speed.abs() / 100.0).sum::<f64>();
     }
     assert!(furthest > 300.0, "the joints went {furthest} rad in all");
+    assert!(braking < 6 * TICKS as usize / 20, "{braking} samples brake");
     assert_eq!(bench.joint(0).len(), bench.robot.tick() as usize);
 }

@@ -115,8 +115,11 @@ impl Server {
         });
         let (sender, hosts) = channel();
         let newest_moment = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+        // A host that brakes at once must not be taken for one that is abrupt: jerk is the host's filter's.
+        let mut guarded = Embodiment::clone(&embodiment);
+        guarded.joints.iter_mut().for_each(|joint| joint.jerk = None);
         let mut guard = Guard {
-            filter: Filter::new(&embodiment, options.kinematics, safety::Guard::On, &measured.joints.positions),
+            filter: Filter::new(&guarded, options.kinematics, safety::Guard::On, &measured.joints.positions),
             demands: vec![Demand::Hold; embodiment.joints.len()],
             link,
             shared: shared.clone(),

@@ -58,7 +58,8 @@ fn hostile_spell() -> impl Strategy<Value = (Vec<Demand>, Vec<f64>, usize)> {
 
 /// What a skill might ask to be kept to; some of it leaves nothing, and is refused.
 fn any_tightening() -> impl Strategy<Value = Tightening> {
-    let joint = (prop::option::of([-2.0_f32..0.5, -0.5_f32..2.0]), 0.05_f32..3.0, 0.5_f32..20.0);
+    let jerk = prop::option::of(4.0_f32..40.0);
+    let joint = (prop::option::of([-2.0_f32..0.5, -0.5_f32..2.0]), 0.05_f32..3.0, 0.5_f32..20.0, jerk);
     let place = (prop::array::uniform3(-0.4_f32..0.2), prop::array::uniform3(0.05_f32..0.5))
         .prop_map(|(min, max)| Workspace { min, max });
     let block = (prop::array::uniform3(-0.4_f32..0.4), 0.02_f32..0.2)
@@ -66,13 +67,15 @@ fn any_tightening() -> impl Strategy<Value = Tightening> {
     (prop::collection::vec(joint, 6), prop::option::of(place), prop::collection::vec(block, 0..2)).prop_map(
         |(joints, workspace, forbidden)| {
             let names = Embodiment::so101().joints.into_iter().map(|joint| joint.name);
-            let joint = |(name, (position, velocity, acceleration))| JointTightening {
-                name,
-                position,
-                velocity: Some(velocity),
-                acceleration: Some(acceleration),
-                ..JointTightening::default()
-            };
+            let joint =
+                |(name, (position, velocity, acceleration, jerk)): (_, (_, _, f32, Option<f32>))| JointTightening {
+                    name,
+                    position,
+                    velocity: Some(velocity),
+                    acceleration: Some(acceleration),
+                    jerk: jerk.map(|share| share * acceleration),
+                    ..JointTightening::default()
+                };
             let joints = names.zip(joints).map(joint).collect();
             Tightening { joints, workspace, forbidden, ..Tightening::default() }
         },
@@ -83,9 +86,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn commands_keep_every_limit_whatever_is_demanded(spells in prop::collection::vec(hostile_spell(), 1..25)) {
+    fn commands_keep_every_limit_whatever_is_demanded(
+        spells in prop::collection::vec(hostile_spell(), 1..25), jerk in prop::option::of(4.0_f32..60.0)
+    ) {
         let place = Workspace { min: [0.2, 0.05, 0.0], max: [0.3, 0.2, 0.15] };
-        let robot = Embodiment { forbidden: vec![place], ..Embodiment::so101() };
+        let mut robot = Embodiment { forbidden: vec![place], ..Embodiment::so101() };
+        // What brakes before a place does not wait for it.
+        robot.joints.iter_mut().for_each(|joint| joint.jerk = jerk.map(|share| share * joint.acceleration));
         let mut filter = Filter::new(&robot, Box::new(tool), Guard::On, &REST);
         let mut body = Body::new(&robot);
         let (mut last, mut speeds) = (REST.to_vec(), vec![0.0; 6]);
@@ -124,12 +131,12 @@ proptest! {
         let robot = Arc::new(Embodiment { forbidden: vec![place], ..Embodiment::so101() });
         let mut filter = Filter::new(&robot, Box::new(tool), Guard::On, &REST);
         let mut body = Body::new(&robot);
-        let (mut last, mut speeds) = (REST.to_vec(), vec![0.0; 6]);
+        let (mut last, mut speeds, mut changes) = (REST.to_vec(), vec![0.0; 6], vec![0.0; 6]);
         for ((demands, drift, ticks), tightenings) in spells {
             let within: Vec<_> = tightenings.iter().filter_map(|by| robot.within(by, "a skill").ok()).collect();
             let drivers = || [[0, 1, 2].as_slice(), &[3, 4, 5]].into_iter().zip(&within);
             filter.keep_within(drivers());
-            let stood = speeds.iter().all(|speed| *speed == 0.0);
+            let stood = speeds.iter().chain(&changes).all(|it| *it == 0.0);
             for tick in 0..ticks {
                 let demands: Vec<_> = demands.iter().zip(&drift).map(|(demand, drift)| match demand {
                     Demand::To(position) => Demand::To(position + drift * tick as f64),
@@ -156,13 +163,54 @@ proptest! {
                     } else if stood {
                         prop_assert!((is - was) * (was - high.min(was.max(low))) <= 0.0, "{name} went further out");
                     }
-                    speeds[index] = speed;
+                    (speeds[index], changes[index]) = (speed, change);
                 }
                 let beyond = outside(&robot.workspace, tool(command));
                 prop_assert!(beyond <= 1.1e-5, "the tool is {beyond} m outside");
                 let depths = body.depths(command, [].iter());
                 prop_assert!(depths.iter().all(|depth| *depth <= 1.1e-5), "in a forbidden box, in itself: {depths:?} m");
                 last.copy_from_slice(command);
+            }
+        }
+    }
+
+    #[test]
+    fn a_jerk_is_kept_whatever_is_demanded_and_whoever_drives_but_where_something_holds_or_a_position_ends(
+        share in 4.0_f32..60.0,
+        spells in prop::collection::vec((hostile_spell(), prop::collection::vec(any_tightening(), 2)), 1..12),
+    ) {
+        let mut robot = Embodiment { collisions: vec![], ..Embodiment::so101() };
+        robot.joints.iter_mut().for_each(|joint| joint.jerk = Some(share * joint.acceleration));
+        let robot = Arc::new(robot);
+        let mut filter = Filter::new(&robot, Box::new(|_: &[f32]| [0.2, 0.0, 0.2]), Guard::On, &REST);
+        let limits: Vec<_> = robot.joints.iter().map(|joint| Limits::of(joint, robot.control_hz)).collect();
+        let mut last: Vec<_> = (0..6).map(|joint| (filter.state(joint), false)).collect();
+        for ((demands, drift, ticks), tightenings) in spells {
+            let tightenings = tightenings.into_iter().map(|by| Tightening { workspace: None, forbidden: vec![], ..by });
+            let within: Vec<_> = tightenings.filter_map(|by| robot.within(&by, "a skill").ok()).collect();
+            filter.keep_within([[0, 1, 2].as_slice(), &[3, 4, 5]].into_iter().zip(&within));
+            for tick in 0..ticks {
+                let demands: Vec<_> = demands.iter().zip(&drift).map(|(demand, drift)| match demand {
+                    Demand::To(position) => Demand::To(position + drift * tick as f64),
+                    Demand::Hold => Demand::Hold,
+                }).collect();
+                step(&mut filter, &demands);
+                for (index, limits) in limits.iter().enumerate() {
+                    let (is, (was, braked)) = (filter.state(index), last[index]);
+                    let name = &robot.joints[index].name;
+                    prop_assert!(is.velocity.abs() <= limits.speed + 1e-12, "{name}: {is:?}");
+                    prop_assert!(is.change.abs() <= limits.change + 1e-12, "{name}: {is:?}");
+                    // As fast as it may be to stop at the end of its range, at the hardest.
+                    let ends = |distance| limits.speed_that_stops_within(distance) <= is.velocity.abs() + 1e-12;
+                    let distance = if is.velocity < 0.0 { was.position - limits.low } else { limits.high - was.position };
+                    let holds = !matches!(demands[index], Demand::To(position) if position.is_finite());
+                    let brakes = holds || ends(distance) || (is.velocity == 0.0 && ends(was.position - limits.low));
+                    let jerk = (is.change - was.change).abs();
+                    prop_assert!(
+                        brakes || braked || jerk <= limits.jerk.unwrap() + 1e-12, "{name}: {jerk} from {was:?} to {is:?}"
+                    );
+                    last[index] = (is, brakes);
+                }
             }
         }
     }
