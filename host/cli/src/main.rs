@@ -15,6 +15,8 @@
 //! | [`video`] | pictures to an mp4 file |
 //! | [`picture`] | PNG files to images |
 //! | [`output`] | files that are written whole or not at all |
+//! | [`lines`] | lines of a host that works, for whoever looks |
+//! | [`log`] | which events become such lines |
 //! | [`progress`] | what moves on stderr |
 //! | [`toolchain`] | cargo, which builds skills |
 //! | [`assets`] | where the checkout keeps things |
@@ -26,6 +28,8 @@ mod commands;
 mod episode;
 mod fault;
 mod film;
+mod lines;
+mod log;
 mod output;
 mod picture;
 mod progress;

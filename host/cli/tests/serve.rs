@@ -49,13 +49,17 @@ fn end(child: &mut Child) {
 
 impl Served {
     fn start(skills: &Path, options: &[&str]) -> Self {
+        Self::logging(skills, options, Stdio::null())
+    }
+
+    fn logging(skills: &Path, options: &[&str], log: Stdio) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_waza"))
             .args(["serve", "--device", "cpu", "--listen", "127.0.0.1:0", "--skills"])
             .arg(skills)
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .unwrap();
         let (sender, lines) = channel();
@@ -185,6 +189,73 @@ fn a_served_robot_takes_packages_while_it_works_and_is_operated_with_ctl() {
     served.json(&["run", "test/conduct", "--task", "keep moving", "--detach"]);
     served.signal("TERM");
     assert_eq!(served.ended(), Some(0));
+}
+
+#[test]
+fn the_log_has_the_words_of_skills_without_their_power_over_a_terminal_and_nothing_where_it_is_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let (skills, log) = (folder.path().join("skills"), folder.path().join("log"));
+    std::fs::create_dir(&skills).unwrap();
+    package(&skills, "conduct");
+    let say = ["run", "test/conduct", "--task", "say: \u{1b}[2Jhello"];
+    let logged = |options: &[&str]| {
+        let mut served = Served::logging(&skills, options, std::fs::File::create(&log).unwrap().into());
+        let followed = String::from_utf8(served.ctl(&say).stderr).unwrap();
+        assert!(followed.contains("\\u{1b}[2Jhello\nand to standard error\n"), "{followed:?}");
+        served.signal("TERM");
+        assert_eq!(served.ended(), Some(0));
+        std::fs::read_to_string(&log).unwrap()
+    };
+    let text = logged(&[]);
+    let line = text.lines().find(|line| line.contains("hello")).unwrap();
+    assert!(line.contains("INFO skill: ") && line.contains("run=1 skill=test/conduct"), "{line:?}");
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+    assert_eq!(logged(&["--log", "off"]), "");
+}
+
+#[test]
+fn who_does_not_read_the_log_keeps_the_robot_from_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    package(folder.path(), "conduct");
+    // The pipe is full long before two runs have said what they have to say.
+    let mut served = Served::logging(folder.path(), &["--log", "trace"], Stdio::piped());
+    for _ in 0..2 {
+        let run = served.json(&["run", "test/conduct", "--task", "chatter", "--detach"])["id"].to_string();
+        served.reaches(&run, "succeeded");
+    }
+    let moving = served.json(&["run", "test/conduct", "--task", "keep moving", "--detach"])["id"].to_string();
+    served.done(&["stop"]);
+    served.reaches(&moving, "failed");
+    served.done(&["reset", "1"]);
+    served.done(&["run", "test/conduct", "--task", "move: 0.1"]);
+    served.signal("TERM");
+    assert_eq!(served.ended(), Some(0));
+}
+
+#[test]
+fn a_version_that_takes_over_from_another_is_told_where_the_host_runs_and_where_the_run_is_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |version: &str, conduct: &str| {
+        let manifest = packages::manifest("relay", &["sensing", "model", "motion:body", "durable"]);
+        let manifest = manifest.replace("version = \"0.1.0\"", &format!("version = \"{version}\""));
+        packages::package(&folder.path().join("relay"), &manifest, &packages::relay(conduct));
+    };
+    load("0.1.0", "steady");
+    let served = Served::start(folder.path(), &[]);
+    let run =
+        served.json(&["run", "test/relay", "--task", "count", "--parameters", "300", "--detach"])["id"].to_string();
+    assert!(served.done(&["runs", &run]).starts_with(&format!("{run} test/relay 0.1.0 \"count\"")));
+    load("0.2.0", "panic later");
+    let line = served.line(&format!("run {run}: "));
+    assert!(line.starts_with(&format!("run {run}: test/relay 0.2.0 goes on in place of 0.1.0, ")), "{line}");
+    let line = served.line(&format!("run {run}: "));
+    assert!(line.contains("test/relay 0.1.0 goes on again, 0.2.0 did not prove itself: "), "{line}");
+    assert!(served.line("quarantined test/relay 0.2.0").contains("`waza ctl pardon test/relay`"));
+    load("0.3.0", "steady again");
+    served.line(&format!("run {run}: test/relay 0.3.0 goes on in place of 0.1.0, "));
+    assert!(served.done(&["runs", &run]).starts_with(&format!("{run} test/relay 0.3.0 ")));
+    served.done(&["kill", &run]);
+    served.reaches(&run, "failed");
 }
 
 #[test]

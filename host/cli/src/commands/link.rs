@@ -13,6 +13,7 @@ use waza_robot::bridge::{BridgeError, Server, ServerOptions, Status};
 use waza_robot::sim::{SceneSpec, Simulator, arm};
 
 use crate::fault::BadInput;
+use crate::log::LogOptions;
 
 /// How often is looked at who is in charge, to say so.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -28,6 +29,8 @@ pub struct Link {
     /// Decides what lies where on the table.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    log: LogOptions,
 }
 
 /// A robot that this program has a link to.
@@ -51,7 +54,8 @@ impl FromStr for RobotName {
 impl Link {
     /// Serves until the process is ended: a host that dies must find its robot held.
     pub fn run(self) -> Result<()> {
-        let Self { robot: RobotName::Tabletop, socket, seed } = self;
+        let Self { robot: RobotName::Tabletop, socket, seed, log } = self;
+        let _log = log.start()?;
         let embodiment = Arc::new(Embodiment::so101());
         let simulator = Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), seed);
         let options = ServerOptions::new(arm::tool_position);

@@ -1,12 +1,10 @@
 //! `waza serve`: what an operator leaves running.
 
-use std::convert::Infallible;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -21,6 +19,8 @@ use waza_runtime::{Host, HostOptions};
 use super::stage::ModelOptions;
 use crate::assets::Checkout;
 use crate::fault::{BadInput, OrBadInput, bad_input};
+use crate::lines::Lines;
+use crate::log::LogOptions;
 
 /// How long the stop sources may take to be seen alive before this says which are not. They may come later.
 const ARM_WITHIN: Duration = Duration::from_secs(3);
@@ -28,9 +28,6 @@ const ARM_WITHIN: Duration = Duration::from_secs(3);
 /// How long a link that is just starting is waited for.
 #[cfg(unix)]
 const LINK_WITHIN: Duration = Duration::from_secs(5);
-
-/// Lines that wait for a reader.
-const MOST_WAITING_LINES: usize = 1024;
 
 /// How long the last lines may take.
 const PRINT_WITHIN: Duration = Duration::from_secs(1);
@@ -71,6 +68,8 @@ pub struct Serve {
     stop: Vec<StopKind>,
     #[command(flatten)]
     model: ModelOptions,
+    #[command(flatten)]
+    log: LogOptions,
 }
 
 /// A robot that can be served.
@@ -99,6 +98,7 @@ impl Serve {
         if !self.skills.is_dir() {
             return Err(bad_input("no folder of skills", self.skills.display(), "name one that exists with --skills"));
         }
+        let _log = self.log.start()?;
         let token = self
             .token
             .as_deref()
@@ -114,7 +114,7 @@ impl Serve {
             .or_bad_input()?;
 
         let options = Options { listen: self.listen, token, stops: self.stops() };
-        let (lines, printed) = Lines::start()?;
+        let lines = Lines::to(io::stdout())?;
         let tell = lines.clone();
         let daemon = Daemon::start(host, options, move |notice| tell.say(notice)).map_err(|error| match error {
             DaemonError::Thread(_) => error.into(),
@@ -132,9 +132,7 @@ impl Serve {
         daemon.wait_for_leave();
         lines.say("leaving: the robot has been stopped");
         daemon.end();
-        drop(lines);
-        // An error is the end of the printing; whoever does not read by now is not waited for.
-        let _ = printed.recv_timeout(PRINT_WITHIN);
+        lines.flush(PRINT_WITHIN);
         Ok(())
     }
 }
@@ -164,33 +162,5 @@ impl Serve {
         }
         let file = self.state.iter().map(|state| StopKind::File(state.join("STOP")));
         [StopKind::Signal, StopKind::Http].into_iter().chain(file).collect()
-    }
-}
-
-/// Lines for whoever looks. Nobody waits until they are printed: a reader that stops reading must not keep the robot's API from
-/// answering.
-#[derive(Clone)]
-struct Lines(SyncSender<String>);
-
-impl Lines {
-    /// Prints on a thread of its own. The receiver is told when the last of these is gone and all is printed.
-    fn start() -> Result<(Self, Receiver<Infallible>)> {
-        let (lines, queue) = sync_channel::<String>(MOST_WAITING_LINES);
-        let (open, printed) = channel();
-        let print = move || {
-            for line in queue {
-                let mut out = io::stdout().lock();
-                // There may be nobody to read it.
-                let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-            }
-            drop(open);
-        };
-        std::thread::Builder::new().name("waza-lines".into()).spawn(print).context("starting a thread")?;
-        Ok((Self(lines), printed))
-    }
-
-    fn say(&self, line: impl ToString) {
-        // If nobody reads, lines are lost.
-        let _ = self.0.try_send(line.to_string());
     }
 }
