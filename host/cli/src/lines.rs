@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 pub struct Lines {
     queue: SyncSender<Item>,
     lost: Arc<AtomicU64>,
+    closed: Arc<AtomicBool>,
 }
 
 enum Item {
@@ -40,7 +41,7 @@ impl Lines {
     pub fn to(out: impl Write + Send + 'static) -> Result<Self> {
         let (queue, items) = sync_channel(MOST_WAITING);
         let lost = Arc::new(AtomicU64::new(0));
-        let lines = Self { queue, lost: lost.clone() };
+        let lines = Self { queue, lost: lost.clone(), closed: Arc::default() };
         let print = move || print(out, &items, &lost);
         std::thread::Builder::new().name("waza-lines".into()).spawn(print).context("starting a thread")?;
         Ok(lines)
@@ -48,9 +49,17 @@ impl Lines {
 
     /// A line, or what of it can be printed without harm.
     pub fn say(&self, line: impl ToString) {
+        if self.closed.load(Ordering::Relaxed) {
+            return;
+        }
         if self.queue.try_send(Item::Line(line.to_string())).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Nothing that is said from here on is printed.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
     }
 
     /// Waits until all is printed that was said, or for `within` if nobody reads.

@@ -35,7 +35,7 @@ impl FromStr for Directives {
     }
 }
 
-/// What is logged from here on. Dropping it waits a little until all is printed.
+/// What is logged from here on. Dropping it waits a little until all is printed, and ends it.
 #[must_use = "dropping it lets the last lines be printed"]
 pub struct Log(Lines);
 
@@ -58,6 +58,7 @@ impl LogOptions {
 impl Drop for Log {
     fn drop(&mut self) {
         self.0.flush(PRINT_WITHIN);
+        self.0.close();
     }
 }
 

@@ -19,6 +19,7 @@
 //! | [`log`] | which events become such lines |
 //! | [`progress`] | what moves on stderr |
 //! | [`toolchain`] | cargo, which builds skills |
+//! | `watchdog` | the process that holds a robot when its host dies |
 //! | [`assets`] | where the checkout keeps things |
 //! | [`fault`] | one line on stderr, and the exit code |
 
@@ -38,6 +39,8 @@ mod report;
 mod statistics;
 mod toolchain;
 mod video;
+#[cfg(unix)]
+mod watchdog;
 
 use std::process::ExitCode;
 

@@ -3,34 +3,13 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used)] // in helpers of tests
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+mod served;
+
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use serde_json::Value;
-
-#[path = "../../runtime/tests/packages/mod.rs"]
-#[allow(dead_code, reason = "not every test needs all of it")]
-mod packages;
-
-/// Far longer than anything here takes, for a machine under load.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-struct Served {
-    child: Child,
-    lines: Receiver<String>,
-    address: String,
-    /// What it said until it was armed.
-    begun: Vec<String>,
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        end(&mut self.child);
-    }
-}
+use served::{PATIENCE, Served, end, package, packages};
 
 /// A link's process, which outlives its hosts but not its test.
 struct Linked(Child);
@@ -39,120 +18,6 @@ impl Drop for Linked {
     fn drop(&mut self) {
         end(&mut self.0);
     }
-}
-
-fn end(child: &mut Child) {
-    // It may have ended already.
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
-impl Served {
-    fn start(skills: &Path, options: &[&str]) -> Self {
-        Self::logging(skills, options, Stdio::null())
-    }
-
-    fn logging(skills: &Path, options: &[&str], log: Stdio) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_waza"))
-            .args(["serve", "--device", "cpu", "--listen", "127.0.0.1:0", "--skills"])
-            .arg(skills)
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let (sender, lines) = channel();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let mut served = Self { child, lines, address: String::new(), begun: Vec::new() };
-        while !served.begun.last().is_some_and(|line| line.starts_with("armed")) {
-            let line = served.lines.recv_timeout(PATIENCE).expect("it does not arm");
-            if let Some(address) = line.strip_prefix("listening on ") {
-                served.address = address.into();
-            }
-            served.begun.push(line);
-        }
-        served
-    }
-
-    /// The next line that begins like this.
-    fn line(&self, begins: &str) -> String {
-        loop {
-            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line begins with {begins:?}"));
-            if line.starts_with(begins) {
-                return line;
-            }
-        }
-    }
-
-    fn ctl(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_waza"))
-            .args(["ctl", "--host", &self.address])
-            .args(arguments)
-            .output()
-            .unwrap()
-    }
-
-    #[track_caller]
-    fn done(&self, arguments: &[&str]) -> String {
-        let output = self.ctl(arguments);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    #[track_caller]
-    fn refused(&self, code: i32, arguments: &[&str], expected: &str) {
-        let output = self.ctl(arguments);
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{stderr}");
-        assert!(stderr.contains(expected), "{expected:?} is missing in: {stderr}");
-    }
-
-    /// Waits for it to be done: a machine under load may need several tries.
-    #[track_caller]
-    fn done_at_last(&self, arguments: &[&str]) {
-        let began = Instant::now();
-        while !self.ctl(arguments).status.success() {
-            assert!(began.elapsed() < PATIENCE, "it is never done");
-        }
-    }
-
-    /// Waits for a run to come to a state.
-    #[track_caller]
-    fn reaches(&self, run: &str, state: &str) {
-        let began = Instant::now();
-        while self.json(&["runs", run])["state"] != state {
-            assert!(began.elapsed() < PATIENCE, "it does not come to be {state}");
-        }
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.done(&[arguments, &["--json"]].concat())).unwrap()
-    }
-
-    fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-    }
-
-    /// Waits for the end; the exit code.
-    fn ended(&mut self) -> Option<i32> {
-        let began = Instant::now();
-        while began.elapsed() < PATIENCE {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("it does not end");
-    }
-}
-
-/// Copies one of the runtime's test skills into a folder.
-fn package(skills: &Path, guest: &str) {
-    let permissions = ["sensing", "model", "motion:body", "operator", "durable", "skills:test/conduct"];
-    packages::package(&skills.join(guest), &packages::manifest(guest, &permissions), &packages::component(guest));
 }
 
 #[test]

@@ -16,11 +16,15 @@ use waza_robot::sim::{SceneSpec, Simulator, arm};
 use waza_robot::{Embodiment, Guard, Link, Pace, Robot, RobotOptions, Tightening};
 use waza_runtime::{Host, HostOptions};
 
+#[cfg(unix)]
+use super::link::TABLETOP;
 use super::stage::ModelOptions;
 use crate::assets::Checkout;
 use crate::fault::{BadInput, OrBadInput, bad_input};
 use crate::lines::Lines;
 use crate::log::LogOptions;
+#[cfg(unix)]
+use crate::watchdog::{Served, Watchdog};
 
 /// How long the stop sources may take to be seen alive before this says which are not. They may come later.
 const ARM_WITHIN: Duration = Duration::from_secs(3);
@@ -40,9 +44,13 @@ const PRINT_WITHIN: Duration = Duration::from_secs(1);
                         waza serve --skills /srv/skills --listen 0.0.0.0:7373 --token /etc/waza/token\n\n\
                         SIGUSR1 stops the robot, Ctrl-C and SIGTERM stop it and leave. `waza ctl` operates it.")]
 pub struct Serve {
-    /// The robot: sim:tabletop in this process, or link:SOCKET, which `waza link` serves and holds when this process dies.
+    /// The robot: sim:tabletop, or link:SOCKET, which `waza link` serves.
     #[arg(long, default_value = "sim:tabletop")]
     robot: RobotName,
+    /// Keep the simulated robot in this process. Left out, a process of its own holds it, and brings it to rest if this one
+    /// dies; the next host with the same --state goes on from there.
+    #[arg(long)]
+    in_process: bool,
     /// A folder of skill packages, a folder each; what changes there takes effect at once.
     #[arg(long)]
     skills: PathBuf,
@@ -72,6 +80,28 @@ pub struct Serve {
     log: LogOptions,
 }
 
+/// Who holds the robot.
+enum Held {
+    Here,
+    #[cfg(unix)]
+    ByChild(Watchdog),
+    #[cfg(unix)]
+    Elsewhere,
+}
+
+impl Held {
+    /// In one line, for people.
+    fn describe(&self) -> String {
+        match self {
+            Self::Here => "the robot is held by this process alone: nothing brings it to rest if it dies".into(),
+            #[cfg(unix)]
+            Self::ByChild(watchdog) => watchdog.describe(),
+            #[cfg(unix)]
+            Self::Elsewhere => "the robot is held by the process at its socket, whatever becomes of this one".into(),
+        }
+    }
+}
+
 /// A robot that can be served.
 #[derive(Debug, Clone)]
 enum RobotName {
@@ -98,6 +128,8 @@ impl Serve {
         if !self.skills.is_dir() {
             return Err(bad_input("no folder of skills", self.skills.display(), "name one that exists with --skills"));
         }
+        // Declared in this order: the log is silent before the robot's link goes.
+        let held;
         let _log = self.log.start()?;
         let token = self
             .token
@@ -107,7 +139,8 @@ impl Serve {
             .map_err(|line| BadInput::caused_by(anyhow::Error::msg(line)))?;
         let embodiment = Arc::new(self.embodiment()?);
         let model = self.model.open(&Checkout::find()?)?;
-        let link = self.link(&embodiment)?;
+        let link;
+        (link, held) = self.link(&embodiment)?;
         let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(arm::tool_position), guard: Guard::On };
         let robot = Robot::start(embodiment, link, options).context("starting the robot")?;
         let host = Host::new(robot, model, HostOptions { state: self.state.clone(), ..HostOptions::default() })
@@ -121,6 +154,7 @@ impl Serve {
             error => BadInput::caused_by(error),
         })?;
         daemon.watch(&self.skills).or_bad_input()?;
+        lines.say(held.describe());
         lines.say(format!("listening on http://{}", daemon.address()));
         let unseen = daemon.arm(ARM_WITHIN);
         if unseen.is_empty() {
@@ -146,14 +180,24 @@ impl Serve {
         robot.tightened(&limits, &site.display().to_string()).or_bad_input()
     }
 
-    fn link(&self, embodiment: &Arc<Embodiment>) -> Result<Box<dyn Link>> {
-        Ok(match &self.robot {
-            RobotName::SimTabletop => Box::new(Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), self.seed)),
+    fn link(&self, embodiment: &Arc<Embodiment>) -> Result<(Box<dyn Link>, Held)> {
+        match &self.robot {
+            #[cfg(unix)]
+            RobotName::SimTabletop if !self.in_process => {
+                let robot = Served::new(TABLETOP, self.seed);
+                let (watchdog, link) = Watchdog::hold(&robot, self.state.as_deref(), embodiment)?;
+                Ok((Box::new(link), Held::ByChild(watchdog)))
+            }
+            RobotName::SimTabletop => {
+                let simulator = Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), self.seed);
+                Ok((Box::new(simulator), Held::Here))
+            }
             #[cfg(unix)]
             RobotName::Link(socket) => {
-                Box::new(RemoteLink::connect(socket, embodiment.clone(), LINK_WITHIN).or_bad_input()?)
+                let link = RemoteLink::connect(socket, embodiment.clone(), LINK_WITHIN).or_bad_input()?;
+                Ok((Box::new(link), Held::Elsewhere))
             }
-        })
+        }
     }
 
     fn stops(&self) -> Vec<StopKind> {
