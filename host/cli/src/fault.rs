@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use waza_model::ModelError;
 use waza_model::executor::ExecutorError;
 
+use crate::lines::plain;
+
 /// The user's input is at fault: exit code 2. Everything else exits with 1.
 #[derive(Debug)]
 pub struct BadInput(anyhow::Error);
@@ -77,7 +79,8 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 /// The error on one line.
 pub fn line(error: &anyhow::Error) -> String {
     let lines: Vec<_> = format!("{error:#}").lines().map(|line| line.trim().to_owned()).collect();
-    lines.join(" ")
+    // A skill's last words may be among them.
+    plain(&lines.join(" ")).into_owned()
 }
 
 #[cfg(test)]

@@ -15,8 +15,11 @@
 //! | [`video`] | pictures to an mp4 file |
 //! | [`picture`] | PNG files to images |
 //! | [`output`] | files that are written whole or not at all |
+//! | [`lines`] | lines of a host that works, for whoever looks |
+//! | [`log`] | which events become such lines |
 //! | [`progress`] | what moves on stderr |
 //! | [`toolchain`] | cargo, which builds skills |
+//! | `watchdog` | the process that holds a robot when its host dies |
 //! | [`assets`] | where the checkout keeps things |
 //! | [`fault`] | one line on stderr, and the exit code |
 
@@ -26,6 +29,8 @@ mod commands;
 mod episode;
 mod fault;
 mod film;
+mod lines;
+mod log;
 mod output;
 mod picture;
 mod progress;
@@ -34,6 +39,8 @@ mod report;
 mod statistics;
 mod toolchain;
 mod video;
+#[cfg(unix)]
+mod watchdog;
 
 use std::process::ExitCode;
 

@@ -3,34 +3,13 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used)] // in helpers of tests
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+mod served;
+
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use serde_json::Value;
-
-#[path = "../../runtime/tests/packages/mod.rs"]
-#[allow(dead_code, reason = "not every test needs all of it")]
-mod packages;
-
-/// Far longer than anything here takes, for a machine under load.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-struct Served {
-    child: Child,
-    lines: Receiver<String>,
-    address: String,
-    /// What it said until it was armed.
-    begun: Vec<String>,
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        end(&mut self.child);
-    }
-}
+use served::{PATIENCE, Served, end, package, packages};
 
 /// A link's process, which outlives its hosts but not its test.
 struct Linked(Child);
@@ -39,116 +18,6 @@ impl Drop for Linked {
     fn drop(&mut self) {
         end(&mut self.0);
     }
-}
-
-fn end(child: &mut Child) {
-    // It may have ended already.
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
-impl Served {
-    fn start(skills: &Path, options: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_waza"))
-            .args(["serve", "--device", "cpu", "--listen", "127.0.0.1:0", "--skills"])
-            .arg(skills)
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let (sender, lines) = channel();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let mut served = Self { child, lines, address: String::new(), begun: Vec::new() };
-        while !served.begun.last().is_some_and(|line| line.starts_with("armed")) {
-            let line = served.lines.recv_timeout(PATIENCE).expect("it does not arm");
-            if let Some(address) = line.strip_prefix("listening on ") {
-                served.address = address.into();
-            }
-            served.begun.push(line);
-        }
-        served
-    }
-
-    /// The next line that begins like this.
-    fn line(&self, begins: &str) -> String {
-        loop {
-            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line begins with {begins:?}"));
-            if line.starts_with(begins) {
-                return line;
-            }
-        }
-    }
-
-    fn ctl(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_waza"))
-            .args(["ctl", "--host", &self.address])
-            .args(arguments)
-            .output()
-            .unwrap()
-    }
-
-    #[track_caller]
-    fn done(&self, arguments: &[&str]) -> String {
-        let output = self.ctl(arguments);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    #[track_caller]
-    fn refused(&self, code: i32, arguments: &[&str], expected: &str) {
-        let output = self.ctl(arguments);
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{stderr}");
-        assert!(stderr.contains(expected), "{expected:?} is missing in: {stderr}");
-    }
-
-    /// Waits for it to be done: a machine under load may need several tries.
-    #[track_caller]
-    fn done_at_last(&self, arguments: &[&str]) {
-        let began = Instant::now();
-        while !self.ctl(arguments).status.success() {
-            assert!(began.elapsed() < PATIENCE, "it is never done");
-        }
-    }
-
-    /// Waits for a run to come to a state.
-    #[track_caller]
-    fn reaches(&self, run: &str, state: &str) {
-        let began = Instant::now();
-        while self.json(&["runs", run])["state"] != state {
-            assert!(began.elapsed() < PATIENCE, "it does not come to be {state}");
-        }
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.done(&[arguments, &["--json"]].concat())).unwrap()
-    }
-
-    fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-    }
-
-    /// Waits for the end; the exit code.
-    fn ended(&mut self) -> Option<i32> {
-        let began = Instant::now();
-        while began.elapsed() < PATIENCE {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("it does not end");
-    }
-}
-
-/// Copies one of the runtime's test skills into a folder.
-fn package(skills: &Path, guest: &str) {
-    let permissions = ["sensing", "model", "motion:body", "operator", "durable", "skills:test/conduct"];
-    packages::package(&skills.join(guest), &packages::manifest(guest, &permissions), &packages::component(guest));
 }
 
 #[test]
@@ -185,6 +54,73 @@ fn a_served_robot_takes_packages_while_it_works_and_is_operated_with_ctl() {
     served.json(&["run", "test/conduct", "--task", "keep moving", "--detach"]);
     served.signal("TERM");
     assert_eq!(served.ended(), Some(0));
+}
+
+#[test]
+fn the_log_has_the_words_of_skills_without_their_power_over_a_terminal_and_nothing_where_it_is_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let (skills, log) = (folder.path().join("skills"), folder.path().join("log"));
+    std::fs::create_dir(&skills).unwrap();
+    package(&skills, "conduct");
+    let say = ["run", "test/conduct", "--task", "say: \u{1b}[2Jhello"];
+    let logged = |options: &[&str]| {
+        let mut served = Served::logging(&skills, options, std::fs::File::create(&log).unwrap().into());
+        let followed = String::from_utf8(served.ctl(&say).stderr).unwrap();
+        assert!(followed.contains("\\u{1b}[2Jhello\nand to standard error\n"), "{followed:?}");
+        served.signal("TERM");
+        assert_eq!(served.ended(), Some(0));
+        std::fs::read_to_string(&log).unwrap()
+    };
+    let text = logged(&[]);
+    let line = text.lines().find(|line| line.contains("hello")).unwrap();
+    assert!(line.contains("INFO skill: ") && line.contains("run=1 skill=test/conduct"), "{line:?}");
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+    assert_eq!(logged(&["--log", "off"]), "");
+}
+
+#[test]
+fn who_does_not_read_the_log_keeps_the_robot_from_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    package(folder.path(), "conduct");
+    // The pipe is full long before two runs have said what they have to say.
+    let mut served = Served::logging(folder.path(), &["--log", "trace"], Stdio::piped());
+    for _ in 0..2 {
+        let run = served.json(&["run", "test/conduct", "--task", "chatter", "--detach"])["id"].to_string();
+        served.reaches(&run, "succeeded");
+    }
+    let moving = served.json(&["run", "test/conduct", "--task", "keep moving", "--detach"])["id"].to_string();
+    served.done(&["stop"]);
+    served.reaches(&moving, "failed");
+    served.done(&["reset", "1"]);
+    served.done(&["run", "test/conduct", "--task", "move: 0.1"]);
+    served.signal("TERM");
+    assert_eq!(served.ended(), Some(0));
+}
+
+#[test]
+fn a_version_that_takes_over_from_another_is_told_where_the_host_runs_and_where_the_run_is_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |version: &str, conduct: &str| {
+        let manifest = packages::manifest("relay", &["sensing", "model", "motion:body", "durable"]);
+        let manifest = manifest.replace("version = \"0.1.0\"", &format!("version = \"{version}\""));
+        packages::package(&folder.path().join("relay"), &manifest, &packages::relay(conduct));
+    };
+    load("0.1.0", "steady");
+    let served = Served::start(folder.path(), &[]);
+    let run =
+        served.json(&["run", "test/relay", "--task", "count", "--parameters", "300", "--detach"])["id"].to_string();
+    assert!(served.done(&["runs", &run]).starts_with(&format!("{run} test/relay 0.1.0 \"count\"")));
+    load("0.2.0", "panic later");
+    let line = served.line(&format!("run {run}: "));
+    assert!(line.starts_with(&format!("run {run}: test/relay 0.2.0 goes on in place of 0.1.0, ")), "{line}");
+    let line = served.line(&format!("run {run}: "));
+    assert!(line.contains("test/relay 0.1.0 goes on again, 0.2.0 did not prove itself: "), "{line}");
+    assert!(served.line("quarantined test/relay 0.2.0").contains("`waza ctl pardon test/relay`"));
+    load("0.3.0", "steady again");
+    served.line(&format!("run {run}: test/relay 0.3.0 goes on in place of 0.1.0, "));
+    assert!(served.done(&["runs", &run]).starts_with(&format!("{run} test/relay 0.3.0 ")));
+    served.done(&["kill", &run]);
+    served.reaches(&run, "failed");
 }
 
 #[test]

@@ -229,7 +229,10 @@ async fn revoke(State(site): Shared, body: Result<Bytes, BytesRejection>) -> Res
 
 async fn pardon(State(site): Shared, body: Result<Bytes, BytesRejection>) -> Result<StatusCode, Fault> {
     let skill = skill_of(body)?;
-    if site.host.pardon(&skill) {
+    let pardoned = site.host.pardon(&skill);
+    // Whoever is quarantined again is news again.
+    site.runs.tell_quarantined(&site.host);
+    if pardoned {
         return Ok(StatusCode::NO_CONTENT);
     }
     let way_out = "`waza ctl skills` lists those that are quarantined";

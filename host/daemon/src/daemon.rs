@@ -1,21 +1,20 @@
 //! Starting and ending the daemon.
 
-use std::fmt;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use waza_robot::Robot;
-use waza_runtime::{Change, Host, RunId, RuntimeError, SkillId, Watch};
+use waza_runtime::{Change, Host, RuntimeError, Watch};
 
 use crate::api::{self, Site};
 use crate::guard::Token;
+use crate::notice::Notice;
 use crate::runs::Runs;
 use crate::server::Server;
 use crate::stops::{self, StopError, StopKind, Stops};
-use crate::wire::{Run, RunState};
 
 /// How often the latch is looked at. Braking does not wait for this; ending runs does.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -62,82 +61,6 @@ pub enum DaemonError {
     Thread(#[from] std::io::Error),
 }
 
-/// What is news. As text, one line.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Notice {
-    /// A package was loaded.
-    Loaded {
-        /// The skill.
-        skill: SkillId,
-        /// Its version.
-        version: String,
-    },
-    /// A package is gone.
-    Removed(SkillId),
-    /// A package was not loaded.
-    Refused {
-        /// The package.
-        folder: PathBuf,
-        /// One line with the cause, the place and a way out.
-        why: String,
-    },
-    /// A run began.
-    Began {
-        /// Its number.
-        run: RunId,
-        /// Its skill.
-        skill: String,
-        /// What it is asked to do.
-        instruction: String,
-    },
-    /// A run ended.
-    Ended(Run),
-    /// An earlier host did not live to end a run. It does not go on by itself.
-    Interrupted {
-        /// Its number.
-        run: RunId,
-        /// Its skill.
-        skill: SkillId,
-        /// What it was asked to do.
-        instruction: String,
-    },
-    /// The host stop is latched.
-    Stopped {
-        /// Its number.
-        stop: u64,
-    },
-    /// The host stop was reset.
-    Reset,
-}
-
-impl fmt::Display for Notice {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Loaded { skill, version } => write!(formatter, "loaded {skill} {version}"),
-            Self::Removed(skill) => write!(formatter, "removed {skill}"),
-            Self::Refused { folder, why } => write!(formatter, "refused {}: {why}", folder.display()),
-            Self::Began { run, skill, instruction } => write!(formatter, "run {run} began: {skill}: {instruction:?}"),
-            Self::Ended(run) => {
-                let said = match (&run.outcome, &run.error) {
-                    (Some(outcome), _) => &outcome.summary,
-                    (None, Some(error)) => &error.cause,
-                    (None, None) => "",
-                };
-                let how = if run.state == RunState::Succeeded { "succeeded" } else { "failed" };
-                write!(formatter, "run {} {how}: {said:?}", run.id)
-            }
-            Self::Interrupted { run, skill, instruction } => {
-                let what = format!("{skill}: {instruction:?}");
-                write!(formatter, "run {run} was interrupted: {what}; `waza ctl resume {run}` lets it go on")
-            }
-            Self::Stopped { stop } => {
-                write!(formatter, "the host stop {stop} is latched; `waza ctl reset {stop}` lifts it")
-            }
-            Self::Reset => write!(formatter, "the host stop was reset"),
-        }
-    }
-}
-
 /// Tells whoever started the daemon.
 pub(crate) type Tell = Arc<dyn Fn(Notice) + Send + Sync>;
 
@@ -177,6 +100,7 @@ impl Daemon {
         if site.stop.is_some() {
             stops::http::probe(server.address, token.as_ref());
         }
+        site.runs.tell_quarantined(&site.host);
         for run in site.host.interrupted() {
             tell(Notice::Interrupted { run: run.id, skill: run.skill, instruction: run.request.instruction });
         }

@@ -24,7 +24,8 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`daemon`] | starting and ending it, and what is news |
+//! | [`daemon`] | starting and ending it |
+//! | [`notice`] | what is news |
 //! | [`wire`] | what goes over HTTP, for both sides |
 //! | [`stops`] | the sources of the host stop, each seen alive before the robot arms |
 //! | `api` | the paths |
@@ -32,6 +33,7 @@
 //! | `server` | connections, their number and their time |
 //! | `runs` | the runs that were started over the API, and what they reported |
 //! | `packages` | what became of the packages in the watched folder |
+//! | `quarantine` | which versions it was said of that they are not run any more |
 //! | `metrics` | counts for Prometheus |
 //! | `fault` | how a request fails |
 
@@ -40,12 +42,15 @@ pub mod daemon;
 mod fault;
 mod guard;
 mod metrics;
+pub mod notice;
 mod packages;
+mod quarantine;
 mod runs;
 mod server;
 pub mod stops;
 pub mod wire;
 
-pub use daemon::{Daemon, DaemonError, Notice, Options};
+pub use daemon::{Daemon, DaemonError, Options};
 pub use guard::Token;
+pub use notice::{Notice, VersionChange};
 pub use stops::StopKind;

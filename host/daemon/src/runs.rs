@@ -1,16 +1,23 @@
 //! The runs that were started over the API, and what they reported.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use axum::http::StatusCode;
-use futures_util::future::{Either, select};
 use serde_json::{Value, json};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
-use waza_runtime::{ControllerChange, Event, Host, Interrupted, Outcome, RunId, Running, SkillError, TaskRequest};
+use waza_runtime::{
+    ControllerChange, Event, Host, Interrupted, Outcome, Quarantined, RunId, Running, SkillError, TaskRequest,
+};
 
-use crate::daemon::{Notice, Tell};
+use crate::daemon::Tell;
 use crate::fault::{Fault, run_problem};
+use crate::notice::{Notice, VersionChange};
+use crate::quarantine;
 use crate::wire::{self, Problem, Progress, RunState, StartRun};
 
 /// Runs at once.
@@ -24,6 +31,7 @@ const MOST_EVENT_BYTES: usize = 256 * 1024;
 
 pub(crate) struct Runs {
     state: Mutex<State>,
+    quarantined: quarantine::Known,
     tell: Tell,
 }
 
@@ -35,7 +43,6 @@ struct State {
 /// One run, whether it still works or not.
 pub(crate) struct Run {
     id: RunId,
-    skill: String,
     instruction: String,
     seed: u64,
     stop: Notify,
@@ -43,17 +50,31 @@ pub(crate) struct Run {
 }
 
 /// What a run reported.
-#[derive(Default)]
 struct Journal {
+    /// The run's skill.
+    skill: String,
     log: Mutex<Log>,
     /// Changes whenever the log does.
     grown: watch::Sender<()>,
+    /// What operators are told besides. Few versions are offered to a run, so few of these can wait.
+    news: UnboundedSender<VersionChange>,
+}
+
+/// A run that has just begun, and what its events come to.
+struct Begun {
+    running: Running,
+    journal: Arc<Journal>,
+    news: UnboundedReceiver<VersionChange>,
+    instruction: String,
+    seed: u64,
 }
 
 #[derive(Default)]
 struct Log {
     ended: Option<Result<wire::Outcome, Problem>>,
     progress: Option<Progress>,
+    /// Of the skill, the version that works.
+    version: String,
     counts: BTreeMap<String, u64>,
     events: VecDeque<Entry>,
     bytes: usize,
@@ -80,13 +101,13 @@ pub(crate) struct Reader {
 
 impl Runs {
     pub fn new(tell: Tell) -> Self {
-        Self { state: Mutex::default(), tell }
+        Self { state: Mutex::default(), quarantined: quarantine::Known::default(), tell }
     }
 
     /// Starts a run. Nothing starts while the host stop is latched, or before the robot is armed.
-    pub fn start(&self, host: &Host, ask: StartRun) -> Result<Arc<Run>, Fault> {
-        let state = self.ready(host, &ask.skill)?;
-        let journal = Arc::new(Journal::default());
+    pub fn start(self: &Arc<Self>, host: &Host, ask: StartRun) -> Result<Arc<Run>, Fault> {
+        let (state, version) = self.ready(host, &ask.skill)?;
+        let (journal, news) = Journal::of(ask.skill.clone(), version);
         let request = TaskRequest {
             instruction: ask.instruction.clone(),
             parameters: if ask.parameters.is_null() { String::new() } else { ask.parameters.to_string() },
@@ -96,22 +117,23 @@ impl Runs {
         };
         let noting = journal.clone();
         let running = host.run(&ask.skill, request, move |event| noting.note(&event));
-        Ok(self.begin(state, running, journal, ask.skill, ask.instruction, ask.seed))
+        Ok(self.begin(host, state, Begun { running, journal, news, instruction: ask.instruction, seed: ask.seed }))
     }
 
     /// Lets a run go on that an earlier host did not live to end, under the same conditions.
-    pub fn resume(&self, host: &Host, id: RunId) -> Result<Arc<Run>, Fault> {
+    pub fn resume(self: &Arc<Self>, host: &Host, id: RunId) -> Result<Arc<Run>, Fault> {
         let gone = || Fault::not_found(format!("no interrupted run {id} waits"), "`waza ctl runs` lists those that do");
         let Interrupted { skill, request, .. } = interrupted(host, id).ok_or_else(gone)?;
-        let state = self.ready(host, skill.as_str())?;
-        let journal = Arc::new(Journal::default());
+        let (state, version) = self.ready(host, skill.as_str())?;
+        let (journal, news) = Journal::of(skill.to_string(), version);
         let noting = journal.clone();
         let running = host.resume(id, move |event| noting.note(&event)).ok_or_else(gone)?;
-        Ok(self.begin(state, running, journal, skill.to_string(), request.instruction, request.seed))
+        let (instruction, seed) = (request.instruction, request.seed);
+        Ok(self.begin(host, state, Begun { running, journal, news, instruction, seed }))
     }
 
-    /// Whether a run of a skill may begin now. Nothing else begins until the guard is dropped.
-    fn ready(&self, host: &Host, skill: &str) -> Result<MutexGuard<'_, State>, Fault> {
+    /// Whether a run of a skill may begin now, and with which version. Nothing else begins until the guard is dropped.
+    fn ready(&self, host: &Host, skill: &str) -> Result<(MutexGuard<'_, State>, String), Fault> {
         let state = self.lock();
         let robot = host.robot();
         if let Some(stop) = robot.stopped() {
@@ -130,29 +152,32 @@ impl Runs {
             return Err(Fault::new(StatusCode::TOO_MANY_REQUESTS, "busy", cause, way_out));
         }
         let skills = host.skills();
-        if !skills.iter().any(|loaded| loaded.id.as_str() == skill) {
-            let loaded: Vec<_> = skills.iter().map(|skill| skill.id.as_str()).collect();
-            let loaded = if loaded.is_empty() { "none".into() } else { loaded.join(", ") };
-            return Err(Fault::not_found(format!("no skill {skill} is loaded"), format!("loaded are {loaded}")));
+        match skills.iter().find(|loaded| loaded.id.as_str() == skill) {
+            Some(loaded) => Ok((state, loaded.version.to_string())),
+            None => {
+                let loaded: Vec<_> = skills.iter().map(|skill| skill.id.as_str()).collect();
+                let loaded = if loaded.is_empty() { "none".into() } else { loaded.join(", ") };
+                Err(Fault::not_found(format!("no skill {skill} is loaded"), format!("loaded are {loaded}")))
+            }
         }
-        Ok(state)
     }
 
-    fn begin(
-        &self,
-        mut state: MutexGuard<'_, State>,
-        running: Running,
-        journal: Arc<Journal>,
-        skill: String,
-        instruction: String,
-        seed: u64,
-    ) -> Arc<Run> {
-        let run = Arc::new(Run { id: running.id(), skill, instruction, seed, stop: Notify::new(), journal });
+    fn begin(self: &Arc<Self>, host: &Host, mut state: MutexGuard<'_, State>, begun: Begun) -> Arc<Run> {
+        let Begun { running, journal, news, instruction, seed } = begun;
+        let run = Arc::new(Run { id: running.id(), instruction, seed, stop: Notify::new(), journal });
         state.keep(run.clone());
         drop(state);
-        (self.tell)(Notice::Began { run: run.id, skill: run.skill.clone(), instruction: run.instruction.clone() });
-        tokio::spawn(follow(running, run.clone(), self.tell.clone()));
+        let skill = run.journal.skill.clone();
+        (self.tell)(Notice::Began { run: run.id, skill, instruction: run.instruction.clone() });
+        tokio::spawn(follow(running, run.clone(), news, self.clone(), host.clone()));
         run
+    }
+
+    /// Tells which versions are not run any more that were when this was last told.
+    pub fn tell_quarantined(&self, host: &Host) {
+        for Quarantined { skill, version, why, .. } in self.quarantined.news(host) {
+            (self.tell)(Notice::Quarantined { skill, version, why });
+        }
     }
 
     /// Every run that is remembered, by number.
@@ -199,18 +224,41 @@ impl State {
     }
 }
 
-/// Waits for the end of a run, and asks for it when the operator does.
-async fn follow(mut running: Running, run: Arc<Run>, tell: Tell) {
-    let asked = std::pin::pin!(run.stop.notified());
-    let reply = match select(&mut running, asked).await {
-        Either::Left((reply, _)) => reply,
-        Either::Right(_) => {
-            running.stop();
-            running.await
+/// Waits for the end of a run, asks for it when the operator does, and tells what is news of it meanwhile.
+async fn follow(
+    mut running: Running,
+    run: Arc<Run>,
+    mut news: UnboundedReceiver<VersionChange>,
+    runs: Arc<Runs>,
+    host: Host,
+) {
+    let tell = |change| {
+        let sends_back = matches!(change, VersionChange::RolledBack { .. });
+        (runs.tell)(Notice::Changed { run: run.id, change });
+        if sends_back {
+            // It may be quarantined for that.
+            runs.tell_quarantined(&host);
         }
     };
+    let mut asked = pin!(run.stop.notified());
+    let mut is_asked = false;
+    let reply = poll_fn(|context| {
+        while let Poll::Ready(Some(change)) = news.poll_recv(context) {
+            tell(change);
+        }
+        if !is_asked && asked.as_mut().poll(context).is_ready() {
+            is_asked = true;
+            running.stop();
+        }
+        Pin::new(&mut running).poll(context)
+    })
+    .await;
+    while let Ok(change) = news.try_recv() {
+        tell(change);
+    }
     run.journal.end(reply.value);
-    tell(Notice::Ended(run.view()));
+    (runs.tell)(Notice::Ended(run.view()));
+    runs.tell_quarantined(&host);
 }
 
 impl Run {
@@ -233,7 +281,8 @@ impl Run {
         let ended = log.ended.clone();
         wire::Run {
             id: self.id,
-            skill: self.skill.clone(),
+            skill: self.journal.skill.clone(),
+            version: log.version.clone(),
             instruction: self.instruction.clone(),
             seed: self.seed,
             state,
@@ -250,12 +299,25 @@ impl Run {
 }
 
 impl Journal {
+    /// Of a run that begins with a version of a skill, and what is news of it.
+    fn of(skill: String, version: String) -> (Arc<Self>, UnboundedReceiver<VersionChange>) {
+        let (news, told) = unbounded_channel();
+        let log = Mutex::new(Log { version, ..Log::default() });
+        (Arc::new(Self { skill, log, grown: watch::Sender::default(), news }), told)
+    }
+
     fn note(&self, event: &Event) {
         let (kind, data) = shown(event);
         let entry = Entry { kind, data: data.to_string() };
         let mut log = lock(&self.log);
-        if let Event::Progress { fraction, note } = event {
-            log.progress = Some(Progress { fraction: *fraction, note: note.clone() });
+        match event {
+            Event::Progress { fraction, note } => {
+                log.progress = Some(Progress { fraction: *fraction, note: note.clone() });
+            }
+            Event::Swapped { skill, to, .. } | Event::RolledBack { skill, to, .. } if skill.as_str() == self.skill => {
+                log.version = to.to_string();
+            }
+            _ => {}
         }
         *log.counts.entry(kind.into()).or_default() += 1;
         log.bytes += entry.data.len();
@@ -268,6 +330,10 @@ impl Journal {
         }
         drop(log);
         self.grown.send_replace(());
+        if let Some(change) = VersionChange::of(event) {
+            // Whoever follows the run may be gone with the daemon.
+            let _ = self.news.send(change);
+        }
     }
 
     fn end(&self, ended: Result<Outcome, SkillError>) {
@@ -322,6 +388,7 @@ pub(crate) fn view_of_interrupted(run: Interrupted) -> wire::Run {
     wire::Run {
         id: run.id,
         skill: run.skill.to_string(),
+        version: run.version.to_string(),
         instruction: run.request.instruction,
         seed: run.request.seed,
         state: RunState::Interrupted,
@@ -340,14 +407,20 @@ fn shown(event: &Event) -> (&'static str, Value) {
         Event::Intervention(intervention) => ("intervention", json!(intervention)),
         Event::Confirmed { question, answer } => ("confirmed", json!({ "question": question, "answer": answer })),
         Event::Checkpoint { bytes } => ("checkpoint", json!({ "bytes": bytes })),
-        Event::SwapOffered { version } => ("swap-offered", json!({ "version": version.to_string() })),
-        Event::Swapped { from, to, took } => {
-            let seconds = took.as_secs_f64();
-            ("swapped", json!({ "from": from.to_string(), "to": to.to_string(), "seconds": seconds }))
+        Event::SwapOffered { skill, version } => {
+            ("swap-offered", json!({ "skill": skill.as_str(), "version": version.to_string() }))
         }
-        Event::SwapSettled { version } => ("swap-settled", json!({ "version": version.to_string() })),
-        Event::RolledBack { from, to, why } => {
-            ("rolled-back", json!({ "from": from.to_string(), "to": to.to_string(), "why": why }))
+        Event::Swapped { skill, from, to, took } => {
+            let (skill, seconds) = (skill.as_str(), took.as_secs_f64());
+            let (from, to) = (from.to_string(), to.to_string());
+            ("swapped", json!({ "skill": skill, "from": from, "to": to, "seconds": seconds }))
+        }
+        Event::SwapSettled { skill, version } => {
+            ("swap-settled", json!({ "skill": skill.as_str(), "version": version.to_string() }))
+        }
+        Event::RolledBack { skill, from, to, why } => {
+            let (from, to) = (from.to_string(), to.to_string());
+            ("rolled-back", json!({ "skill": skill.as_str(), "from": from, "to": to, "why": why }))
         }
         Event::Controller { controller, change } => {
             let change = match change {

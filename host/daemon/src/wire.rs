@@ -126,6 +126,8 @@ pub struct Run {
     pub id: RunId,
     /// The skill.
     pub skill: String,
+    /// The version of it that works, or worked last.
+    pub version: String,
     /// What it was asked to do.
     pub instruction: String,
     /// Of its noise.

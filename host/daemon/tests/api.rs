@@ -8,9 +8,9 @@ use std::io::Write;
 use std::net::TcpStream;
 
 use fixture::packages::{component, remove, replace};
-use fixture::{Bench, answer, anywhere, ask, ask_text, eventually, package};
+use fixture::{Bench, answer, anywhere, ask, ask_text, eventually, package, relay};
 use serde_json::{Value, json};
-use waza_daemon::{Daemon, Notice, Options, StopKind, Token};
+use waza_daemon::{Daemon, Notice, Options, StopKind, Token, VersionChange};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -59,6 +59,13 @@ fn a_version_that_crashes_again_and_again_is_quarantined_in_sight_of_the_operato
     }
     let refused = bench.start("say: hello");
     assert_eq!(bench.ended(refused)["error"]["kind"], "quarantined");
+    let quarantined = || {
+        bench.notice(|notice| match notice {
+            Notice::Quarantined { skill, .. } => Some(skill.to_string()),
+            _ => None,
+        })
+    };
+    assert_eq!(quarantined(), "test/conduct");
     let version = &bench.get("/v1/skills").1["quarantined"][0];
     assert_eq!((&version["skill"], &version["version"]), (&"test/conduct".into(), &"0.1.0".into()));
     assert!(version["why"][0].as_str().unwrap().contains("on purpose"), "{version}");
@@ -68,6 +75,57 @@ fn a_version_that_crashes_again_and_again_is_quarantined_in_sight_of_the_operato
     assert_refused(pardon(), 404, "not-found");
     let run = bench.start("say: hello");
     assert_eq!(bench.ended(run)["state"], "succeeded");
+    (0..3).for_each(|_| drop(bench.ended(bench.start("panic"))));
+    assert_eq!(quarantined(), "test/conduct", "it is news again");
+}
+
+#[test]
+fn versions_that_change_under_a_run_are_news_and_the_run_shows_the_one_that_works() {
+    let bench = Bench::new();
+    let load = |version: &str, conduct: &str| relay(bench.packages.path(), version, conduct);
+    load("0.1.0", "steady");
+    eventually(|| (bench.get("/v1/skills").1["loaded"][1]["id"] == "test/relay").then_some(()));
+    let count = json!({ "skill": "test/relay", "instruction": "count", "parameters": 300 });
+    let (_, run) = bench.post("/v1/runs", count);
+    assert_eq!(run["version"], "0.1.0", "{run}");
+    let path = format!("/v1/runs/{}", run["id"]);
+    let works = |version: &str| eventually(|| (bench.get(&path).1["version"] == version).then_some(()));
+
+    load("0.2.0", "panic later");
+    bench.change(|change| matches!(change, VersionChange::Swapped { from, to, .. } if pair(from, to) == "0.1.0 0.2.0"));
+    let is_back = |change: &VersionChange| {
+        matches!(change, VersionChange::RolledBack { from, to, why, .. }
+            if pair(from, to) == "0.2.0 0.1.0" && why.contains("on purpose"))
+    };
+    bench.change(is_back);
+    works("0.1.0");
+    let (skill, why) = bench.notice(|notice| match notice {
+        Notice::Quarantined { skill, version, why } if version.to_string() == "0.2.0" => Some((skill, why)),
+        _ => None,
+    });
+    assert_eq!(skill.as_str(), "test/relay");
+    assert!(why[0].contains("on purpose"), "{why:?}");
+
+    load("0.3.0", "steady again");
+    bench.change(|change| matches!(change, VersionChange::Swapped { from, to, .. } if pair(from, to) == "0.1.0 0.3.0"));
+    works("0.3.0");
+    let kinds = bench.get(&path).1["events"].clone();
+    assert_eq!((&kinds["swap-offered"], &kinds["swapped"], &kinds["rolled-back"]), (&2.into(), &2.into(), &1.into()));
+    bench.delete(&path);
+    eventually(|| (bench.get(&path).1["state"] != "running").then_some(()));
+    assert_eq!(bench.get(&path).1["version"], "0.3.0", "it stays in sight");
+    let (_, events) = ask_text(bench.daemon.address(), "GET", &format!("{path}/events"), &[], "");
+    for line in [
+        r#"data: {"from":"0.1.0","seconds":"#,
+        r#""skill":"test/relay","to":"0.2.0"}"#,
+        r#"data: {"from":"0.2.0","skill":"test/relay","to":"0.1.0","why":"#,
+    ] {
+        assert!(events.contains(line), "{line} is missing in\n{events}");
+    }
+}
+
+fn pair(from: &impl ToString, to: &impl ToString) -> String {
+    format!("{} {}", from.to_string(), to.to_string())
 }
 
 #[test]

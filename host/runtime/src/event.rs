@@ -38,11 +38,15 @@ pub enum Event {
     },
     /// A version of the skill is ready to take the place of the one that works, at its next checkpoint.
     SwapOffered {
+        /// The skill: the run's own, or one that it invoked.
+        skill: SkillId,
         /// The new one.
         version: semver::Version,
     },
     /// Another version goes on with the run. It is on probation.
     Swapped {
+        /// The skill.
+        skill: SkillId,
         /// The old one.
         from: semver::Version,
         /// The new one.
@@ -52,11 +56,15 @@ pub enum Event {
     },
     /// A version has passed its probation.
     SwapSettled {
+        /// The skill.
+        skill: SkillId,
         /// Which.
         version: semver::Version,
     },
     /// A version did not prove itself; the one before goes on.
     RolledBack {
+        /// The skill.
+        skill: SkillId,
         /// The one that failed.
         from: semver::Version,
         /// The one that goes on.

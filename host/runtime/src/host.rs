@@ -514,7 +514,7 @@ impl Site {
                     let (old, why) = (job.working(), error.to_string());
                     let (from, to) = (skill.manifest.version.clone(), old.manifest.version.clone());
                     self.condemn(skill, &old, &why);
-                    (job.events)(Event::RolledBack { from, to, why });
+                    (job.events)(Event::RolledBack { skill: skill.manifest.id.clone(), from, to, why });
                 }
             }
         }

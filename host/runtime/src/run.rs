@@ -76,9 +76,9 @@ impl Job {
     }
 
     pub fn offer(&self, offer: Offer) {
-        let version = offer.skill.manifest.version.clone();
+        let (skill, version) = (offer.skill.manifest.id.clone(), offer.skill.manifest.version.clone());
         self.offers.make(offer);
-        (self.events)(Event::SwapOffered { version });
+        (self.events)(Event::SwapOffered { skill, version });
         self.signal.wake_by_ref();
     }
 
@@ -442,7 +442,7 @@ impl Supervisor {
         }
         self.timed(self.site.options.swap.probation);
         let to = self.current.skill().manifest.version.clone();
-        (self.job.events)(Event::Swapped { from, to, took });
+        (self.job.events)(Event::Swapped { skill: self.skill(), from, to, took });
     }
 
     /// The new version has proved itself.
@@ -451,7 +451,7 @@ impl Supervisor {
         self.timer = None;
         self.site.leases.settle(self.job.id);
         let version = self.current.skill().manifest.version.clone();
-        (self.job.events)(Event::SwapSettled { version });
+        (self.job.events)(Event::SwapSettled { skill: self.skill(), version });
     }
 
     /// The version before returns: from where it waits, or from its checkpoint.
@@ -481,7 +481,7 @@ impl Supervisor {
             self.site.condemn(&condemned, &old, why);
         }
         let (from, to) = (condemned.manifest.version.clone(), old.manifest.version.clone());
-        (self.job.events)(Event::RolledBack { from, to, why: why.into() });
+        (self.job.events)(Event::RolledBack { skill: self.skill(), from, to, why: why.into() });
         self.current.context.burst.begin();
     }
 }

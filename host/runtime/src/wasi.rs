@@ -47,7 +47,8 @@ impl Wasi {
         let (seed, log_bytes) = (context.seed, context.site.options.budgets.log_bytes);
         let context = context.clone();
         Self::new(seed, log_bytes, move |line| {
-            tracing::info!(skill = %context.skill.manifest.id, "{line}");
+            // A target of its own: who reads the host's log decides about the words of strangers apart.
+            tracing::info!(target: "skill", run = %context.job.id, skill = %context.skill.manifest.id, "{line}");
             if let Some(tape) = &tape {
                 tape.said(&line);
             }

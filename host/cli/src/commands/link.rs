@@ -4,18 +4,23 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use waza_robot::Embodiment;
 use waza_robot::bridge::{BridgeError, Server, ServerOptions, Status};
 use waza_robot::sim::{SceneSpec, Simulator, arm};
 
 use crate::fault::BadInput;
+use crate::log::LogOptions;
+use crate::watchdog::{About, Served};
 
 /// How often is looked at who is in charge, to say so.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The simulated arm, as the command line names it.
+pub const TABLETOP: &str = "sim:tabletop";
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  waza link sim:tabletop --socket ~/.waza/link --seed 7")]
@@ -28,6 +33,14 @@ pub struct Link {
     /// Decides what lies where on the table.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// End when no host has commanded for so many seconds; never, if left out: a real robot must be held.
+    #[arg(long, value_name = "SECONDS")]
+    linger: Option<u64>,
+    /// Leave the session of whoever starts this, so that the end of its terminal ends nothing here.
+    #[arg(long)]
+    own_session: bool,
+    #[command(flatten)]
+    log: LogOptions,
 }
 
 /// A robot that this program has a link to.
@@ -42,7 +55,7 @@ impl FromStr for RobotName {
 
     fn from_str(name: &str) -> Result<Self, String> {
         match name {
-            "sim:tabletop" => Ok(Self::Tabletop),
+            TABLETOP => Ok(Self::Tabletop),
             _ => Err("there is no such robot; there is sim:tabletop".into()),
         }
     }
@@ -51,7 +64,11 @@ impl FromStr for RobotName {
 impl Link {
     /// Serves until the process is ended: a host that dies must find its robot held.
     pub fn run(self) -> Result<()> {
-        let Self { robot: RobotName::Tabletop, socket, seed } = self;
+        let Self { robot: RobotName::Tabletop, socket, seed, linger, own_session, log } = self;
+        if own_session {
+            rustix::process::setsid().context("leaving the session")?;
+        }
+        let _log = log.start()?;
         let embodiment = Arc::new(Embodiment::so101());
         let simulator = Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), seed);
         let options = ServerOptions::new(arm::tool_position);
@@ -61,17 +78,24 @@ impl Link {
             }
             error => error.into(),
         })?;
+        About::this(Served::new(TABLETOP, seed)).write(&socket).context("saying who serves")?;
         say(&format!("the robot is served at {}", socket.display()));
-        let mut guarded = true;
+        let linger = linger.map(Duration::from_secs);
+        let (mut guarded, mut since) = (true, Instant::now());
         while server.is_serving() {
             std::thread::sleep(LOOK_EVERY);
             let Status { ticks, watchdog_since, .. } = server.status();
             if guarded != watchdog_since.is_some() {
                 guarded = !guarded;
+                since = Instant::now();
                 say(&match watchdog_since {
                     Some(since) => format!("tick {since}: no host commands; the watchdog holds the robot"),
                     None => format!("tick {ticks}: a host commands"),
                 });
+            }
+            if guarded && linger.is_some_and(|linger| since.elapsed() > linger) {
+                say("no host has come back: the link ends");
+                return Ok(());
             }
         }
         bail!("the link's driver crashed; start it again and look at what it said")

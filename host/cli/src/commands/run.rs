@@ -12,6 +12,7 @@ use crate::assets::Checkout;
 use crate::episode::{Ended, Job};
 use crate::fault::{BadInput, OrBadInput, bad_input};
 use crate::film::{self, Reel, Title};
+use crate::lines::plain;
 use crate::output::OutputFolder;
 use crate::progress;
 
@@ -68,7 +69,7 @@ impl Run {
         let package = replaced.as_ref().map_or(folder.as_path(), TempDir::path);
         let Ended { outcome, report, recorded } = stage.run(package, &job, reel.clone(), move |event| match event {
             Event::Progress { note, .. } => shown.set_message(note.clone()),
-            Event::Log { line } => shown.suspend(|| eprintln!("{line}")),
+            Event::Log { line } => shown.suspend(|| eprintln!("{}", plain(line))),
             _ => (),
         })?;
         spinner.finish_and_clear();

@@ -1,12 +1,10 @@
 //! `waza serve`: what an operator leaves running.
 
-use std::convert::Infallible;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -18,9 +16,15 @@ use waza_robot::sim::{SceneSpec, Simulator, arm};
 use waza_robot::{Embodiment, Guard, Link, Pace, Robot, RobotOptions, Tightening};
 use waza_runtime::{Host, HostOptions};
 
+#[cfg(unix)]
+use super::link::TABLETOP;
 use super::stage::ModelOptions;
 use crate::assets::Checkout;
 use crate::fault::{BadInput, OrBadInput, bad_input};
+use crate::lines::Lines;
+use crate::log::LogOptions;
+#[cfg(unix)]
+use crate::watchdog::{Served, Watchdog};
 
 /// How long the stop sources may take to be seen alive before this says which are not. They may come later.
 const ARM_WITHIN: Duration = Duration::from_secs(3);
@@ -28,9 +32,6 @@ const ARM_WITHIN: Duration = Duration::from_secs(3);
 /// How long a link that is just starting is waited for.
 #[cfg(unix)]
 const LINK_WITHIN: Duration = Duration::from_secs(5);
-
-/// Lines that wait for a reader.
-const MOST_WAITING_LINES: usize = 1024;
 
 /// How long the last lines may take.
 const PRINT_WITHIN: Duration = Duration::from_secs(1);
@@ -43,9 +44,13 @@ const PRINT_WITHIN: Duration = Duration::from_secs(1);
                         waza serve --skills /srv/skills --listen 0.0.0.0:7373 --token /etc/waza/token\n\n\
                         SIGUSR1 stops the robot, Ctrl-C and SIGTERM stop it and leave. `waza ctl` operates it.")]
 pub struct Serve {
-    /// The robot: sim:tabletop in this process, or link:SOCKET, which `waza link` serves and holds when this process dies.
+    /// The robot: sim:tabletop, or link:SOCKET, which `waza link` serves.
     #[arg(long, default_value = "sim:tabletop")]
     robot: RobotName,
+    /// Keep the simulated robot in this process. Left out, a process of its own holds it, and brings it to rest if this one
+    /// dies; the next host with the same --state goes on from there.
+    #[arg(long)]
+    in_process: bool,
     /// A folder of skill packages, a folder each; what changes there takes effect at once.
     #[arg(long)]
     skills: PathBuf,
@@ -71,6 +76,30 @@ pub struct Serve {
     stop: Vec<StopKind>,
     #[command(flatten)]
     model: ModelOptions,
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+/// Who holds the robot.
+enum Held {
+    Here,
+    #[cfg(unix)]
+    ByChild(Watchdog),
+    #[cfg(unix)]
+    Elsewhere,
+}
+
+impl Held {
+    /// In one line, for people.
+    fn describe(&self) -> String {
+        match self {
+            Self::Here => "the robot is held by this process alone: nothing brings it to rest if it dies".into(),
+            #[cfg(unix)]
+            Self::ByChild(watchdog) => watchdog.describe(),
+            #[cfg(unix)]
+            Self::Elsewhere => "the robot is held by the process at its socket, whatever becomes of this one".into(),
+        }
+    }
 }
 
 /// A robot that can be served.
@@ -99,6 +128,9 @@ impl Serve {
         if !self.skills.is_dir() {
             return Err(bad_input("no folder of skills", self.skills.display(), "name one that exists with --skills"));
         }
+        // Declared in this order: the log is silent before the robot's link goes.
+        let held;
+        let _log = self.log.start()?;
         let token = self
             .token
             .as_deref()
@@ -107,20 +139,22 @@ impl Serve {
             .map_err(|line| BadInput::caused_by(anyhow::Error::msg(line)))?;
         let embodiment = Arc::new(self.embodiment()?);
         let model = self.model.open(&Checkout::find()?)?;
-        let link = self.link(&embodiment)?;
+        let link;
+        (link, held) = self.link(&embodiment)?;
         let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(arm::tool_position), guard: Guard::On };
         let robot = Robot::start(embodiment, link, options).context("starting the robot")?;
         let host = Host::new(robot, model, HostOptions { state: self.state.clone(), ..HostOptions::default() })
             .or_bad_input()?;
 
         let options = Options { listen: self.listen, token, stops: self.stops() };
-        let (lines, printed) = Lines::start()?;
+        let lines = Lines::to(io::stdout())?;
         let tell = lines.clone();
         let daemon = Daemon::start(host, options, move |notice| tell.say(notice)).map_err(|error| match error {
             DaemonError::Thread(_) => error.into(),
             error => BadInput::caused_by(error),
         })?;
         daemon.watch(&self.skills).or_bad_input()?;
+        lines.say(held.describe());
         lines.say(format!("listening on http://{}", daemon.address()));
         let unseen = daemon.arm(ARM_WITHIN);
         if unseen.is_empty() {
@@ -132,9 +166,7 @@ impl Serve {
         daemon.wait_for_leave();
         lines.say("leaving: the robot has been stopped");
         daemon.end();
-        drop(lines);
-        // An error is the end of the printing; whoever does not read by now is not waited for.
-        let _ = printed.recv_timeout(PRINT_WITHIN);
+        lines.flush(PRINT_WITHIN);
         Ok(())
     }
 }
@@ -148,14 +180,24 @@ impl Serve {
         robot.tightened(&limits, &site.display().to_string()).or_bad_input()
     }
 
-    fn link(&self, embodiment: &Arc<Embodiment>) -> Result<Box<dyn Link>> {
-        Ok(match &self.robot {
-            RobotName::SimTabletop => Box::new(Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), self.seed)),
+    fn link(&self, embodiment: &Arc<Embodiment>) -> Result<(Box<dyn Link>, Held)> {
+        match &self.robot {
+            #[cfg(unix)]
+            RobotName::SimTabletop if !self.in_process => {
+                let robot = Served::new(TABLETOP, self.seed);
+                let (watchdog, link) = Watchdog::hold(&robot, self.state.as_deref(), embodiment)?;
+                Ok((Box::new(link), Held::ByChild(watchdog)))
+            }
+            RobotName::SimTabletop => {
+                let simulator = Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), self.seed);
+                Ok((Box::new(simulator), Held::Here))
+            }
             #[cfg(unix)]
             RobotName::Link(socket) => {
-                Box::new(RemoteLink::connect(socket, embodiment.clone(), LINK_WITHIN).or_bad_input()?)
+                let link = RemoteLink::connect(socket, embodiment.clone(), LINK_WITHIN).or_bad_input()?;
+                Ok((Box::new(link), Held::Elsewhere))
             }
-        })
+        }
     }
 
     fn stops(&self) -> Vec<StopKind> {
@@ -164,33 +206,5 @@ impl Serve {
         }
         let file = self.state.iter().map(|state| StopKind::File(state.join("STOP")));
         [StopKind::Signal, StopKind::Http].into_iter().chain(file).collect()
-    }
-}
-
-/// Lines for whoever looks. Nobody waits until they are printed: a reader that stops reading must not keep the robot's API from
-/// answering.
-#[derive(Clone)]
-struct Lines(SyncSender<String>);
-
-impl Lines {
-    /// Prints on a thread of its own. The receiver is told when the last of these is gone and all is printed.
-    fn start() -> Result<(Self, Receiver<Infallible>)> {
-        let (lines, queue) = sync_channel::<String>(MOST_WAITING_LINES);
-        let (open, printed) = channel();
-        let print = move || {
-            for line in queue {
-                let mut out = io::stdout().lock();
-                // There may be nobody to read it.
-                let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-            }
-            drop(open);
-        };
-        std::thread::Builder::new().name("waza-lines".into()).spawn(print).context("starting a thread")?;
-        Ok((Self(lines), printed))
-    }
-
-    fn say(&self, line: impl ToString) {
-        // If nobody reads, lines are lost.
-        let _ = self.0.try_send(line.to_string());
     }
 }

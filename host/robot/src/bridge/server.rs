@@ -332,6 +332,10 @@ enum Request {
 
 impl Guard {
     fn run(mut self) {
+        // As the host's control loop, which waits for its answers.
+        if let Err(error) = crate::priority::before_all() {
+            tracing::warn!("the robot link has no real-time priority ({error}); it may be late on a busy machine");
+        }
         while !self.shared.closed.load(Ordering::Acquire) {
             match self.watchdog_since {
                 None => self.serve_host(),

@@ -6,7 +6,7 @@ use waza_robot::{Pace, Reply, TimeHold};
 use waza_runtime::{Budgets, Event, HostOptions, Refusal, Running, SkillError, SwapOptions, TaskRequest};
 
 use crate::fixture::{ALL, Bench};
-use crate::packages::{component, manifest};
+use crate::packages::{manifest, relay};
 
 const PERMISSIONS: &[&str] = &["sensing", "model", "motion:body", "durable"];
 
@@ -29,12 +29,8 @@ fn bench(pace: Pace, options: HostOptions, conduct: &str) -> Bench {
 
 /// Loads a version that behaves like that.
 fn load(bench: &Bench, version: &str, conduct: &str) {
-    let mut bytes = component("relay");
-    let place = bytes.windows(8).position(|at| at == b"conduct=").unwrap();
-    let padded = format!("{conduct:16}");
-    bytes[place + 8..place + 24].copy_from_slice(padded.as_bytes());
     let manifest = manifest("relay", PERMISSIONS).replace("version = \"0.1.0\"", &format!("version = \"{version}\""));
-    bench.host.load(&bench.package_of("relay", &manifest, &bytes)).unwrap();
+    bench.host.load(&bench.package_of("relay", &manifest, &relay(conduct))).unwrap();
 }
 
 /// Lets robot time, which stands still by `from`, go on to a tick, and loads a version while it stands still there.
@@ -65,10 +61,10 @@ fn swap(bench: &Bench, instruction: &str, steps: u8, conduct: &str) -> Result<St
 fn story(bench: &Bench) -> Vec<String> {
     let events = bench.events.lock().unwrap();
     let told = |event: &Event| match event {
-        Event::SwapOffered { version } => Some(format!("{version} offered")),
+        Event::SwapOffered { version, .. } => Some(format!("{version} offered")),
         Event::Swapped { from, to, .. } => Some(format!("{from} to {to}")),
-        Event::SwapSettled { version } => Some(format!("{version} settled")),
-        Event::RolledBack { from, to, why } => Some(format!("{from} back to {to}: {why}")),
+        Event::SwapSettled { version, .. } => Some(format!("{version} settled")),
+        Event::RolledBack { from, to, why, .. } => Some(format!("{from} back to {to}: {why}")),
         _ => None,
     };
     events.iter().filter_map(told).collect()

@@ -14,6 +14,7 @@ use waza_runtime::RunId;
 
 use self::client::Client;
 use crate::fault::{BadInput, bad_input};
+use crate::lines::plain;
 
 #[derive(Debug, Args)]
 pub struct Ctl {
@@ -157,9 +158,11 @@ impl Start {
             match event.kind.as_str() {
                 "ended" => ended = Some(serde_json::from_value::<Run>(event.data)?),
                 _ if json => (),
-                "log" => eprintln!("{}", event.data["line"].as_str().unwrap_or_default()),
-                "progress" => eprintln!("{}", event.data["note"].as_str().unwrap_or_default()),
-                _ => (),
+                kind => {
+                    if let Some(line) = told(kind, &event.data) {
+                        eprintln!("{}", plain(&line));
+                    }
+                }
             }
             Ok(())
         })?;
@@ -178,6 +181,24 @@ fn show<T: Serialize>(answer: &T, json: bool, words: impl FnOnce(&T) -> String) 
         println!("{text}");
     }
     Ok(())
+}
+
+/// What is printed of an event while a run is followed.
+fn told(kind: &str, data: &Value) -> Option<String> {
+    let word = |name: &str| data[name].as_str().unwrap_or_default();
+    match kind {
+        "log" => Some(word("line").into()),
+        "progress" => Some(word("note").into()),
+        "confirmed" => Some(format!("{} {}", word("question"), if data["answer"] == true { "yes" } else { "no" })),
+        "swapped" => Some(format!("{} {} goes on in place of {}", word("skill"), word("to"), word("from"))),
+        "swap-settled" => Some(format!("{} {} has proved itself", word("skill"), word("version"))),
+        "rolled-back" => {
+            let (skill, from, to) = (word("skill"), word("from"), word("to"));
+            Some(format!("{skill} {to} goes on again, {from} did not prove itself: {}", word("why")))
+        }
+        "missed" => Some(format!("({} events were forgotten before they were read)", data["events"])),
+        _ => None,
+    }
 }
 
 fn status(status: &Status) -> String {
@@ -213,7 +234,7 @@ fn skills(skills: &Skills) -> String {
         .quarantined
         .iter()
         .map(|version| format!("quarantined {} {}: {}", version.skill, version.version, version.why.join("; ")));
-    loaded.chain(refused).chain(quarantined).collect::<Vec<_>>().join("\n")
+    loaded.chain(refused).chain(quarantined).map(|line| plain(&line).into_owned()).collect::<Vec<_>>().join("\n")
 }
 
 fn run(run: &Run) -> String {
@@ -224,7 +245,7 @@ fn run(run: &Run) -> String {
         (_, _, _, Some(progress)) => format!("{:.0} %: {}", progress.fraction * 100.0, progress.note),
         _ => "running".into(),
     };
-    format!("{} {} {:?} {said}", run.id, run.skill, run.instruction)
+    plain(&format!("{} {} {} {:?} {said}", run.id, run.skill, run.version, run.instruction)).into_owned()
 }
 
 fn latch(latch: &Latch) -> String {

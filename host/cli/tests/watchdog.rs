@@ -1,0 +1,176 @@
+//! What holds the robot of `waza serve` when that dies.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used)] // in helpers of tests
+
+mod served;
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use served::{PATIENCE, Served, command, kill, package};
+use tempfile::TempDir;
+use waza_robot::bridge::{Observer, Status};
+
+/// Folders of skills and of state.
+struct Bench {
+    folder: TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self { folder: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(bench.path("skills")).unwrap();
+        package(Path::new(&bench.path("skills")), "conduct");
+        bench
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().into()
+    }
+
+    fn serve(&self, options: &[&str]) -> Served {
+        Served::start(Path::new(&self.path("skills")), &[options, &["--state", &self.path("state")]].concat())
+    }
+
+    /// Why it does not serve.
+    fn refused(&self, options: &[&str]) -> String {
+        let output = command(Path::new(&self.path("skills")), options).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn observer(&self) -> Observer {
+        Observer::connect(Path::new(&self.path("state/link/robot"))).unwrap()
+    }
+}
+
+/// The line about who holds the robot, and the process.
+fn holder(served: &Served) -> (String, u32) {
+    let line = served.begun.iter().find(|line| line.starts_with("the robot is held by process ")).unwrap();
+    let pid = line.split(' ').nth(6).unwrap().trim_end_matches([':', ',']).parse().unwrap();
+    (line.clone(), pid)
+}
+
+fn until(observer: &mut Observer, is: impl Fn(&Status) -> bool) -> Status {
+    let began = Instant::now();
+    loop {
+        let status = observer.status().unwrap();
+        if is(&status) {
+            return status;
+        }
+        assert!(began.elapsed() < PATIENCE, "{status:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits for a process to be gone.
+fn gone(pid: u32) {
+    let began = Instant::now();
+    while kill("0", pid) {
+        assert!(began.elapsed() < PATIENCE, "process {pid} is still there");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_host_that_is_killed_with_all_of_its_job_leaves_an_arm_that_stands_and_the_next_host_goes_on_from_there() {
+    let bench = Bench::new();
+    let mut first = bench.serve(&[]);
+    let (_, pid) = holder(&first);
+    let mut observer = bench.observer();
+    first.done(&["run", "test/conduct", "--task", "keep moving", "--detach"]);
+    until(&mut observer, |status| status.commanded[0].abs() > 0.05);
+    // The whole process group, as a terminal that is closed would.
+    assert!(kill("KILL", format_args!("-{}", first.child.id())));
+    first.child.wait().unwrap();
+    let since = until(&mut observer, |status| status.watchdog_since.is_some()).watchdog_since.unwrap();
+    let rest = until(&mut observer, |status| status.ticks > since + 100);
+    let later = until(&mut observer, |status| status.ticks > since + 150);
+    assert_eq!(rest.commanded, later.commanded, "the arm stands");
+
+    let mut second = bench.serve(&[]);
+    let (line, same) = holder(&second);
+    assert!(same == pid && line.contains("as an earlier host left it"), "{line}");
+    let now = observer.status().unwrap();
+    let moved = now.commanded.iter().zip(&rest.commanded).map(|(now, rest)| (now - rest).abs()).fold(0.0, f32::max);
+    assert!(moved < 0.05, "nothing has moved by itself: {now:?}");
+    second.done_at_last(&["run", "test/conduct", "--task", "move: 0.1"]);
+    second.signal("TERM");
+    assert_eq!(second.ended(), Some(0));
+    gone(pid);
+    assert!(!Path::new(&bench.path("state/link/robot")).exists());
+}
+
+#[test]
+fn a_robot_that_is_another_than_the_one_that_was_left_is_held_anew() {
+    let bench = Bench::new();
+    let mut first = bench.serve(&["--seed", "3"]);
+    let (_, before) = holder(&first);
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    let mut second = bench.serve(&["--seed", "4"]);
+    let (line, pid) = holder(&second);
+    assert!(pid != before && !line.contains("left it"), "{line}");
+    gone(before);
+    second.done_at_last(&["run", "test/conduct", "--task", "move: 0.1"]);
+    second.signal("INT");
+    assert_eq!(second.ended(), Some(0));
+    gone(pid);
+}
+
+#[test]
+fn without_a_state_folder_a_process_holds_the_robot_too_and_ends_with_its_host() {
+    let bench = Bench::new();
+    let mut served = Served::start(Path::new(&bench.path("skills")), &[]);
+    let (_, pid) = holder(&served);
+    assert!(kill("0", pid));
+    served.signal("TERM");
+    assert_eq!(served.ended(), Some(0));
+    gone(pid);
+}
+
+#[test]
+fn a_host_that_does_not_come_to_serve_leaves_nobody_behind() {
+    let bench = Bench::new();
+    let (state, taken) = (bench.path("state"), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = taken.local_addr().unwrap().to_string();
+    let why = bench.refused(&["--state", &state, "--listen", &address]);
+    assert!(why.contains("--listen"), "{why}");
+    assert!(!Path::new(&bench.path("state/link/robot")).exists());
+}
+
+#[test]
+fn a_state_folder_that_another_host_uses_is_refused_before_its_robot_is_touched() {
+    let bench = Bench::new();
+    let first = bench.serve(&[]);
+    let why = bench.refused(&["--state", &bench.path("state"), "--seed", "9"]);
+    assert!(why.contains("another host uses it") && why.contains("--state"), "{why}");
+    assert_eq!(bench.observer().status().unwrap().watchdog_since, None);
+    first.done_at_last(&["run", "test/conduct", "--task", "move: 0.1"]);
+}
+
+#[test]
+fn a_path_that_no_socket_can_have_is_refused_with_a_way_out() {
+    let bench = Bench::new();
+    let why = bench.refused(&["--state", &bench.path(&"long".repeat(30))]);
+    assert!(why.contains("too long for a socket") && why.contains("--in-process"), "{why}");
+}
+
+#[test]
+fn a_robot_that_is_kept_in_the_process_says_that_nobody_holds_it() {
+    let bench = Bench::new();
+    let served = bench.serve(&["--in-process"]);
+    assert!(served.begun.iter().any(|line| line.contains("by this process alone")), "{:?}", served.begun);
+    assert!(!Path::new(&bench.path("state/link")).exists());
+}
+
+#[test]
+fn a_link_that_nobody_comes_back_to_ends() {
+    let bench = Bench::new();
+    let socket = bench.path("own/link");
+    let mut link = std::process::Command::new(env!("CARGO_BIN_EXE_waza"));
+    link.args(["link", "sim:tabletop", "--linger", "0", "--socket", &socket]).stdout(Stdio::null());
+    assert!(link.status().unwrap().success());
+}
