@@ -112,13 +112,13 @@ fn a_tick_allocates_nothing_not_even_when_chunks_change_and_every_rule_acts() {
                     demands[4] = Demand::To(f64::NAN);
                 }
                 filter.latch(tick % 80 > 70);
-                filter.keep_within(player.limits());
+                filter.keep_within(player.playing.limits());
                 filter.feel(if index < 12 { &felt[0] } else { &felt[1 + index % 4] });
                 filter.step(&demands, |act| {
                     keep(act);
-                    player.note(act, tick);
+                    player.playing.note(act, tick);
                 });
-                player.end_finished(tick, |joint| filter.state(joint).velocity == 0.0, &mut over);
+                player.end_finished(tick, |joint| filter.rests(joint), &mut over);
             }
         });
         assert_eq!(allocations, 0, "in the ticks of chunk {index}");

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::clock::{self, Metronome, Pace, Start, Stopwatch};
 use crate::drive::Drives;
+use crate::driver::{Over, Task};
 use crate::embodiment::Embodiment;
 use crate::filter::{Demand, Filter};
 use crate::history::History;
@@ -16,7 +17,7 @@ use crate::inbox::{Answer, Command, Inbox};
 use crate::link::{Link, LinkError};
 use crate::observation::{Frame, Measurement, Observation};
 use crate::play::{Ended, PlayReport};
-use crate::player::{Over, Player};
+use crate::player::Player;
 use crate::robot::{RobotError, RobotOptions, Shared};
 use crate::safety::{Act, Response, Rule};
 
@@ -103,11 +104,11 @@ impl ControlLoop {
                 Pace::RealTime => metronome.wait(),
                 Pace::Lockstep => Start { late: Duration::ZERO, missed: 0, jumped: false },
             };
-            let drives = !(self.player.is_idle() && self.drives.is_idle());
+            let drives = !(self.player.playing.is_idle() && self.drives.driving.is_idle());
             let busy = drives || !(self.filter.stands() && self.waiters.is_empty() && self.commands.is_empty());
             let open = self.inbox.take(&mut self.commands, busy, self.stops);
             if !open {
-                self.player.abandon().chain(self.drives.abandon()).for_each(drop);
+                self.player.playing.abandon().chain(self.drives.driving.abandon()).for_each(drop);
                 if self.filter.stands() {
                     return;
                 }
@@ -134,8 +135,8 @@ impl ControlLoop {
         let next = *tick + 1;
         let act = Act { rule: Rule::ClockJump, response: Response::Hold, joint: None, excess: 0.0 };
         count(act, next, acted, shared);
-        player.interrupt(act, next, over);
-        drives.interrupt(act, next, over);
+        player.playing.interrupt(act, next, over);
+        drives.driving.interrupt(act, next, over);
     }
 
     /// One tick, but for its answers.
@@ -156,8 +157,8 @@ impl ControlLoop {
         self.move_on(&failure);
         if stopping {
             self.stops = stops;
-            self.player.stop(&mut self.over);
-            self.drives.stop(&mut self.over);
+            self.player.playing.stop(&mut self.over);
+            self.drives.driving.stop(&mut self.over);
         }
         if let Err(error) = self.link.write(self.filter.command()) {
             self.give_up(&error);
@@ -190,7 +191,7 @@ impl ControlLoop {
     /// Ends every play because the link failed.
     fn give_up(&mut self, error: &LinkError) {
         self.shared.link_errors.fetch_add(1, Ordering::Release);
-        let abandoned = self.player.abandon().chain(self.drives.abandon());
+        let abandoned = self.player.playing.abandon().chain(self.drives.driving.abandon());
         self.over.extend(abandoned.map(|answer| (answer, Err(error.clone().into()))));
     }
 
@@ -201,8 +202,8 @@ impl ControlLoop {
                 Command::Observe(answer) => self.observers.push(answer),
                 Command::Reach(tick, answer) => self.waiters.push((tick, answer)),
                 Command::Hold(joints) => {
-                    self.player.hold(&joints, &mut self.over);
-                    self.drives.hold(&joints, &mut self.over);
+                    self.player.playing.hold(&joints, &mut self.over);
+                    self.drives.driving.hold(&joints, &mut self.over);
                 }
                 Command::Play(play, answer) => match self.refusal(play.stops, failure) {
                     Some(refusal) => self.over.push((answer, refusal)),
@@ -211,13 +212,15 @@ impl ControlLoop {
                         let (tick, filter) = (self.tick, &*filter);
                         let report = |act| count(act, tick, acted, shared);
                         player.start(play, answer, tick, |joint| filter.state(joint), over, report);
-                        self.drives.yield_to(player, over);
+                        self.drives.driving.end(Ended::Superseded, over, |drive| {
+                            drive.joints().iter().any(|&joint| player.playing.of_joint(joint).is_some())
+                        });
                     }
                 },
                 Command::Drive(driven, answer) => match self.refusal(driven.stops, failure) {
                     Some(refusal) => self.over.push((answer, refusal)),
                     None => {
-                        self.player.supersede(&driven.joints, &mut self.over);
+                        self.player.playing.supersede(&driven.joints, &mut self.over);
                         self.drives.start(driven, answer, self.tick, &mut self.over);
                     }
                 },
@@ -282,18 +285,19 @@ impl ControlLoop {
         let tick = *tick;
         player.demands(tick, demands, |act| count(act, tick, acted, shared));
         drives.demands(tick, demands, over, |act| count(act, tick, acted, shared));
-        filter.keep_within(player.limits().chain(drives.limits()));
+        filter.keep_within(player.playing.limits().chain(drives.driving.limits()));
         // A reading that did not come says nothing about now.
         if failed.is_none() {
             filter.feel(measured);
         }
         filter.step(demands, |act| {
             count(act, tick, acted, shared);
-            player.note(act, tick);
-            drives.note(act, tick);
+            player.playing.note(act, tick);
+            drives.driving.note(act, tick);
         });
-        player.end_refused(over);
-        player.end_finished(tick, |joint| filter.state(joint).velocity == 0.0, over);
+        player.playing.end_refused(over);
+        drives.driving.end_refused(over);
+        player.end_finished(tick, |joint| filter.rests(joint), over);
     }
 
     /// Lets handles see this tick; before the answers, so that whoever is answered sees it.

@@ -14,14 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Poll, Waker};
 
 use crate::clock::Pace;
+use crate::driver::{Driver, Drivers, Over, Task};
 use crate::embodiment::Embodiment;
 use crate::filter::Demand;
 use crate::inbox::{Answer, Inbox, Reply, TimeHold};
 use crate::observation::{Measurement, Proprioception};
 use crate::play::{Ended, PlayError, PlayReport};
-use crate::player::{Over, Player};
 use crate::robot::{Playing, RobotError};
-use crate::safety::{Act, Record, Response, Rule};
+use crate::safety::{Act, Response, Rule};
 use crate::tighten::Within;
 
 /// A driver may miss ticks for so long in a row, seconds; then the drive is over.
@@ -62,8 +62,8 @@ impl DriveInput {
 
 /// Some joints, driven tick by tick. Dropping it lets go of them: they stop within their limits and stay.
 ///
-/// It ends by itself as a play does: a newer play or drive that takes one of its joints, a hold, the host stop, the loss of
-/// the link, or a driver that is too late.
+/// It ends by itself as a play does: a newer play or drive that takes one of its joints, a hold, the host stop, too much that
+/// is felt where it presses on, the loss of the link, or a driver that is too late.
 #[must_use = "dropping it lets go of the joints"]
 pub struct Drive {
     playing: Playing,
@@ -213,21 +213,26 @@ pub(crate) struct Driven {
     pub within: Option<Arc<Within>>,
 }
 
-struct Active {
+/// A driver that drives its joints.
+pub(crate) struct Active {
     driven: Driven,
     started: u64,
     /// The tick whose input the newest demand answers.
     answers: Option<u64>,
     left: bool,
-    record: Record,
-    answer: Answer<PlayReport>,
+}
+
+impl Task for Active {
+    fn joints(&self) -> &[usize] {
+        &self.driven.joints
+    }
+
+    fn within(&self) -> Option<&Arc<Within>> {
+        self.driven.within.as_ref()
+    }
 }
 
 impl Active {
-    fn drives(&self, joint: usize) -> bool {
-        self.driven.joints.contains(&joint)
-    }
-
     fn refresh(&mut self, pace: Pace) {
         let Some(slot) = self.driven.seat.visit(pace) else { return };
         self.left |= slot.left;
@@ -249,7 +254,7 @@ impl Active {
 
 /// Every drive of a robot. No two have a joint in common, and none has one with a play.
 pub(crate) struct Drives {
-    active: Vec<Active>,
+    pub driving: Drivers<Active>,
     pace: Pace,
     control_hz: f64,
     /// Ticks.
@@ -260,34 +265,23 @@ impl Drives {
     pub fn new(embodiment: &Embodiment, pace: Pace) -> Self {
         let hz = embodiment.control_hz;
         Self {
-            active: Vec::with_capacity(embodiment.joints.len()),
+            driving: Drivers::of(embodiment.joints.len()),
             pace,
             control_hz: hz.into(),
             patience: (PATIENCE_S * hz).ceil().max(1.0) as u64,
         }
     }
 
-    pub fn is_idle(&self) -> bool {
-        self.active.is_empty()
-    }
-
     /// Lets a driver take over its joints at `tick`; drives that lose a joint end.
     pub fn start(&mut self, driven: Driven, answer: Answer<PlayReport>, tick: u64, over: &mut Vec<Over>) {
-        self.end_those(Ended::Superseded, over, |old| driven.joints.iter().any(|&joint| old.drives(joint)));
-        let record = Record::default();
-        self.active.push(Active { driven, started: tick, answers: None, left: false, record, answer });
-    }
-
-    /// Ends the drives of which a play has taken a joint.
-    pub fn yield_to(&mut self, player: &Player, over: &mut Vec<Over>) {
-        self.end_those(Ended::Superseded, over, |drive| drive.driven.joints.iter().any(|&joint| player.drives(joint)));
+        self.driving.supersede(&driven.joints, over);
+        self.driving.add(Driver::new(Active { driven, started: tick, answers: None, left: false }, answer));
     }
 
     /// Adds what the drivers demand at `tick`; drives whose drivers have let go, or are too late, end.
     pub fn demands(&mut self, tick: u64, demands: &mut [Demand], over: &mut Vec<Over>, mut report: impl FnMut(Act)) {
-        let Self { active, pace, control_hz, patience } = self;
-        let (control_hz, patience) = (*control_hz, *patience);
-        for drive in active {
+        let Self { driving, pace, control_hz, patience } = self;
+        for Driver { task: drive, record, .. } in driving.iter_mut() {
             drive.refresh(*pace);
             if drive.left {
                 continue;
@@ -297,33 +291,19 @@ impl Drives {
                     demands[joint] = Demand::To(drive.driven.demand[joint].into());
                 }
             } else if tick > drive.started {
-                let excess = drive.age(tick) as f64 / control_hz;
+                let excess = drive.age(tick) as f64 / *control_hz;
                 let act = Act { rule: Rule::CommandAge, response: Response::Hold, joint: None, excess };
-                drive.record.note(act, tick);
+                record.note(act, tick);
                 report(act);
             }
         }
-        self.end_those(Ended::Held, over, |drive| drive.left);
-        self.end_those(Ended::Late, over, |drive| drive.age(tick) > patience);
-    }
-
-    /// The stricter limits of the drives that have some, and the joints that each drives.
-    pub fn limits(&self) -> impl Iterator<Item = (&[usize], &Arc<Within>)> {
-        self.active.iter().filter_map(|drive| Some((drive.driven.joints.as_slice(), drive.driven.within.as_ref()?)))
-    }
-
-    /// Keeps what the safety filter did for the drives that it concerns.
-    pub fn note(&mut self, act: Act, tick: u64) {
-        for drive in &mut self.active {
-            if act.joint.is_none_or(|joint| drive.drives(joint)) {
-                drive.record.note(act, tick);
-            }
-        }
+        driving.end(Ended::Held, over, |drive| drive.left);
+        driving.end(Ended::Late, over, |drive| drive.age(tick) > *patience);
     }
 
     /// Shows the drivers what is known at the end of `tick`.
     pub fn publish(&self, tick: u64, measured: &Measurement, inbox: &Arc<Inbox>) {
-        for drive in &self.active {
+        for drive in self.driving.iter() {
             let Some(mut slot) = drive.driven.seat.visit(self.pace) else { continue };
             if slot.left {
                 continue;
@@ -335,33 +315,5 @@ impl Drives {
                 waker.wake_by_ref();
             }
         }
-    }
-
-    /// Ends the drives of any of `joints`.
-    pub fn hold(&mut self, joints: &[usize], over: &mut Vec<Over>) {
-        self.end_those(Ended::Held, over, |drive| joints.iter().any(|&joint| drive.drives(joint)));
-    }
-
-    /// Ends every drive because of `act`.
-    pub fn interrupt(&mut self, act: Act, tick: u64, over: &mut Vec<Over>) {
-        self.note(act, tick);
-        self.end_those(Ended::Held, over, |_| true);
-    }
-
-    /// Ends every drive.
-    pub fn stop(&mut self, over: &mut Vec<Over>) {
-        self.end_those(Ended::Stopped, over, |_| true);
-    }
-
-    /// Ends every drive without a report; the caller says why.
-    pub fn abandon(&mut self) -> impl Iterator<Item = Answer<PlayReport>> + '_ {
-        self.active.drain(..).map(|drive| drive.answer)
-    }
-
-    fn end_those(&mut self, ended: Ended, over: &mut Vec<Over>, which: impl Fn(&Active) -> bool) {
-        over.extend(self.active.extract_if(.., |drive| which(drive)).map(|drive| {
-            let interventions = drive.record.to_vec();
-            (drive.answer, Ok(PlayReport { ended, interventions }))
-        }));
     }
 }

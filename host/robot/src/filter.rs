@@ -173,6 +173,12 @@ impl Filter {
         self.joints[joint].tracker.state
     }
 
+    /// Whether a joint is commanded to rest where it is demanded to be, or where a limit keeps it.
+    pub fn rests(&self, joint: usize) -> bool {
+        let Joint { tracker, target, .. } = &self.joints[joint];
+        tracker.state.rests_at(target.unwrap_or(tracker.state.position))
+    }
+
     /// Whether every joint is commanded to stand.
     pub fn stands(&self) -> bool {
         self.joints.iter().all(|joint| joint.tracker.state.velocity == 0.0)

@@ -43,6 +43,7 @@
 //! | [`clock`] | robot time and its pace |
 //! | `control` | the control loop itself, on its own thread |
 //! | `player` | the chunk player: rows become smooth demands, a newer chunk blends into the older |
+//! | `driver` | what plays and drives have in common: what ends them, and who is told |
 //! | `filter` | the safety filter: demands become commands within every limit |
 //! | `feel` | for how long joints and sensors have felt too much |
 //! | `shape` | how the demands on one joint are shaped: `track`, then averaged to keep its jerk |
@@ -63,6 +64,7 @@ pub mod bridge;
 pub mod clock;
 mod control;
 pub mod drive;
+mod driver;
 pub mod embodiment;
 mod feel;
 mod filter;

@@ -44,6 +44,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Whether the joint has come to rest: it stands, and not because it is just turning back to `target`.
+    pub fn rests_at(&self, target: f64) -> bool {
+        self.velocity == 0.0 && (self.change == 0.0 || (target - self.position).abs() < ROUNDING_RAD)
+    }
+
     /// The accelerations of the next tick that keep a jerk.
     pub fn within(&self, jerk: f64) -> [f64; 2] {
         let [low, high] = if self.braked { [self.change.min(0.0), self.change.max(0.0)] } else { [self.change; 2] };

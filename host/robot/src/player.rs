@@ -11,13 +11,13 @@
 
 use std::sync::Arc;
 
+use crate::driver::{Driver, Drivers, Over, Task};
 use crate::embodiment::Embodiment;
 use crate::filter::Demand;
 use crate::inbox::Answer;
 use crate::limits::{Limits, State};
 use crate::play::{Ended, Play, PlayReport};
-use crate::robot::RobotError;
-use crate::safety::{Act, Record, Response, Rule};
+use crate::safety::{Act, Response, Rule};
 use crate::shape::Shaper;
 use crate::tighten::Within;
 
@@ -68,7 +68,7 @@ fn oldest(embodiment: &Embodiment) -> Option<f64> {
 }
 
 /// A play that drives its joints.
-struct Active {
+pub(crate) struct Active {
     play: Prepared,
     /// The tick at which the rows were true.
     since: f64,
@@ -78,10 +78,16 @@ struct Active {
     started: f64,
     /// The row that the joints are on their way to.
     next: usize,
-    record: Record,
-    /// The safety filter holds its joints because of what they feel.
-    refused: bool,
-    answer: Answer<PlayReport>,
+}
+
+impl Task for Active {
+    fn joints(&self) -> &[usize] {
+        &self.play.joints
+    }
+
+    fn within(&self) -> Option<&Arc<Within>> {
+        self.play.within.as_ref()
+    }
 }
 
 impl Active {
@@ -144,23 +150,11 @@ impl Active {
             + (3.0 * s2 - 2.0 * s3) * to
             + (s3 - s2) * length * self.slope(column, row)
     }
-
-    fn drives(&self, joint: usize) -> bool {
-        self.play.joints.contains(&joint)
-    }
-
-    fn report(&self, ended: Ended) -> PlayReport {
-        PlayReport { ended, interventions: self.record.to_vec() }
-    }
 }
 
-/// A play that is over, and whom to tell.
-pub(crate) type Over = (Answer<PlayReport>, Result<PlayReport, RobotError>);
-
-/// What drives every joint.
+/// Every play of a robot.
 pub(crate) struct Player {
-    /// No two drive one joint.
-    active: Vec<Active>,
+    pub playing: Drivers<Active>,
     /// One a joint.
     shapers: Vec<Shaper>,
     control_hz: f64,
@@ -175,21 +169,12 @@ impl Player {
         let hz = embodiment.control_hz;
         let shaper = |joint| Shaper::new(Limits::of(joint, hz), hz);
         Self {
-            active: Vec::with_capacity(embodiment.joints.len()),
+            playing: Drivers::of(embodiment.joints.len()),
             shapers: embodiment.joints.iter().map(shaper).collect(),
             control_hz: hz.into(),
             oldest: oldest(embodiment),
             discontinuity: embodiment.discontinuity_rad.map(f64::from),
         }
-    }
-
-    pub fn is_idle(&self) -> bool {
-        self.active.is_empty()
-    }
-
-    /// Whether a play drives this joint.
-    pub fn drives(&self, joint: usize) -> bool {
-        self.active.iter().any(|active| active.drives(joint))
     }
 
     /// Lets a play take over its joints at `tick`. Plays that lose a joint end; their other joints come to hold.
@@ -206,22 +191,21 @@ impl Player {
     ) {
         let now = tick as f64;
         let since = play.since_tick.map_or(now - 1.0, |since| since as f64);
-        let record = Record::default();
-        let mut new = Active { play, since, first: 0, started: now - 1.0, next: 0, record, refused: false, answer };
+        let mut new = Active { play, since, first: 0, started: now - 1.0, next: 0 };
         let last = new.play.last();
         let within = new.play.within.clone();
         let oldest = within.as_ref().map_or(self.oldest, |within| oldest(within.embodiment()));
         if let Some(oldest) = oldest.filter(|oldest| now - since > *oldest) {
             let excess = (now - since - oldest) / self.control_hz;
             let act = Act { rule: Rule::CommandAge, response: Response::Hold, joint: None, excess };
-            new.record.note(act, tick);
             report(act);
-            let late = new.report(Ended::Late);
-            over.push((new.answer, Ok(late)));
+            let mut late = Driver::new(new, answer);
+            late.record.note(act, tick);
+            over.push(late.end(Ended::Late));
             return;
         }
         if since + (last + 1) as f64 * new.play.spacing < now {
-            over.push((new.answer, Ok(PlayReport { ended: Ended::Late, interventions: Vec::new() })));
+            over.push((answer, Ok(PlayReport { ended: Ended::Late, interventions: Vec::new() })));
             return;
         }
         // A row that is due at once would be reached with a jerk; half a row's time is left for the way to the first.
@@ -232,26 +216,35 @@ impl Player {
         for (column, &joint) in new.play.joints.iter().enumerate() {
             new.play.starts[column] = state(joint);
         }
-        if let Some((joint, excess)) = self.out_of_reach(&new) {
+        let jump = self.out_of_reach(&new).map(|(joint, excess)| {
             let refused = self.discontinuity.is_some_and(|most| excess > most);
             let response = if refused { Response::Hold } else { Response::Slow };
-            let act = Act { rule: Rule::Discontinuity, response, joint: Some(joint), excess };
+            Act { rule: Rule::Discontinuity, response, joint: Some(joint), excess }
+        });
+        let mut new = Driver::new(new, answer);
+        if let Some(act) = jump {
             new.record.note(act, tick);
             report(act);
-            if refused {
+            if act.response == Response::Hold {
                 // Whoever is sent there does not know where it is: what it played before is no better.
-                self.end_those(Ended::Held, over, |old| new.play.joints.iter().any(|&joint| old.drives(joint)));
-                let held = new.report(Ended::Held);
-                over.push((new.answer, Ok(held)));
+                self.playing.hold(&new.task.play.joints, over);
+                over.push(new.end(Ended::Held));
                 return;
             }
         }
-        let blend = BLEND_S * self.control_hz;
+        self.blend(&mut new.task, now);
+        self.playing.supersede(&new.task.play.joints, over);
+        self.playing.add(new);
+    }
+
+    /// Lets the joints go on from where they are, and mixes the first rows with what is left of older plays.
+    fn blend(&mut self, new: &mut Active, now: f64) {
+        let (last, blend) = (new.play.last(), BLEND_S * self.control_hz);
         for column in 0..new.play.joints.len() {
             let joint = new.play.joints[column];
-            let shaper = &mut self.shapers[joint];
-            shaper.continue_from(within.as_ref().map(|within| within.limits[joint]), new.play.starts[column]);
-            let Some(old) = self.active.iter().find(|old| old.drives(joint)) else { continue };
+            let within = new.play.within.as_ref().map(|within| within.limits[joint]);
+            self.shapers[joint].continue_from(within, new.play.starts[column]);
+            let Some(old) = self.playing.of_joint(joint) else { continue };
             let Some(old_column) = old.play.joints.iter().position(|&driven| driven == joint) else { continue };
             // Not the last row: the joints are to rest where it says.
             for row in new.first..last {
@@ -264,8 +257,6 @@ impl Player {
                 *will = was + weight.max(0.0) * (*will - was);
             }
         }
-        self.end_those(Ended::Superseded, over, |old| new.play.joints.iter().any(|&joint| old.drives(joint)));
-        self.active.push(new);
     }
 
     /// The joint whose first row is furthest out of its reach in the time until the row is due, and how far, rad. What it
@@ -288,7 +279,7 @@ impl Player {
     pub fn demands(&mut self, tick: u64, demands: &mut [Demand], mut report: impl FnMut(Act)) {
         demands.fill(Demand::Hold);
         let now = tick as f64;
-        for active in &mut self.active {
+        for Driver { task: active, record, .. } in self.playing.iter_mut() {
             while active.next < active.play.last() && active.due(active.next) < now {
                 active.next += 1;
             }
@@ -298,7 +289,7 @@ impl Player {
                 let position = shaper.follow(target);
                 if let Some((rule, excess)) = shaper.lag(target, active.position(column, now)) {
                     let act = Act { rule, response: Response::Slow, joint: Some(joint), excess };
-                    active.record.note(act, tick);
+                    record.note(act, tick);
                     report(act);
                 }
                 demands[joint] = Demand::To(position);
@@ -306,65 +297,16 @@ impl Player {
         }
     }
 
-    /// The stricter limits of the plays that have some, and the joints that each drives.
-    pub fn limits(&self) -> impl Iterator<Item = (&[usize], &Arc<Within>)> {
-        self.active.iter().filter_map(|active| Some((active.play.joints.as_slice(), active.play.within.as_ref()?)))
-    }
-
-    /// Keeps what the safety filter did for the plays that it concerns.
-    pub fn note(&mut self, act: Act, tick: u64) {
-        for active in &mut self.active {
-            if act.joint.is_none_or(|joint| active.drives(joint)) {
-                active.record.note(act, tick);
-                active.refused |= act.response == Response::Hold && act.rule.ends_plays();
-            }
-        }
-    }
-
-    /// Ends the plays that press on where they may not.
-    pub fn end_refused(&mut self, over: &mut Vec<Over>) {
-        self.end_those(Ended::Held, over, |active| active.refused);
-    }
-
-    /// Ends the plays whose last row was played and whose joints stand.
-    pub fn end_finished(&mut self, tick: u64, stands: impl Fn(usize) -> bool, over: &mut Vec<Over>) {
+    /// Ends the plays whose last row was played and whose joints rest.
+    pub fn end_finished(&mut self, tick: u64, rests: impl Fn(usize) -> bool, over: &mut Vec<Over>) {
         let (now, settle) = (tick as f64, SETTLE_S * self.control_hz);
-        self.end_those(Ended::Finished, over, |active| {
+        let Self { playing, shapers, .. } = self;
+        playing.end(Ended::Finished, over, |active| {
+            let played = |(&joint, column): (&usize, &Vec<f64>)| {
+                rests(joint) && column.last().is_some_and(|&last| shapers[joint].rests_at(last))
+            };
             let ended = active.end();
-            now >= ended && (now >= ended + settle || active.play.joints.iter().all(|&joint| stands(joint)))
+            now >= ended && (now >= ended + settle || active.play.joints.iter().zip(&active.play.columns).all(played))
         });
-    }
-
-    /// Ends the plays that drive any of `joints`.
-    pub fn hold(&mut self, joints: &[usize], over: &mut Vec<Over>) {
-        self.end_those(Ended::Held, over, |active| joints.iter().any(|&joint| active.drives(joint)));
-    }
-
-    /// Ends the plays of which something else than a play takes any of `joints`.
-    pub fn supersede(&mut self, joints: &[usize], over: &mut Vec<Over>) {
-        self.end_those(Ended::Superseded, over, |active| joints.iter().any(|&joint| active.drives(joint)));
-    }
-
-    /// Ends every play because of `act`.
-    pub fn interrupt(&mut self, act: Act, tick: u64, over: &mut Vec<Over>) {
-        self.note(act, tick);
-        self.end_those(Ended::Held, over, |_| true);
-    }
-
-    /// Ends every play.
-    pub fn stop(&mut self, over: &mut Vec<Over>) {
-        self.end_those(Ended::Stopped, over, |_| true);
-    }
-
-    /// Ends every play without a report; the caller says why.
-    pub fn abandon(&mut self) -> impl Iterator<Item = Answer<PlayReport>> + '_ {
-        self.active.drain(..).map(|active| active.answer)
-    }
-
-    fn end_those(&mut self, ended: Ended, over: &mut Vec<Over>, which: impl Fn(&Active) -> bool) {
-        over.extend(self.active.extract_if(.., |active| which(active)).map(|active| {
-            let report = active.report(ended);
-            (active.answer, Ok(report))
-        }));
     }
 }

@@ -11,9 +11,9 @@
 //! | `workspace` | the tool would leave its box | clamp; hold where that fails or it comes too fast | the next demand |
 //! | `forbidden` | a capsule would enter a forbidden box | hold | a demand that leads away |
 //! | `self_collision` | two capsules would meet that may not | hold | a demand that leads away |
-//! | `force` | a wrist or foot feels more than a force limit for 30 ms | hold: plays end held | a demand that leads away |
+//! | `force` | a wrist or foot feels more than a force limit for 30 ms | hold: plays and drives end held | a demand that leads away |
 //! | `effort` | a joint feels more than its effort limit for 50 ms | slow, that joint, where it presses on | its effort, when it has fallen by a tenth |
-//! | `effort` | and for 250 ms | hold, that joint: plays that press on end held | a demand that leads away |
+//! | `effort` | and for 250 ms | hold, that joint: plays and drives that press on end held | a demand that leads away |
 //! | `discontinuity` | a play's first rows are out of the joints' reach in the time that they leave | slow; hold where they are further than `discontinuity_rad` out of it: the play ends held, unmoved, and so does what it would have replaced | the next play |
 //! | `velocity` | a demand is faster than a joint may be | slow | the command, when it has caught up |
 //! | `acceleration` | a demand turns harder than a joint may | slow | the command, when it has caught up |
@@ -150,7 +150,7 @@ impl Rule {
         }
     }
 
-    /// Whether it ends a play that it holds; the other rules hold for as long as the demand stays wrong.
+    /// Whether it ends a play or a drive that it holds; the other rules hold for as long as the demand stays wrong.
     pub fn ends_plays(self) -> bool {
         matches!(
             self,

@@ -78,6 +78,11 @@ impl Shaper {
         position
     }
 
+    /// Whether the demands have come to rest: `target` is where they lead.
+    pub fn rests_at(&self, target: f64) -> bool {
+        self.state.rests_at(target)
+    }
+
     /// What keeps the joint away from where it would be at `time` without limits, and how far, rad. What it would make up
     /// for in a tick at full speed is no news: servos lag by about as much.
     pub fn lag(&mut self, target: f64, due: f64) -> Option<(Rule, f64)> {

@@ -47,7 +47,7 @@ impl Bench {
         let socket = folder.path().join("mine/link");
         let embodiment = Arc::new(embodiment);
         let (link, log, _) = Follower::new();
-        let options = ServerOptions { silence, ..ServerOptions::new(|_: &[f32]| [0.2, 0.0, 0.2]) };
+        let options = ServerOptions { silence, ..ServerOptions::new(|q: &[f32]| [0.2, 0.2 * q[PAN], 0.2]) };
         let server = Server::start(&socket, embodiment.clone(), Box::new(link), options).unwrap();
         Self { server: Some(server), log, socket, embodiment, folder }
     }
@@ -218,6 +218,32 @@ fn a_host_that_brakes_at_once_is_not_rounded_off() {
     }
     link.read().unwrap();
     assert_eq!(*bench.pans().last().unwrap(), pan);
+}
+
+#[test]
+fn a_host_that_presses_on_is_held_by_what_the_arm_feels_and_may_lead_away() {
+    let bench = Bench::silent_for(100_000);
+    // 25 N at 0.225 rad.
+    bench.log.lock().unwrap().feels = Some(|q| [0.0, -200.0 * (q - 0.1).max(0.0)]);
+    let mut link = bench.connect().unwrap();
+    let mut turn = |from: f32, step: f32| {
+        let mut command = REST;
+        for tick in 1..=100u8 {
+            command[PAN] = from + step * f32::from(tick);
+            link.read().unwrap();
+            link.write(&command).unwrap();
+        }
+        link.read().unwrap();
+        *bench.pans().last().unwrap()
+    };
+    let held = turn(0.0, 0.005);
+    assert!((0.225..0.28).contains(&held), "{held} rad");
+    // It comes back from where it demanded to be, and presses on again.
+    let still = turn(held, 0.0005);
+    assert!((held - 0.005..=held).contains(&still), "{still} rad after {held} rad");
+    let away = turn(held, -0.002);
+    assert!((away - (held - 0.2)).abs() < 1e-3, "{away} rad");
+    bench.assert_within_limits();
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod follower;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use follower::{Bench, Follower, chunk, steepest, wait};
@@ -98,6 +99,39 @@ fn an_arm_that_feels_too_much_force_holds_and_may_only_lead_away() {
     let foreign: Tightening = toml::from_str("[[force_limits]]\nsensor = \"ankle\"\nnewtons = 5.0").unwrap();
     let error = bench.robot.within(&foreign, "skill.toml").unwrap_err().to_string();
     assert_eq!(error, "skill.toml: so101-tabletop has no force limit for a sensor ankle");
+}
+
+/// Drives joint 0 on by 0.01 rad a tick until the drive is over by itself.
+fn drive_on(bench: &Bench) -> PlayReport {
+    let mut drive = bench.robot.drive(&BTreeSet::from([0]), None).unwrap();
+    let mut pan = bench.robot.commanded()[0];
+    while let Some(input) = wait(drive.next()) {
+        let mut positions = input.joints.positions.clone();
+        pan += 0.01;
+        assert!(pan < 1.5, "nobody ended it");
+        positions[0] = pan;
+        drive.demand(&positions).unwrap();
+    }
+    wait(drive.end()).value.unwrap()
+}
+
+#[test]
+fn what_is_felt_ends_a_drive_that_presses_on_as_it_ends_a_play() {
+    type Feels = fn(f32) -> [f32; 2];
+    let feels: [(Feels, Rule); 2] =
+        [(|q| [0.0, -200.0 * (q - 0.3).max(0.0)], Rule::Force), (|q| [50.0 * (q - 0.3).max(0.0), 0.0], Rule::Effort)];
+    for (feels, rule) in feels {
+        let bench = sideways();
+        bench.set(|log| log.feels = Some(feels));
+        for _ in 0..2 {
+            let report = drive_on(&bench);
+            assert_eq!((report.ended, of(&report, rule).map(|it| it.response)), (Ended::Held, Some(Response::Hold)));
+            bench.reach(bench.robot.tick() + 30);
+            let held = bench.robot.commanded()[0];
+            assert!((0.4..0.8).contains(&held), "{held} rad");
+        }
+        assert_eq!(bench.finish(chunk(0, sweep(bench.robot.commanded()[0], 0.1))).unwrap().ended, Ended::Finished);
+    }
 }
 
 #[test]

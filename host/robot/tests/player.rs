@@ -39,6 +39,22 @@ fn a_joint_that_turns_at_a_row_does_not_swing_past_it() {
 }
 
 #[test]
+fn a_joint_that_swings_past_the_last_row_is_back_on_it_before_its_play_ends() {
+    let mut robot = Embodiment::so101();
+    // 2^-10 rad per tick²: a joint that brakes stands for exactly one tick before it turns back.
+    robot.joints[0].acceleration = 10_000.0 / 1024.0;
+    let bench = Bench::of(robot, Pace::Lockstep, |_| [0.2, 0.0, 0.2]);
+    // 0.78 rad/s until the last row, after which there are two ticks to lose it.
+    let rows = (1..=60).map(|row| row as f32 / 128.0);
+    let report = bench.finish(Play { rate_hz: 100.0, ..chunk(0, rows) }).unwrap();
+    assert_eq!(report.ended, Ended::Finished);
+    let commands = bench.joint(0);
+    let highest = commands.iter().copied().fold(f32::MIN, f32::max);
+    assert!(highest > 0.48 && commands.windows(2).any(|pair| pair == [highest; 2]), "it stood at {highest} rad");
+    assert_eq!(bench.robot.commanded()[0], 0.46875);
+}
+
+#[test]
 fn rows_that_are_late_are_skipped() {
     let bench = Bench::start(Pace::Lockstep);
     bench.reach(25);

@@ -4,6 +4,7 @@
 
 mod follower;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use follower::{Bench, REST, chunk, steepest, wait};
@@ -100,6 +101,37 @@ fn a_joint_outside_its_new_drivers_range_only_moves_inwards_and_brakes_as_hard_a
     wait(playing).value.unwrap();
     let highest = bench.joint(0).into_iter().fold(f32::MIN, f32::max);
     assert!(highest <= 1.91986 && steepest(&bench.joint(0)).1 <= 12.0 + 2e-2, "{highest} rad");
+}
+
+#[test]
+fn a_driver_under_stricter_limits_keeps_them_and_the_next_one_has_the_robots_again() {
+    let bench = Bench::start(Pace::Lockstep);
+    let drive = |within: Option<Arc<Within>>, target: f32| {
+        let begin = bench.joint(0).len();
+        let mut drive = bench.robot.drive(&BTreeSet::from([0]), within).unwrap();
+        for _ in 0..150 {
+            let mut positions = wait(drive.next()).unwrap().joints.positions.clone();
+            positions[0] = target;
+            drive.demand(&positions).unwrap();
+        }
+        let report = wait(drive.end()).value.unwrap();
+        (report, bench.joint(0)[begin..].to_vec())
+    };
+    let careful = shoulder(&bench, Some([-0.4, 0.4]), Some(0.5), Some(2.0));
+    let (report, commands) = drive(Some(careful), 1.0);
+    let rules: Vec<_> = report.interventions.iter().map(|it| it.rule).collect();
+    assert!(rules.contains(&Rule::Position) && rules.contains(&Rule::Velocity), "{rules:?}");
+    let (speed, change) = steepest(&commands);
+    assert!(speed <= 0.5 + 1e-4 && change <= 2.0 + 1e-2, "{speed} rad/s, {change} rad/s²");
+    assert_eq!((bench.robot.commanded()[0], commands.last()), (0.4, Some(&0.4)));
+
+    let (_, commands) = drive(None, -0.8);
+    assert!(steepest(&commands).0 > 1.9 && bench.robot.commanded()[0] == -0.8);
+
+    let theirs = Arc::new(Embodiment { name: "another".into(), ..Embodiment::so101() });
+    let theirs = theirs.within(&Tightening::default(), "skill.toml").unwrap();
+    let error = bench.robot.drive(&BTreeSet::from([0]), Some(theirs)).err().unwrap();
+    assert!(matches!(error, RobotError::Play(PlayError::ForeignLimits { .. })), "{error}");
 }
 
 #[test]

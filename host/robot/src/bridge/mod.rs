@@ -3,7 +3,9 @@
 //! [`Server`] owns the real [`Link`](crate::Link) and serves it over a Unix domain socket; [`RemoteLink`] is the host's end
 //! of it. The server is the watchdog: every command passes a safety filter of its own, and when none has come for
 //! [`ServerOptions::silence`] control periods, or the socket closes, that filter brings the joints to rest within their
-//! limits and keeps holding them. Whoever connects then continues from there.
+//! limits and keeps holding them. Whoever connects then continues from there. What the arm feels keeps a host from pressing
+//! on, as it does in the host's own filter; a watchdog that brakes has nothing to yield with but that. Jerk is left to the
+//! host: what it brakes at once would be rounded off here, and come to rest too late.
 //!
 //! Hosts must run in [`Pace::RealTime`](crate::Pace::RealTime): silence is measured by the clock. A simulator behind the
 //! server advances with each command, and with the watchdog's own while that is in charge; in the silence before it stands

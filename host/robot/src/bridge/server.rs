@@ -445,6 +445,7 @@ impl Guard {
         let measured = self.link.read()?;
         control::check(&measured, &self.embodiment)?;
         self.measured = measured;
+        self.filter.feel(&self.measured);
         Ok(())
     }
 

@@ -1,0 +1,133 @@
+//! Whoever drives joints, by a play or tick by tick: what the safety filter did meanwhile, what ends it, who is told.
+
+use std::sync::Arc;
+
+use crate::inbox::Answer;
+use crate::play::{Ended, PlayReport};
+use crate::robot::RobotError;
+use crate::safety::{Act, Record, Response};
+use crate::tighten::Within;
+
+/// What a driver does with its joints.
+pub(crate) trait Task {
+    /// Its joints.
+    fn joints(&self) -> &[usize];
+
+    /// Stricter limits than the robot's, if it has some.
+    fn within(&self) -> Option<&Arc<Within>>;
+
+    fn drives(&self, joint: usize) -> bool {
+        self.joints().contains(&joint)
+    }
+
+    fn drives_any(&self, joints: &[usize]) -> bool {
+        joints.iter().any(|&joint| self.drives(joint))
+    }
+}
+
+/// A driver that is over, and whom to tell.
+pub(crate) type Over = (Answer<PlayReport>, Result<PlayReport, RobotError>);
+
+pub(crate) struct Driver<T> {
+    pub task: T,
+    pub record: Record,
+    /// The safety filter holds its joints because of what they feel.
+    refused: bool,
+    answer: Answer<PlayReport>,
+}
+
+impl<T> Driver<T> {
+    pub fn new(task: T, answer: Answer<PlayReport>) -> Self {
+        Self { task, record: Record::default(), refused: false, answer }
+    }
+
+    pub fn end(self, ended: Ended) -> Over {
+        (self.answer, Ok(PlayReport { ended, interventions: self.record.to_vec() }))
+    }
+}
+
+/// Drivers of one kind, no two of which drive one joint.
+pub(crate) struct Drivers<T>(Vec<Driver<T>>);
+
+impl<T: Task> Drivers<T> {
+    /// With room for as many as there can be.
+    pub fn of(joints: usize) -> Self {
+        Self(Vec::with_capacity(joints))
+    }
+
+    /// Nothing that drives any of its joints is left.
+    pub fn add(&mut self, driver: Driver<T>) {
+        self.0.push(driver);
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(|driver| &driver.task)
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Driver<T>> {
+        self.0.iter_mut()
+    }
+
+    /// Which of them drives a joint.
+    pub fn of_joint(&self, joint: usize) -> Option<&T> {
+        self.iter().find(|task| task.drives(joint))
+    }
+
+    /// The stricter limits of those that have some, and the joints that each drives.
+    pub fn limits(&self) -> impl Iterator<Item = (&[usize], &Arc<Within>)> {
+        self.iter().filter_map(|task| Some((task.joints(), task.within()?)))
+    }
+
+    /// Keeps what the safety filter did for those that it concerns.
+    pub fn note(&mut self, act: Act, tick: u64) {
+        for driver in &mut self.0 {
+            if act.joint.is_none_or(|joint| driver.task.drives(joint)) {
+                driver.record.note(act, tick);
+                driver.refused |= act.response == Response::Hold && act.rule.ends_plays();
+            }
+        }
+    }
+
+    /// Ends those that press on where they may not.
+    pub fn end_refused(&mut self, over: &mut Vec<Over>) {
+        self.end_those(Ended::Held, over, |driver| driver.refused);
+    }
+
+    /// Ends those that drive any of `joints`, because these are told to hold.
+    pub fn hold(&mut self, joints: &[usize], over: &mut Vec<Over>) {
+        self.end(Ended::Held, over, |task| task.drives_any(joints));
+    }
+
+    /// Ends those of which somebody else takes any of `joints`.
+    pub fn supersede(&mut self, joints: &[usize], over: &mut Vec<Over>) {
+        self.end(Ended::Superseded, over, |task| task.drives_any(joints));
+    }
+
+    /// Ends all because of `act`.
+    pub fn interrupt(&mut self, act: Act, tick: u64, over: &mut Vec<Over>) {
+        self.note(act, tick);
+        self.end(Ended::Held, over, |_| true);
+    }
+
+    /// Ends all because of the host stop.
+    pub fn stop(&mut self, over: &mut Vec<Over>) {
+        self.end(Ended::Stopped, over, |_| true);
+    }
+
+    /// Ends all without a report; the caller says why.
+    pub fn abandon(&mut self) -> impl Iterator<Item = Answer<PlayReport>> + '_ {
+        self.0.drain(..).map(|driver| driver.answer)
+    }
+
+    pub fn end(&mut self, ended: Ended, over: &mut Vec<Over>, which: impl Fn(&T) -> bool) {
+        self.end_those(ended, over, |driver| which(&driver.task));
+    }
+
+    fn end_those(&mut self, ended: Ended, over: &mut Vec<Over>, which: impl Fn(&Driver<T>) -> bool) {
+        over.extend(self.0.extract_if(.., |driver| which(driver)).map(|driver| driver.end(ended)));
+    }
+}
