@@ -5,11 +5,12 @@
 
 mod served;
 
+use std::io::BufRead;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use served::{PATIENCE, Served, command, kill, package};
+use served::{PATIENCE, Served, command, kill, package, shell};
 use tempfile::TempDir;
 use waza_robot::bridge::{Observer, Status};
 
@@ -101,6 +102,50 @@ fn a_host_that_is_killed_with_all_of_its_job_leaves_an_arm_that_stands_and_the_n
     assert_eq!(second.ended(), Some(0));
     gone(pid);
     assert!(!Path::new(&bench.path("state/link/robot")).exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_takes_no_checkpoint_ends_no_run_and_leaves_the_one_before_whole() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+    let bench = Bench::new();
+    package(Path::new(&bench.path("skills")), "relay");
+    let mut served = Served::of(
+        // A file that may not grow is a write that fails, not a signal.
+        shell("trap '' XFSZ", &command(Path::new(&bench.path("skills")), &["--state", &bench.path("state")])),
+        Stdio::piped(),
+    );
+    let log = std::io::BufReader::new(served.child.stderr.take().unwrap());
+    let run =
+        served.json(&["run", "test/relay", "--task", "count", "--parameters", "100000", "--detach"])["id"].to_string();
+    let events = |kind: &str| served.json(&["runs", &run])["events"][kind].as_u64().unwrap_or(0);
+    let wait = |kind: &str| {
+        let began = Instant::now();
+        while events(kind) == 0 {
+            assert!(began.elapsed() < PATIENCE, "no {kind}");
+        }
+    };
+    wait("checkpoint");
+    let full = Rlimit { current: Some(0), maximum: None };
+    prlimit(Some(Pid::from_child(&served.child)), Resource::Fsize, full).unwrap();
+    // The skill says what it was told, and goes on.
+    wait("log");
+    let kept = events("checkpoint");
+    assert_eq!(served.json(&["runs", &run])["state"], "running");
+    let line = log.lines().map(Result::unwrap).find(|line| line.contains("could not be kept")).unwrap();
+    assert!(line.contains("skill=test/relay") && line.contains("the one before still is"), "{line}");
+    served.child.kill().unwrap();
+    served.child.wait().unwrap();
+    let left: Vec<_> =
+        std::fs::read_dir(bench.path("state/runs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let [file] = left.as_slice() else { panic!("there is more than the run's file: {left:?}") };
+    let state = waza_runtime::Interrupted::read(file).unwrap().request.resume.unwrap();
+    assert_eq!(u64::from(u32::from_le_bytes(state.try_into().unwrap())), kept);
+
+    let second = bench.serve(&[]);
+    second.done(&["resume", &run]);
+    second.done(&["kill", &run]);
 }
 
 #[test]

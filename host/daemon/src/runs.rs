@@ -233,10 +233,9 @@ async fn follow(
     host: Host,
 ) {
     let tell = |change| {
-        let sends_back = matches!(change, VersionChange::RolledBack { .. });
+        let may_quarantine = matches!(change, VersionChange::RolledBack { .. } | VersionChange::Controller { .. });
         (runs.tell)(Notice::Changed { run: run.id, change });
-        if sends_back {
-            // It may be quarantined for that.
+        if may_quarantine {
             runs.tell_quarantined(&host);
         }
     };

@@ -43,7 +43,11 @@ async fn pick_place(request: Request) -> Result<Outcome> {
         phase = phase.after(&posture(&seen)?, &home, &thresholds);
         if phase.note() != before {
             operator::progress(phase.progress(), phase.note());
-            checkpoint(&Progress { phase, home: home.clone() }).await?;
+            match checkpoint(&Progress { phase, home: home.clone() }).await {
+                // A disk that is full takes the way back, which is no reason to let go of the block.
+                Err(Error::Failed(why)) => eprintln!("{why}"),
+                kept => kept?,
+            }
         }
         if phase == Phase::Home {
             lease.hold()?;

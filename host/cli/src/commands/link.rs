@@ -78,7 +78,10 @@ impl Link {
             }
             error => error.into(),
         })?;
-        About::this(Served::new(TABLETOP, seed)).write(&socket).context("saying who serves")?;
+        if let Err(error) = About::this(Served::new(TABLETOP, seed)).write(&socket) {
+            // Whoever started this knows it; only a host that comes later does not.
+            tracing::warn!("nobody is told beside {} who serves there: {error}", socket.display());
+        }
         say(&format!("the robot is served at {}", socket.display()));
         let linger = linger.map(Duration::from_secs);
         let (mut guarded, mut since) = (true, Instant::now());

@@ -48,6 +48,14 @@ pub fn command(skills: &Path, options: &[&str]) -> Command {
     command
 }
 
+/// The same, by a shell that does something first.
+pub fn shell(first: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{first}; exec \"$0\" \"$@\"")]).arg(command.get_program()).args(command.get_args());
+    shell.stdin(Stdio::null()).process_group(0);
+    shell
+}
+
 /// Says whether there was such a process; of a number below zero, such a group of processes.
 pub fn kill(signal: &str, pid: impl std::fmt::Display) -> bool {
     let kill = format!("kill -{signal} {pid} 2>/dev/null");
@@ -66,7 +74,11 @@ impl Served {
     }
 
     pub fn logging(skills: &Path, options: &[&str], log: Stdio) -> Self {
-        let mut child = command(skills, options).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        Self::of(command(skills, options), log)
+    }
+
+    pub fn of(mut command: Command, log: Stdio) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let (sender, lines) = channel();
         let out = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
