@@ -116,7 +116,8 @@ const CONDUCTS: [&str; 35] = [
     "look away",
 ];
 
-const OTHERS: [&str; 7] = [
+const OTHERS: [&str; 8] = [
+    "look at the clock once",
     "leave the rollout running",
     "ask the clocks",
     "progress",
@@ -235,6 +236,16 @@ fn another_component_is_told_apart_with_both_sides() {
     assert!(difference.now.contains("CPU time"), "{difference}");
     let difference = other("eat memory");
     assert!(difference.now.contains("memory"), "{difference}");
+}
+
+#[test]
+fn an_outcome_that_is_not_the_recorded_one_is_the_last_difference() {
+    let mut recorded = record("look");
+    let Some((_, Entry::End(Ending::Returned(outcome)))) = recorded.entries.last_mut() else { panic!() };
+    let was = std::mem::replace(outcome, outcome.replace("shoulder_pan", "shoulder_fan"));
+    let difference = differs(&recorded);
+    assert!(difference.recorded.contains("shoulder_fan"), "{difference}");
+    assert_eq!(difference.now, format!("it returned {was}"));
 }
 
 #[test]

@@ -63,6 +63,12 @@ impl Guest for Conduct {
                 clock::wait(u64::MAX).await?;
                 String::new()
             }
+            "look at the clock once" => {
+                let mut wait = pin!(clock::wait(clock::now() + 100_000_000));
+                let waits = poll_fn(|context| Poll::Ready(wait.as_mut().poll(context).is_pending())).await;
+                wait.await?;
+                String::from(if waits { "it had to wait" } else { "it was there" })
+            }
             "sleep" => {
                 let start = Instant::now();
                 std::thread::sleep(Duration::from_millis(50));
