@@ -39,7 +39,7 @@ pub(crate) struct State {
     pub velocity: f64,
     /// How much the last tick changed the velocity, rad per tick².
     pub change: f64,
-    /// The last tick braked more abruptly than a jerk would allow, or held: its acceleration may be over at once.
+    /// The last tick held, or braked for what protects or more abruptly than a jerk allows: that may be over at once.
     pub braked: bool,
 }
 
@@ -88,15 +88,14 @@ impl Limits {
     /// The velocity of the next tick that is nearest to a wanted one and from which every limit can still be kept.
     ///
     /// A joint found outside its position limits may only move inwards. One that cannot keep its speed or its position,
-    /// because it moved under wider limits until now, comes as near as its acceleration lets it; where there is a limit to
-    /// the jerk, that goes before speed and acceleration, but not before the position.
+    /// because it moved under wider limits until now, comes as near as its acceleration lets it. Where there is a limit to
+    /// the jerk, that goes before all others; [`Limits::stopping`] then brakes for the position where it has to.
     pub fn nearest(&self, wanted: f64, state: State) -> f64 {
         let State { position, velocity, .. } = state;
-        let up = self.speed_that_stops_within(self.high - position);
-        let down = self.speed_that_stops_within(position - self.low);
         let Some(jerk) = self.jerk else {
-            let wanted = wanted.min(up.min(self.speed)).max(-down.min(self.speed));
-            return wanted.min(velocity + self.change).max(velocity - self.change);
+            let up = self.speed.min(self.speed_that_stops_within(self.high - position));
+            let down = self.speed.min(self.speed_that_stops_within(position - self.low));
+            return wanted.min(up).max(-down).min(velocity + self.change).max(velocity - self.change);
         };
         let [low, high] = state.within(jerk);
         let brake = Brake { change: self.change, jerk };
@@ -107,12 +106,18 @@ impl Limits {
         };
         let most = room(velocity, [low, high], self.high - position);
         let least = -room(-velocity, [-high, -low], position - self.low);
-        let change = (wanted - velocity).min(most).max(least).max(low).min(high);
-        let hardest = self.change.max(change.abs());
-        let near = velocity + change;
+        let near = velocity + (wanted - velocity).min(most).max(least).max(low).min(high);
         // A joint that arrives shall stand, not tremble by roundings.
-        let near = if (near - wanted).abs() < ROUNDING_RAD { wanted } else { near };
-        near.min(up).max(-down).min(velocity + hardest).max(velocity - hardest)
+        if (near - wanted).abs() < ROUNDING_RAD { wanted } else { near }
+    }
+
+    /// The velocity of the next tick that is nearest to a wanted one and from which the joint can stop within its position
+    /// limits, if it brakes with its whole acceleration at once.
+    pub fn stopping(&self, wanted: f64, State { position, velocity, .. }: State) -> f64 {
+        let up = self.speed_that_stops_within(self.high - position);
+        let down = self.speed_that_stops_within(position - self.low);
+        let hardest = self.change.max((wanted - velocity).abs());
+        wanted.min(up).max(-down).min(velocity + hardest).max(velocity - hardest)
     }
 
     /// The velocity of the next tick of a joint that stops as fast as it may.

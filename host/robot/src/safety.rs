@@ -39,11 +39,11 @@
 //! - every hold: nothing drives the joint any more, the host stop, a play or drive that ends early, a driver that missed a
 //!   tick, a demand that is no number;
 //! - what protects: a place, a force, an effort that slows or holds;
-//! - a position limit of the robot, where the way that a jerk leaves is too short: after one of the above.
+//! - a position limit, where the way that a jerk leaves is too short: after one of the above, or under a new driver whose
+//!   range is narrower.
 //!
-//! A driver's own stricter jerk is kept in the same way, but for a position limit of its own that it could not keep
-//! otherwise: then the robot's is kept. A joint that comes under stricter limits while it moves slows down within the
-//! stricter jerk.
+//! A driver's own stricter jerk is kept in the same way: a joint that comes under it, or under a lower speed or
+//! acceleration, while it moves slows down within that jerk.
 //!
 //! The filter guards commands, not the arm: how far the joints lag behind is the servos' business.
 //!

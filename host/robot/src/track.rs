@@ -29,6 +29,8 @@ pub(crate) struct Tracker {
     pub state: State,
     /// The target of the tick before.
     followed: Target,
+    /// The velocity that follows the target, as it was chosen last.
+    chosen: f64,
     /// It is the jerk alone that has kept the joint off its target since it was last there.
     rounds: bool,
     /// Why the joint lags behind the target, while it does.
@@ -82,7 +84,7 @@ impl Target {
 impl Tracker {
     pub fn new(limits: Limits) -> Self {
         let state = State::default();
-        Self { limits, within: limits, state, followed: Target::default(), rounds: false, lags: None }
+        Self { limits, within: limits, state, followed: Target::default(), chosen: 0.0, rounds: false, lags: None }
     }
 
     /// Goes on from `state`, without a memory of earlier targets.
@@ -109,7 +111,11 @@ impl Tracker {
                 target - self.followed.position + approach
             }
         };
-        self.limits.nearest(self.within.nearest(wanted, self.state), self.state)
+        let near = self.limits.nearest(self.within.nearest(wanted, self.state), self.state);
+        // Braking has the joint's whole acceleration, whoever drives.
+        let kept = Limits { change: self.limits.change, ..self.within }.stopping(near, self.state);
+        self.chosen = self.limits.stopping(kept, self.state);
+        self.chosen
     }
 
     /// The velocity that a joint wants whose acceleration comes and goes by `jerk` a tick.
@@ -137,6 +143,7 @@ impl Tracker {
         state.velocity + change + way * largest
     }
 
+    /// Goes on at a velocity: the chosen one, or what something else than the joint's limits makes of it.
     pub fn advance(&mut self, target: Option<f64>, velocity: f64) {
         let sum = self.state.position + velocity;
         // A joint that arrives is exactly there: what was added up would leave it creeping by roundings.
@@ -146,7 +153,7 @@ impl Tracker {
             let [low, high] = self.state.within(jerk);
             change < low - ROUNDING_RAD || change > high + ROUNDING_RAD
         });
-        let braked = target.is_none() || abrupt;
+        let braked = target.is_none() || velocity != self.chosen || abrupt;
         self.state = State { position: arrived.unwrap_or(sum), velocity, change, braked };
     }
 

@@ -125,10 +125,13 @@ proptest! {
 
     #[test]
     fn stricter_limits_that_come_and_go_never_cost_the_robots_own_and_are_kept_from_a_stand(
-        spells in prop::collection::vec((hostile_spell(), prop::collection::vec(any_tightening(), 2)), 1..12)
+        spells in prop::collection::vec((hostile_spell(), prop::collection::vec(any_tightening(), 2)), 1..12),
+        jerk in prop::option::of(4.0_f32..60.0),
     ) {
         let place = Workspace { min: [0.2, 0.05, 0.0], max: [0.3, 0.2, 0.15] };
-        let robot = Arc::new(Embodiment { forbidden: vec![place], ..Embodiment::so101() });
+        let mut robot = Embodiment { forbidden: vec![place], ..Embodiment::so101() };
+        robot.joints.iter_mut().for_each(|joint| joint.jerk = jerk.map(|share| share * joint.acceleration));
+        let robot = Arc::new(robot);
         let mut filter = Filter::new(&robot, Box::new(tool), Guard::On, &REST);
         let mut body = Body::new(&robot);
         let (mut last, mut speeds, mut changes) = (REST.to_vec(), vec![0.0; 6], vec![0.0; 6]);
@@ -200,11 +203,15 @@ proptest! {
                     let name = &robot.joints[index].name;
                     prop_assert!(is.velocity.abs() <= limits.speed + 1e-12, "{name}: {is:?}");
                     prop_assert!(is.change.abs() <= limits.change + 1e-12, "{name}: {is:?}");
-                    // As fast as it may be to stop at the end of its range, at the hardest.
-                    let ends = |distance| limits.speed_that_stops_within(distance) <= is.velocity.abs() + 1e-12;
-                    let distance = if is.velocity < 0.0 { was.position - limits.low } else { limits.high - was.position };
+                    // As fast as it may be to stop at an end of its range or its driver's, or outside of it.
+                    let ends = |limits: Limits| {
+                        let way = if is.velocity < 0.0 { was.position - limits.low } else { limits.high - was.position };
+                        let back = was.position - limits.low;
+                        limits.speed_that_stops_within(way) <= is.velocity.abs() + 1e-12
+                            || is.velocity == 0.0 && back <= 1e-12
+                    };
                     let holds = !matches!(demands[index], Demand::To(position) if position.is_finite());
-                    let brakes = holds || ends(distance) || (is.velocity == 0.0 && ends(was.position - limits.low));
+                    let brakes = holds || ends(*limits) || ends(Limits { change: limits.change, ..filter.joints[index].tracker.within });
                     let jerk = (is.change - was.change).abs();
                     prop_assert!(
                         brakes || braked || jerk <= limits.jerk.unwrap() + 1e-12, "{name}: {jerk} from {was:?} to {is:?}"
