@@ -3,6 +3,7 @@
 //! It runs on a thread of its own and waits for nothing but the link and the next tick. If nothing drives a joint it
 //! holds; if the link fails every play ends, the arm brakes, and the loop tries again in the next tick.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub(crate) struct ControlLoop {
     histories: Vec<History>,
     /// The number of each camera's newest frame, and the tick in which it was first seen.
     frames: Vec<Option<(u64, u64)>>,
+    /// Cameras of which it was said that they are frozen.
+    frozen: BTreeSet<String>,
     player: Player,
     drives: Drives,
     filter: Filter,
@@ -73,6 +76,7 @@ impl ControlLoop {
             down: None,
             histories: embodiment.sensors.iter().map(|it| History::new(it, embodiment.control_hz)).collect(),
             frames: vec![None; embodiment.cameras.len()],
+            frozen: BTreeSet::new(),
             player: Player::new(&embodiment),
             drives: Drives::new(&embodiment, options.pace),
             filter: Filter::new(&embodiment, options.kinematics, options.guard, &measured.joints.positions),
@@ -273,9 +277,14 @@ impl ControlLoop {
             frame_ages_ns,
             windows: self.histories.iter().map(History::window).collect(),
         };
-        for camera in seen.frozen(embodiment) {
+        let frozen: BTreeSet<_> = seen.frozen(embodiment).map(String::from).collect();
+        for camera in frozen.difference(&self.frozen) {
             tracing::warn!(tick, camera, "the camera is frozen");
         }
+        for camera in self.frozen.difference(&frozen) {
+            tracing::info!(tick, camera, "the camera has a new frame");
+        }
+        self.frozen = frozen;
         Ok(seen)
     }
 

@@ -194,7 +194,10 @@ impl Player {
         let mut new = Active { play, since, first: 0, started: now - 1.0, next: 0 };
         let last = new.play.last();
         let within = new.play.within.clone();
-        let oldest = within.as_ref().map_or(self.oldest, |within| oldest(within.embodiment()));
+        let (oldest, discontinuity) = within.as_ref().map_or((self.oldest, self.discontinuity), |within| {
+            let robot = within.embodiment();
+            (oldest(robot), robot.discontinuity_rad.map(f64::from))
+        });
         if let Some(oldest) = oldest.filter(|oldest| now - since > *oldest) {
             let excess = (now - since - oldest) / self.control_hz;
             let act = Act { rule: Rule::CommandAge, response: Response::Hold, joint: None, excess };
@@ -217,7 +220,7 @@ impl Player {
             new.play.starts[column] = state(joint);
         }
         let jump = self.out_of_reach(&new).map(|(joint, excess)| {
-            let refused = self.discontinuity.is_some_and(|most| excess > most);
+            let refused = discontinuity.is_some_and(|most| excess > most);
             let response = if refused { Response::Hold } else { Response::Slow };
             Act { rule: Rule::Discontinuity, response, joint: Some(joint), excess }
         });

@@ -32,6 +32,8 @@ pub struct Tightening {
     pub force_limits: Vec<ForceTightening>,
     /// The oldest observation that a play may act on, seconds.
     pub command_age_s: Option<f32>,
+    /// How far out of a joint's reach the first rows of a play may be, rad.
+    pub discontinuity_rad: Option<f32>,
 }
 
 /// Stricter limits of one joint.
@@ -186,10 +188,7 @@ impl Embodiment {
             ] {
                 *limit = stricter.map_or(*limit, |stricter| lower(*limit, stricter));
             }
-            joint.jerk = match (joint.jerk, stricter.jerk) {
-                (Some(jerk), Some(stricter)) => Some(lower(jerk, stricter)),
-                (jerk, stricter) => jerk.or(stricter),
-            };
+            joint.jerk = lower_of(joint.jerk, stricter.jerk);
         }
         if let Some(stricter) = by.workspace {
             within.workspace = within.workspace.intersected(&stricter);
@@ -205,10 +204,8 @@ impl Embodiment {
                 None => wrong.push(format!("{} has no force limit for a sensor {sensor}", self.name)),
             }
         }
-        within.command_age_s = match (self.command_age_s, by.command_age_s) {
-            (Some(age), Some(stricter)) => Some(lower(age, stricter)),
-            (age, stricter) => age.or(stricter),
-        };
+        within.command_age_s = lower_of(self.command_age_s, by.command_age_s);
+        within.discontinuity_rad = lower_of(self.discontinuity_rad, by.discontinuity_rad);
         wrong.extend(within.contradictions());
         if wrong.is_empty() {
             Ok(within)
@@ -239,6 +236,14 @@ fn lower(a: f32, b: f32) -> f32 {
     if a.is_nan() || b.is_nan() { f32::NAN } else { a.min(b) }
 }
 
+/// The stricter of two limits, either of which may be none.
+fn lower_of(limit: Option<f32>, stricter: Option<f32>) -> Option<f32> {
+    match (limit, stricter) {
+        (Some(limit), Some(stricter)) => Some(lower(limit, stricter)),
+        (limit, stricter) => limit.or(stricter),
+    }
+}
+
 fn higher(a: f32, b: f32) -> f32 {
     -lower(-a, -b)
 }
@@ -263,7 +268,7 @@ mod tests {
             let robot = Embodiment::so101();
             let mut by = stricter("elbow_flex", Some([low, high]), velocity);
             by.workspace = Some(Workspace { min: corner, max: other });
-            by.command_age_s = Some(age);
+            (by.command_age_s, by.discontinuity_rad) = (Some(age), Some(age));
             let Ok(within) = robot.tightened(&by, "site.toml") else { return Ok(()) };
             for (was, is) in robot.joints.iter().zip(&within.joints) {
                 prop_assert!(is.position[0] >= was.position[0] && is.position[1] <= was.position[1]);
@@ -274,6 +279,7 @@ mod tests {
                 prop_assert!(within.workspace.max[axis] <= robot.workspace.max[axis]);
             }
             prop_assert!(within.command_age_s <= robot.command_age_s);
+            prop_assert!(within.discontinuity_rad <= robot.discontinuity_rad);
         }
     }
 

@@ -162,6 +162,17 @@ fn a_play_acts_on_no_older_an_observation_than_its_own_limits_allow() {
 }
 
 #[test]
+fn a_play_begins_no_further_out_of_reach_than_its_own_limits_allow() {
+    let bench = Bench::start(Pace::Lockstep);
+    let far = || chunk(0, [0.5, 0.5, 0.5]);
+    let near = Tightening { discontinuity_rad: Some(0.1), ..Tightening::default() };
+    let report = bench.finish(far().within(Some(bench.robot.within(&near, "skill.toml").unwrap()))).unwrap();
+    assert_eq!((report.ended, report.interventions[0].rule), (Ended::Held, Rule::Discontinuity));
+    assert_eq!(bench.robot.commanded(), REST, "it moved nothing");
+    assert_eq!(bench.finish(far()).unwrap().ended, Ended::Finished);
+}
+
+#[test]
 fn limits_that_were_made_for_another_robot_are_refused() {
     let bench = Bench::start(Pace::Lockstep);
     let mut other = Embodiment::so101();

@@ -142,10 +142,12 @@ impl Packages {
         while self.compare(changed) {}
     }
 
-    /// Compares every package with what is known of it. Says whether new places are followed since.
+    /// Compares every package with what is known of it. Says whether it is to be done again: because new places are
+    /// followed since, or a package went meanwhile.
     fn compare(&mut self, changed: &impl Fn(Change)) -> bool {
         let (folders, packages) = self.folders(changed);
         let mut places: BTreeSet<_> = folders.into_iter().collect();
+        let mut went = false;
         for folder in &packages {
             let manifest = Manifest::open(folder).ok();
             let component = manifest.as_ref().map(|manifest| folder.join(&manifest.component));
@@ -159,13 +161,20 @@ impl Packages {
             {
                 continue;
             }
-            let before = self.known.remove(folder).and_then(|known| known.loaded);
+            let known = self.known.remove(folder);
             let rival = manifest.map(|it| it.id).zip(owner);
             let loaded = match &rival {
                 Some((id, first)) => Err(RuntimeError::Duplicate { id: id.clone(), first: first.clone() }),
                 None => self.host.load(folder),
             };
             let rival = rival.map(|(id, _)| id);
+            if loaded.is_err() && !is_package(folder) {
+                // It went while it was looked at. The next look does not find it any more.
+                self.known.extend(known.map(|known| (folder.clone(), known)));
+                went = true;
+                continue;
+            }
+            let before = known.and_then(|known| known.loaded);
             match loaded {
                 Ok(id) => {
                     self.known.insert(folder.clone(), Package { print, loaded: Some(id.clone()), rival });
@@ -181,10 +190,11 @@ impl Packages {
         }
         let gone: Vec<_> = self.known.extract_if(.., |folder, _| !packages.contains(folder)).collect();
         gone.into_iter().filter_map(|(_, package)| package.loaded).for_each(|id| self.forget(id, changed));
-        self.follow(places).unwrap_or_else(|error| {
+        let follows = self.follow(places).unwrap_or_else(|error| {
             tracing::warn!("not every change in {} will be seen: {error}", self.folder.display());
             false
-        })
+        });
+        follows || went
     }
 
     /// The folders inside, and which of them are packages that are looked at.
@@ -197,7 +207,7 @@ impl Packages {
             changed(Change::Refused { folder: self.folder.clone(), error });
         }
         self.overfull = found > MOST_PACKAGES;
-        let packages = folders.iter().filter(|folder| folder.join(FILE).is_file()).cloned().collect();
+        let packages = folders.iter().filter(|folder| is_package(folder)).cloned().collect();
         (folders, packages)
     }
 
@@ -239,6 +249,10 @@ fn folders(inside: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     folders.sort();
     folders
+}
+
+fn is_package(folder: &Path) -> bool {
+    folder.join(FILE).is_file()
 }
 
 fn print(file: &Path) -> Option<(u64, SystemTime)> {
