@@ -28,7 +28,7 @@ mod ticket;
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use futures_channel::{mpsc as stream, oneshot};
@@ -49,7 +49,7 @@ pub use ticket::{Priority, Ticket};
 pub struct Broker;
 
 /// Asks a model that another thread owns. Clones ask the same model; with the last of them, and once all that was asked is
-/// answered, the model goes.
+/// answered, the model goes. Dropping the last waits for that.
 pub struct ModelHandle {
     shared: Arc<Shared>,
     about: Arc<About>,
@@ -97,6 +97,8 @@ struct State {
     handles: usize,
     /// The thread has ended.
     stopped: bool,
+    /// Until the last handle has gone, which waits for it: a process that ends while a thread closes its device may crash.
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Broker {
@@ -107,7 +109,8 @@ impl Broker {
     pub fn start(
         mut open: impl FnMut() -> Result<Model, ModelError> + Send + 'static,
     ) -> Result<ModelHandle, ModelError> {
-        let state = State { queue: Queue::new(), statistics: Statistics::default(), handles: 1, stopped: false };
+        let state =
+            State { queue: Queue::new(), statistics: Statistics::default(), handles: 1, stopped: false, thread: None };
         let shared = Arc::new(Shared { state: Mutex::new(state), news: Condvar::new() });
         let (ready, opened) = mpsc::channel();
         let stopping = Stopping(Arc::clone(&shared));
@@ -123,9 +126,15 @@ impl Broker {
                 Err(error) => drop(ready.send(Err(error))),
             }
         };
-        thread::Builder::new().name("waza-model".to_owned()).spawn(work).map_err(ModelError::Thread)?;
-        let about = opened.recv().unwrap_or(Err(ModelError::Stopped))?;
-        Ok(ModelHandle { shared, about: Arc::new(about) })
+        let thread = thread::Builder::new().name("waza-model".to_owned()).spawn(work).map_err(ModelError::Thread)?;
+        shared.lock().thread = Some(thread);
+        match opened.recv().unwrap_or(Err(ModelError::Stopped)) {
+            Ok(about) => Ok(ModelHandle { shared, about: Arc::new(about) }),
+            Err(error) => {
+                shared.end();
+                Err(error)
+            }
+        }
     }
 }
 
@@ -228,6 +237,9 @@ impl Drop for ModelHandle {
     fn drop(&mut self) {
         self.shared.lock().handles -= 1;
         self.shared.news.notify_one();
+        if self.shared.lock().handles == 0 {
+            self.shared.end();
+        }
     }
 }
 
@@ -241,6 +253,15 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // What panics while it holds the lock leaves the queue whole: requests come and go in single steps.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the thread, which has nothing to do any more but what it has begun.
+    fn end(&self) {
+        let thread = self.lock().thread.take();
+        if let Some(thread) = thread.filter(|it| it.thread().id() != thread::current().id()) {
+            // If it panicked, whoever asked it was told.
+            let _ = thread.join();
+        }
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
