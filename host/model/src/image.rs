@@ -115,25 +115,61 @@ pub(crate) fn stretched_patches(image: &Image, vision: &Vision, patches: &mut [f
 fn resized_patches(image: &Image, vision: &Vision, resized_width: usize, resized_height: usize, patches: &mut [f32]) {
     let (width, height) = (image.width as usize, image.height as usize);
     let (left, top) = (vision.image_width_px - resized_width, vision.image_height_px - resized_height);
-    let (columns, rows) = (taps(width, resized_width), taps(height, resized_height));
     let (side, area) = (vision.patch_px, vision.patch_px * vision.patch_px);
-    patches.fill(-1.0);
+    let (columns, rows) = (taps(width, resized_width), taps(height, resized_height));
     // Pixels beyond the last whole patch are not looked at.
     let (seen_width, seen_height) = (vision.grid_columns() * side, vision.grid_rows() * side);
+    let columns = &columns[..resized_width.min(seen_width.saturating_sub(left))];
+    patches.fill(-1.0);
+    if columns.is_empty() {
+        return;
+    }
+    // One channel after the other, each a row of the frame; left of the image it stays black.
+    let mut line = vec![-1.0; 3 * seen_width];
+    // Of the two source rows that a row lies between. The next one mostly lies between the same.
+    let mut stretched = [const { Stretched { row: usize::MAX, numbers: Vec::new() } }; 2];
     for (y, row) in (top..).zip(&rows).take_while(|(y, _)| *y < seen_height) {
-        let low = &image.rgb[row.low * width * 3..][..width * 3];
-        let high = &image.rgb[row.high * width * 3..][..width * 3];
-        for (x, column) in (left..).zip(&columns).take_while(|(x, _)| *x < seen_width) {
-            let start = place_of_pixel(vision, x, y);
-            for channel in 0..3 {
-                let blend = |line: &[u8]| {
-                    let (a, b) =
-                        (f32::from(line[column.low * 3 + channel]), f32::from(line[column.high * 3 + channel]));
-                    a * (1.0 - column.weight) + b * column.weight
-                };
-                let value = blend(low) * (1.0 - row.weight) + blend(high) * row.weight;
-                patches[start + channel * area] = value / 255.0 * 2.0 - 1.0;
+        if stretched[0].row != row.low {
+            stretched.swap(0, 1);
+        }
+        for (stretched, source) in stretched.iter_mut().zip([row.low, row.high]) {
+            stretched.fill(source, &image.rgb[source * width * 3..][..width * 3], columns);
+        }
+        let [low, high] = stretched.each_ref().map(|stretched| stretched.numbers.chunks_exact(columns.len()));
+        for ((line, low), high) in line.chunks_exact_mut(seen_width).zip(low).zip(high) {
+            for ((to, low), high) in line[left..].iter_mut().zip(low).zip(high) {
+                let value = low * (1.0 - row.weight) + high * row.weight;
+                *to = value / 255.0 * 2.0 - 1.0;
             }
+        }
+        for (channel, line) in line.chunks_exact(seen_width).enumerate() {
+            for (column, numbers) in line.chunks_exact(side).enumerate() {
+                let start = place_of_pixel(vision, column * side, y) + channel * area;
+                patches[start..start + side].copy_from_slice(numbers);
+            }
+        }
+    }
+}
+
+/// A row of an image at the width of its frame, one channel after the other.
+struct Stretched {
+    row: usize,
+    numbers: Vec<f32>,
+}
+
+impl Stretched {
+    /// Makes it that of `row`, which has these pixels.
+    fn fill(&mut self, row: usize, rgb: &[u8], columns: &[Tap]) {
+        if self.row == row {
+            return;
+        }
+        self.row = row;
+        self.numbers.clear();
+        for channel in 0..3 {
+            self.numbers.extend(columns.iter().map(|column| {
+                let [a, b] = [column.low, column.high].map(|at| f32::from(rgb[at * 3 + channel]));
+                a * (1.0 - column.weight) + b * column.weight
+            }));
         }
     }
 }
@@ -194,6 +230,32 @@ mod tests {
         for channel in patches.chunks(16) {
             assert_eq!(channel[..8], [-1.0; 8]);
             assert_eq!(channel[8..], [1.0; 8]);
+        }
+    }
+
+    #[test]
+    fn a_resized_pixel_is_blended_from_the_four_around_it_wherever_it_lies() {
+        // Larger and smaller, wide and tall, with pixels beyond the last whole patch.
+        for (width, height, frame) in [(7, 5, [24, 24]), (40, 30, [24, 20]), (9, 31, [27, 18]), (12, 12, [5, 40])] {
+            let vision = vision(frame[0], frame[1], 4);
+            let rgb: Vec<u8> = (0..width * height * 3).map(|i| (i * 37 % 251) as u8).collect();
+            let image = Image::new(width as u32, height as u32, rgb.clone()).unwrap();
+            let mut patches = vec![f32::NAN; vision.grid_columns() * vision.grid_rows() * vision.patch_numbers()];
+            stretched_patches(&image, &vision, &mut patches);
+            let (columns, rows) = (taps(width, frame[0]), taps(height, frame[1]));
+            for y in 0..vision.grid_rows() * 4 {
+                for x in 0..vision.grid_columns() * 4 {
+                    let (row, column) = (&rows[y], &columns[x]);
+                    for channel in 0..3 {
+                        let pixel = |x: usize, y: usize| f32::from(rgb[(y * width + x) * 3 + channel]);
+                        let line =
+                            |y| pixel(column.low, y) * (1.0 - column.weight) + pixel(column.high, y) * column.weight;
+                        let value = line(row.low) * (1.0 - row.weight) + line(row.high) * row.weight;
+                        let found = patches[place_of_pixel(&vision, x, y) + channel * 16];
+                        assert_eq!(found, value / 255.0 * 2.0 - 1.0, "{width}x{height}: {x}, {y}, {channel}");
+                    }
+                }
+            }
         }
     }
 

@@ -79,9 +79,9 @@ def build(folder, cameras):
     hook = embed.position_embedding.register_forward_hook(lambda _, ids, __: found.append(ids[0]))
     embed(torch.zeros(1, 3, SIDE, SIDE), torch.ones(1, SIDE // PATCH, SIDE // PATCH, dtype=torch.bool))
     hook.remove()
+    embed.register_buffer("places", found[0], persistent=False)  # it moves to a GPU with the weights
     embed.forward = lambda pixel_values, patch_attention_mask=None: (
-        embed.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
-        + embed.position_embedding(found[0].to(pixel_values.device)))
+        embed.patch_embedding(pixel_values).flatten(2).transpose(1, 2) + embed.position_embedding(embed.places))
     # Embeddings are scaled by sqrt(d) on their way in, so they start small.
     scale = TEXT["hidden_size"] ** -0.5
     nn.init.normal_(model.vlm_with_expert.get_vlm_model().text_model.embed_tokens.weight, std=scale)

@@ -8,6 +8,7 @@ Waza load. Seeds are fixed. Needs `lerobot[smolvla]==0.4.4`.
 """
 import argparse
 import copy
+import itertools
 import json
 import pathlib
 import queue
@@ -29,32 +30,40 @@ STATE_STD_FLOOR = 0.15  # a joint that hardly moves must not have its noise blow
 MAX_WORDS = 8
 TAUGHT_LAYERS = (2, 3)
 COLOUR_WORD = 2  # "touch the red block"
+PIPE_BYTES = 1 << 20  # a few dozen records, so that a demonstrator need not wait for its turn
 
 
 class Stream:
-    """Batches of demonstrations, read from the demonstrator's standard output."""
+    """Batches of demonstrations, read from the demonstrators' standard outputs in turn, so that their order depends on
+    nothing but the seeds."""
 
     def __init__(self, arguments, cameras, tokenizer, seed):
         self.cameras, self.tokenizer, self.memo = cameras, tokenizer, {}
         self.record = len(cameras) * SIDE * SIDE * 3 + (JOINTS + CHUNK * JOINTS + len(cameras) * 4) * 4 + WORDS_BYTES
         program = arguments.demonstrator or build_demonstrator()
-        self.process = subprocess.Popen(
-            [program, str(seed), str(SIDE), str(CHUNK), ",".join(cameras), str(arguments.shuffle), str(arguments.touch),
+        # Each holds its share of the samples in the shuffle, so more of them do not start later.
+        shuffle = max(1, arguments.shuffle // arguments.demonstrators)
+        self.processes = [subprocess.Popen(
+            [program, str(seed + index), str(SIDE), str(CHUNK), ",".join(cameras), str(shuffle), str(arguments.touch),
              str(arguments.relabelled)],
-            stdout=subprocess.PIPE, bufsize=self.record * 64)
-        # A pipe holds less than one batch, so a thread keeps the demonstrator working while the model learns.
-        self.ahead = queue.Queue(maxsize=2048)
+            stdout=subprocess.PIPE, bufsize=self.record * 64, pipesize=PIPE_BYTES)
+            for index in range(arguments.demonstrators)]
+        # A pipe holds less than one batch, so a thread keeps the demonstrators working while the model learns.
+        self.ahead = queue.Queue(maxsize=max(2048, 4 * arguments.batch))
         threading.Thread(target=self.read, daemon=True).start()
 
     def read(self):
-        while len(record := self.process.stdout.read(self.record)) == self.record:
+        for process in itertools.cycle(self.processes):
+            record = process.stdout.read(self.record)
+            if len(record) < self.record:
+                break
             self.ahead.put(record)
         self.ahead.put(None)
 
     def batch(self, size, device):
         records = [self.ahead.get() for _ in range(size)]
         if None in records:
-            raise RuntimeError("the demonstrator ended early; its message is above")
+            raise RuntimeError("a demonstrator ended early; its message is above")
         raw = b"".join(records)
         raw = np.frombuffer(raw, np.uint8).reshape(size, self.record)
         pixels = len(self.cameras) * SIDE * SIDE * 3
@@ -141,6 +150,14 @@ def make_optimizers(learner, rate):
             torch.optim.AdamW([p for n, p in named if not matrix(n, p)], lr=rate, betas=(0.9, 0.95), weight_decay=1e-4)]
 
 
+def load_state(folder, device):
+    """What a run keeps in `folder`. It is read onto the CPU, where the optimizers count their steps: counts on a GPU
+    would make the CPU wait for each of them in every step."""
+    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=False)
+    state["average"] = {name: value.to(device) for name, value in state["average"].items()}
+    return state
+
+
 def pad(tensor, width):
     return torch.nn.functional.pad(tensor, (0, width - tensor.shape[-1]))
 
@@ -157,8 +174,10 @@ def export(folder, policy, stats, weights):
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--out", required=True, type=pathlib.Path)
-    options.add_argument("--samples", type=int, default=480_000, help="length of the run; the learning rate ends at 0 there")
+    path = lambda text: pathlib.Path(text).resolve()  # now, because `build` changes the working directory
+    options.add_argument("--out", required=True, type=path)
+    options.add_argument("--samples", type=int, default=480_000, help="length of the run; the learning rate ends at 0 with it")
+    options.add_argument("--minutes", type=float, default=float("inf"), help="end after that long at the latest")
     options.add_argument("--batch", type=int, default=32)
     options.add_argument("--draws", type=int, default=3, help="draws of noise and time a sample")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
@@ -170,11 +189,14 @@ def main():
     options.add_argument("--cameras", default="front")
     options.add_argument("--shuffle", type=int, default=8192)
     options.add_argument("--seed", type=int, default=1)
-    options.add_argument("--demonstrator", help="a built demonstrator; by default cargo builds it")
+    options.add_argument("--demonstrator", type=path, help="a built demonstrator; by default cargo builds it")
+    options.add_argument("--demonstrators", type=int, default=1, help="how many run at once, each on one core")
     options.add_argument("--compile", action="store_true", help="torch.compile the training step")
-    options.add_argument("--start", type=pathlib.Path, help="begin with another run's weights")
+    options.add_argument("--start", type=path, help="begin with another run's weights")
     arguments = options.parse_args()
-    out = arguments.out.resolve()
+    if not 1 <= arguments.demonstrators <= 1000:
+        options.error("--demonstrators takes 1 to 1000: a resumed run's seeds begin 1000 further on")
+    out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(arguments.seed)
@@ -189,7 +211,7 @@ def main():
     done, runs, stats = 0, 0, None
     kept = out / "state.pt"
     if kept.exists():
-        state = torch.load(kept, map_location=device, weights_only=False)
+        state = load_state(out, device)
         learner.load_state_dict(state["learner"])
         for optimizer, kept_state in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept_state)
@@ -197,7 +219,7 @@ def main():
         torch.manual_seed(arguments.seed + 1000 * runs)
         print(f"resuming after {done} samples")
     elif arguments.start:
-        state = torch.load(arguments.start / "state.pt", map_location=device, weights_only=False)
+        state = load_state(arguments.start, device)
         learner.load_state_dict(state["learner"], strict=False)
         average, stats = state["average"], state["stats"]
 
@@ -208,11 +230,12 @@ def main():
     mean, std = stats["action"]["mean"].to(device), stats["action"]["std"].to(device)
     wide = policy.config.max_action_dim
     step = torch.compile(learner) if arguments.compile else learner
-    sums, since, last_save = {}, time.time(), time.time()
+    sums, batches, begun = {}, 0, time.time()
+    since = last_save = begun
     learner.train()
     with open(out / "log.jsonl", "a", buffering=1) as log:
-        while done < arguments.samples:
-            progress = done / arguments.samples
+        progress = done / arguments.samples
+        while progress < 1:
             warm = min(1.0, done / (150 * arguments.batch))
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = arguments.rate * warm * (1 - progress)
@@ -232,27 +255,31 @@ def main():
             for optimizer in optimizers:
                 optimizer.step()
             done += arguments.batch
+            progress = max(done / arguments.samples, (time.time() - begun) / 60 / arguments.minutes)
             keep = min(0.999, done / (done + 10 * arguments.batch))
             with torch.no_grad():
                 for name, value in policy.model.state_dict().items():
                     average[name].lerp_(value, 1 - keep) if value.is_floating_point() else average[name].copy_(value)
-            for name, value in dict(flow=flow, taught=taught, naming=naming, right=right, miss=miss, plan=plan, batches=torch.tensor(1.0)).items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
-            if time.time() - since > 60 or done >= arguments.samples:
-                count = sums.pop("batches")
-                line = {"samples": done, "rate": round(count * arguments.batch / (time.time() - since), 1)}
-                line |= {name: round(value / count, 4) for name, value in sums.items()}
+            # Summed where they are: to read one would make the CPU wait for the GPU.
+            shown = dict(flow=flow, taught=taught, naming=naming, right=right, miss=miss, plan=plan)
+            sums = {name: sums.get(name, 0.0) + value.detach().double() for name, value in shown.items()}
+            batches += 1
+            if time.time() - since > 60 or progress >= 1:
+                line = {name: round(float(value) / batches, 4) for name, value in sums.items()}
+                rate = round(batches * arguments.batch / (time.time() - since), 1)
+                line = {"samples": done, "rate": rate} | line
                 log.write(json.dumps(line) + "\n")
                 print(line, flush=True)
-                sums, since = {}, time.time()
-            if time.time() - last_save > 300 or done >= arguments.samples:
+                sums, batches, since = {}, 0, time.time()
+            if time.time() - last_save > 300 or progress >= 1:
                 state = dict(learner=learner.state_dict(), optimizers=[optimizer.state_dict() for optimizer in optimizers],
                              average=average, stats=stats, done=done, runs=runs)
                 torch.save(state, kept.with_suffix(".new"))
                 kept.with_suffix(".new").replace(kept)
                 export(out / "checkpoint", policy, stats, average)
                 last_save = time.time()
-    stream.process.kill()
+    for process in stream.processes:
+        process.kill()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ use crate::checkpoint::CheckpointError;
 use crate::executor::{Executor, ExecutorError, Memory, Resident, Source, Target};
 use crate::plan::{Layout, Numbers, Plan, Role, View, Weight, WeightSource};
 
+/// Dispatches that are handed to the device together: it begins with the first while later ones are encoded.
+const DISPATCHES_AT_ONCE: usize = 64;
+
 /// The executor for Vulkan, Metal and Direct3D 12 adapters.
 pub struct WgpuExecutor {
     gpu: Gpu,
@@ -273,9 +276,13 @@ impl Executor for WgpuExecutor {
                 }
             }
         }
-        {
+        for (index, dispatches) in prepared.dispatches.chunks(DISPATCHES_AT_ONCE).enumerate() {
+            if index > 0 {
+                let next = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(plan.name) });
+                self.gpu.queue().submit([std::mem::replace(&mut encoder, next).finish()]);
+            }
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for Encodable { pipeline, bind_group, workgroups: [x, y, z] } in &prepared.dispatches {
+            for Encodable { pipeline, bind_group, workgroups: [x, y, z] } in dispatches {
                 pass.set_pipeline(pipeline);
                 pass.set_bind_group(0, bind_group, &[]);
                 pass.dispatch_workgroups(*x, *y, *z);

@@ -3,13 +3,13 @@
 /// A compute pipeline in the making: an archetype with its constants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kernel {
-    /// GEMM through shared memory, in square tiles of `16 * micro`.
-    GemmTiled { micro: u32, load: Load, weights: Format, enter: Enter },
+    /// GEMM through shared memory, in square tiles.
+    GemmTiled { tile: Tile, load: Load, weights: Format, enter: Enter },
     /// GEMM without shared memory and barriers, for adapters that compute on the CPU: a workgroup is a subgroup of `lanes`
     /// threads and makes `blocks * lanes` rows of the output.
     GemmSubgroup { lanes: u32, blocks: u32, load: Load, weights: Format },
-    /// Attention over heads of this width.
-    Attention { head_dim: u32 },
+    /// Attention over heads of this width; a workgroup takes `16 * rows` queries.
+    Attention { head_dim: u32, rows: u32, load: Load },
     /// Attention without shared memory and barriers, as [`Kernel::GemmSubgroup`]; `head_dim` is a multiple of 4.
     AttentionSubgroup { lanes: u32, head_dim: u32, load: Load },
     /// Normalisation of mean and variance.
@@ -24,6 +24,14 @@ pub(super) enum Kernel {
     PixelShuffle,
     /// Scaled addition, in place.
     Axpy,
+}
+
+/// Rows and columns that a workgroup of [`Kernel::GemmTiled`] makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Tile {
+    Of64 = 64,
+    Of32 = 32,
+    Of16 = 16,
 }
 
 /// How a GEMM reads its operands.
@@ -57,10 +65,6 @@ pub(super) enum Enter {
 pub(super) const SUBGROUP_COLUMNS: u32 = 4;
 /// Most rows of a [`Kernel::GemmSubgroup`] tile: above, it gets slower, as its unrolled loop outgrows the instruction cache.
 pub(super) const SUBGROUP_ROWS: u32 = 64;
-/// Queries of one attention workgroup.
-pub(super) const QUERY_TILE: u32 = 16;
-/// Keys that an attention workgroup holds at a time.
-const KEY_TILE: u32 = 32;
 /// Threads of an elementwise workgroup.
 pub(super) const ELEMENTWISE_THREADS: u32 = 64;
 
@@ -99,12 +103,12 @@ impl Kernel {
     /// Bytes of shared memory that a workgroup takes.
     pub(super) fn workgroup_bytes(self) -> u32 {
         4 * match self {
-            Kernel::GemmTiled { micro, enter, .. } => {
-                let squares = if enter == Enter::RmsNorm { 4 * 16 * micro } else { 0 };
-                2 * 16 * (16 * micro + 1) + squares
+            Kernel::GemmTiled { tile, enter, .. } => {
+                let squares = if enter == Enter::RmsNorm { 256 } else { 0 };
+                4 * 2 * tile.side() * (256 / tile.side() + 1) + squares
             }
-            Kernel::Attention { head_dim } => {
-                (QUERY_TILE + KEY_TILE) * (head_dim + 1) + QUERY_TILE * (KEY_TILE + 1) + QUERY_TILE * 8
+            Kernel::Attention { head_dim, rows, .. } => {
+                4 * ((16 * rows + 32) * (head_dim.div_ceil(4) | 1) + 16 * rows * (9 + 5))
             }
             Kernel::LayerNorm | Kernel::RmsNorm => 64,
             _ => 0,
@@ -114,12 +118,13 @@ impl Kernel {
     /// The whole WGSL module.
     pub(super) fn source(self) -> String {
         match self {
-            Kernel::GemmTiled { micro, load, weights, enter } => format!(
-                "const MICRO = {micro}u;\nconst TILE = 16u * MICRO;\n{}{}{GEMM_COMMON}{}{}",
+            Kernel::GemmTiled { tile, load, weights, enter } => format!(
+                "const TILE = {}u;\n{}{}{GEMM_COMMON}{}{}",
+                tile.side(),
                 load.source(),
                 weights.source(load),
                 enter.source(),
-                include_str!("shaders/gemm_tiled.wgsl")
+                unrolled(include_str!("shaders/gemm_tiled.wgsl"), &[("{row}", 4)])
             ),
             Kernel::GemmSubgroup { lanes, blocks, load, weights } => format!(
                 "const LANES = {lanes}u;\nconst BLOCKS = {blocks}u;\n{}{}{GEMM_COMMON}{}",
@@ -127,9 +132,17 @@ impl Kernel {
                 weights.source(load),
                 unrolled(include_str!("shaders/gemm_subgroup.wgsl"), &[("{block}", blocks), ("{lane}", lanes)])
             ),
-            Kernel::Attention { head_dim } => format!(
-                "const HEAD = {head_dim}u;\nconst QUERY_TILE = {QUERY_TILE}u;\nconst KEY_TILE = {KEY_TILE}u;\n{ATTENTION_COMMON}{}",
-                include_str!("shaders/attention.wgsl")
+            Kernel::Attention { head_dim, rows, load } => format!(
+                "const HEAD = {head_dim}u;\nconst ROWS = {rows}u;\n{ATTENTION_COMMON}{}{}",
+                load.attention_source(),
+                unrolled(
+                    include_str!("shaders/attention.wgsl"),
+                    &[
+                        ("{row}", rows),
+                        ("{fetch}", (32 * head_dim.div_ceil(4)).div_ceil(256)),
+                        ("{part}", head_dim.div_ceil(4).div_ceil(16))
+                    ]
+                )
             ),
             Kernel::AttentionSubgroup { lanes, head_dim, load } => {
                 let blocks = query_blocks(lanes, head_dim);
@@ -137,10 +150,7 @@ impl Kernel {
                     "alias Queries = vec{blocks}<f32>;\nalias Places = vec{blocks}<u32>;\n\
                      alias Quad = mat{blocks}x4<f32>;\nalias Sums = mat4x{blocks}<f32>;\n"
                 );
-                let load = match load {
-                    Load::Vec4 => include_str!("shaders/attention_load_vec4.wgsl"),
-                    Load::Scalar => include_str!("shaders/attention_load_scalar.wgsl"),
-                };
+                let load = load.attention_source();
                 let template = include_str!("shaders/attention_subgroup.wgsl");
                 format!(
                     "const LANES = {lanes}u;\nconst HEAD = {head_dim}u;\nconst BLOCKS = {blocks}u;\n{types}{ATTENTION_COMMON}{load}{}",
@@ -171,6 +181,22 @@ impl Load {
             Load::Vec4 => include_str!("shaders/gemm_load_vec4.wgsl"),
             Load::Scalar => include_str!("shaders/gemm_load_scalar.wgsl"),
         }
+    }
+
+    fn attention_source(self) -> &'static str {
+        match self {
+            Load::Vec4 => include_str!("shaders/attention_load_vec4.wgsl"),
+            Load::Scalar => include_str!("shaders/attention_load_scalar.wgsl"),
+        }
+    }
+}
+
+impl Tile {
+    /// The largest first.
+    pub(super) const ALL: [Self; 3] = [Self::Of64, Self::Of32, Self::Of16];
+
+    pub(super) fn side(self) -> u32 {
+        self as u32
     }
 }
 

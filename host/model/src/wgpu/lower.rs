@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::fuse::Fused;
 use super::kernels::{
-    ELEMENTWISE_THREADS, Enter, Format, Kernel, Load, QUERY_TILE, SUBGROUP_COLUMNS, SUBGROUP_ROWS, query_blocks,
+    ELEMENTWISE_THREADS, Enter, Format, Kernel, Load, SUBGROUP_COLUMNS, SUBGROUP_ROWS, Tile, query_blocks,
 };
 use crate::plan::{Activation, BufferId, KeyValue, Op, Operand, Plan, View, Weight, WeightId};
 
@@ -64,8 +64,9 @@ pub(super) struct Profile {
     pub(super) enough_workgroups: u32,
 }
 
-/// For [`Profile::enough_workgroups`]: a GPU has some 20 to 150 cores, and those without a workgroup idle.
-pub(super) const ENOUGH_WORKGROUPS: u32 = 128;
+/// For [`Profile::enough_workgroups`]: a GPU has some 20 to 150 cores, and those without a workgroup idle; those with one wait
+/// for memory much of the time.
+pub(super) const ENOUGH_WORKGROUPS: u32 = 256;
 
 /// Lowers an op of `plan`. `formats` says how each of the weights lies in memory.
 pub(super) fn lower(fused: Fused, plan: &Plan, weights: &[Weight], formats: &[Format], profile: Profile) -> Dispatch {
@@ -177,23 +178,28 @@ pub(super) fn lower(fused: Fused, plan: &Plan, weights: &[Weight], formats: &[Fo
             };
             let past = past.map_or(Slot::Nothing, |kv| Slot::Buffer(kv.key.buffer));
             let head_dim = *head_dim as u32;
+            let p = &params;
+            let load = Load::of(&[
+                head_dim,
+                p.q_offset,
+                p.q_stride,
+                p.past_k_offset,
+                p.past_v_offset,
+                p.past_stride,
+                p.own_k_offset,
+                p.own_v_offset,
+                p.own_stride,
+            ]);
             // Over frames, every query has keys of its own, which lanes cannot share.
             let (kernel, tile) = match profile.software_lanes {
                 Some(lanes) if head_dim.is_multiple_of(4) && *frames == 1 => {
-                    let p = &params;
-                    let load = Load::of(&[
-                        p.q_offset,
-                        p.q_stride,
-                        p.past_k_offset,
-                        p.past_v_offset,
-                        p.past_stride,
-                        p.own_k_offset,
-                        p.own_v_offset,
-                        p.own_stride,
-                    ]);
                     (Kernel::AttentionSubgroup { lanes, head_dim, load }, query_blocks(lanes, head_dim) * lanes)
                 }
-                _ => (Kernel::Attention { head_dim }, QUERY_TILE),
+                _ => {
+                    let workgroups = queries.div_ceil(32) * *heads as u32 * *batch as u32;
+                    let rows = if head_dim <= 64 && workgroups >= profile.enough_workgroups { 2 } else { 1 };
+                    (Kernel::Attention { head_dim, rows, load }, 16 * rows)
+                }
             };
             Dispatch {
                 kernel,
@@ -253,10 +259,10 @@ fn gemm(m: u32, n: u32, load: Load, weights: Format, enter: Enter, profile: Prof
         let workgroups = [n.div_ceil(SUBGROUP_COLUMNS * lanes), m.div_ceil(blocks * lanes), 1];
         return (Kernel::GemmSubgroup { lanes, blocks, load, weights }, workgroups);
     }
-    let grid = |micro: u32| [n.div_ceil(16 * micro), m.div_ceil(16 * micro), 1];
-    let enough = |micro: &u32| grid(*micro).iter().product::<u32>() >= profile.enough_workgroups;
-    let micro = [4, 2].into_iter().find(enough).unwrap_or(1);
-    (Kernel::GemmTiled { micro, load, weights, enter }, grid(micro))
+    let grid = |tile: Tile| [n.div_ceil(tile.side()), m.div_ceil(tile.side()), 1];
+    let enough = |tile: &Tile| grid(*tile).iter().product::<u32>() >= profile.enough_workgroups;
+    let tile = Tile::ALL.into_iter().find(enough).unwrap_or(Tile::Of16);
+    (Kernel::GemmTiled { tile, load, weights, enter }, grid(tile))
 }
 
 /// An [`Operand`] as the GEMM kernels take it; no rows if there is none.

@@ -346,7 +346,7 @@ fn check_attention(kernels: Kernels) {
         let mut bench = Bench::new(seed);
         let (batch, kv_heads, group) = (bench.random.size(3), bench.random.size(2), bench.random.size(3));
         let (queries, keys) = (bench.random.size(40), bench.random.size(90));
-        let head_dim = [8, 16, 20, 32, 64, 128][bench.random.below(6)];
+        let head_dim = [6, 8, 16, 20, 32, 64, 128][bench.random.below(7)];
         let heads = kv_heads * group;
         let past_keys = [0, bench.random.below(keys)][bench.random.below(2)];
         let mask = match bench.random.below(3) {
@@ -417,7 +417,7 @@ fn attention_over_frames_sees_the_same_place_in_earlier_ones_and_in_no_other_run
         let Some(gpu) = gpu() else { return };
         let mut bench = Bench::new(seed);
         let (runs, frames, heads) = (bench.random.size(3), bench.random.size(4), bench.random.size(3));
-        let (patches, head_dim) = (bench.random.size(40), [8, 20, 64][bench.random.below(3)]);
+        let (patches, head_dim) = (bench.random.size(40), [6, 20, 64][bench.random.below(3)]);
         let (batch, width) = (runs * frames, heads * head_dim);
         let query = bench.view(batch * patches, width);
         let own = bench.view(batch * patches, 2 * width);

@@ -36,7 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     seen[{block}] = visible(query{block});
     let start{block} = p.q_offset + (first_query_row + query{block}) * p.q_stride + head * HEAD;
     var q{quad}: Quad;
-    q{quad}[{block}] = load_q4(start{block} + {quad}u * 4u);
+    q{quad}[{block}] = load_q4(start{block} + {quad}u * 4u, 4u);
     var sums{quad} = Sums();
     var highest = Queries(LOWEST);
     var total = Queries();
@@ -49,7 +49,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
         let own = (group.z * p.own_keys + key - p.past_keys) * p.own_stride + kv_head * HEAD;
 
         var score{key} = Queries();
-        let k{quad} = load_kv4(in_past, p.past_k_offset + past + {quad}u * 4u, p.own_k_offset + own + {quad}u * 4u);
+        let k{quad} = load_kv4(in_past, p.past_k_offset + past + {quad}u * 4u, p.own_k_offset + own + {quad}u * 4u, 4u);
         score{key} += subgroupBroadcast(k{quad}, {key}u) * q{quad};
 
         let before = highest;
@@ -61,7 +61,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
         total += weight{key};
 
         sums{quad} = scaled(sums{quad}, correction);
-        let v{quad} = load_kv4(in_past, p.past_v_offset + past + {quad}u * 4u, p.own_v_offset + own + {quad}u * 4u);
+        let v{quad} = load_kv4(in_past, p.past_v_offset + past + {quad}u * 4u, p.own_v_offset + own + {quad}u * 4u, 4u);
         sums{quad} += outer(weight{key}, subgroupBroadcast(v{quad}, {key}u));
     }
 

@@ -3,7 +3,7 @@
 
 // Of a thread's own numbers.
 var<private> squares: f32;
-var<workgroup> squares_of: array<f32, 4u * TILE>;
+var<workgroup> squares_of: array<f32, 256u>;
 
 fn enter(row: u32, k: u32) -> vec4<f32> {
     let x = load_a4(p.a_offset, row, k);
@@ -16,16 +16,14 @@ fn enter(row: u32, k: u32) -> vec4<f32> {
 }
 
 fn finish(thread: u32) {
-    if thread < 4u * TILE {
-        squares_of[thread] = squares;
-    }
+    squares_of[thread] = squares;
     workgroupBarrier();
 }
 
 fn leave(tile_row: u32) -> f32 {
     var sum = 0.0;
-    for (var i = 0u; i < 4u; i++) {
-        sum += squares_of[4u * tile_row + i];
+    for (var i = 0u; i < LANES; i++) {
+        sum += squares_of[LANES * tile_row + i];
     }
     return inverseSqrt(sum / f32(p.k) + p.epsilon);
 }
