@@ -105,7 +105,7 @@ impl Stage {
             ..TaskRequest::default()
         };
         let recording = match &job.record {
-            Some(path) => Some(Arc::new(Recording::start(path, folder, &request, self, &host)?)),
+            Some(path) => Some(Arc::new(Recording::start(path, folder, &request, &host)?)),
             None => None,
         };
         let running = match &recording {

@@ -1,6 +1,8 @@
 //! From a run to the flight recorder, and back.
 
-use std::path::Path;
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +14,17 @@ use waza_runtime::manifest::{FILE, WIT};
 use waza_runtime::replay::Recorded;
 use waza_runtime::{Budgets, Entry, Host, Journal, Manifest, SkillId, TaskRequest};
 
-use crate::episode::Stage;
 use crate::fault::{OrBadInput, bad_input};
 
 /// A run that is being recorded.
-pub struct Recording(Recorder);
+pub struct Recording {
+    recorder: Recorder,
+    path: PathBuf,
+}
 
 impl Recording {
     /// Begins the record of a run of the package in `folder`, which is loaded.
-    pub fn start(path: &Path, folder: &Path, request: &TaskRequest, stage: &Stage, host: &Host) -> Result<Self> {
+    pub fn start(path: &Path, folder: &Path, request: &TaskRequest, host: &Host) -> Result<Self> {
         let manifest = Manifest::open(folder).or_bad_input()?;
         let read = |file: &Path| std::fs::read(file).with_context(|| format!("reading {}", file.display()));
         let text = String::from_utf8_lossy(&read(&folder.join(FILE))?).into_owned();
@@ -29,7 +33,7 @@ impl Recording {
             let place = folder.join(&manifest.component);
             return Err(bad_input("the component was replaced while it was loaded", place.display(), "run again"));
         }
-        let model = stage.model.about();
+        let (model, embodiment) = (host.model(), host.robot().embodiment());
         let header = Header {
             skill: manifest.id.to_string(),
             version: manifest.version.to_string(),
@@ -39,27 +43,102 @@ impl Recording {
             parameters: request.parameters.clone(),
             resume: request.resume.clone(),
             seed: request.seed,
-            embodiment: stage.embodiment.name.clone(),
+            embodiment: embodiment.name.clone(),
             model: model.name.clone(),
             model_digest: model.digest.clone(),
             budgets: kept(&Budgets::default()),
         };
-        Ok(Self(Recorder::create(path, &header, package, stage.embodiment.clone()).or_bad_input()?))
+        let recorder = Recorder::create(path, &header, package, embodiment.clone()).or_bad_input()?;
+        Ok(Self { recorder, path: path.into() })
     }
 
     /// Waits for the disk.
     pub fn finish(&self) -> Result<Written, WriteError> {
-        self.0.finish()
+        self.recorder.finish()
     }
 }
 
 impl Journal for Recording {
     fn entry(&self, at_ns: u64, entry: &Entry) {
-        self.0.entry(at_ns, entry.to_string());
+        self.recorder.entry(at_ns, entry.to_string());
     }
 
     fn observed(&self, observation: u32, seen: &Arc<Observation>) {
-        self.0.observed(observation, seen.clone());
+        self.recorder.observed(observation, seen.clone());
+    }
+}
+
+impl waza_daemon::Record for Recording {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn finish(&self) -> Option<String> {
+        match self.recorder.finish() {
+            Ok(Written { cut, .. }) => cut,
+            Err(error) => Some(error.to_string()),
+        }
+    }
+}
+
+/// A folder of records, one file a run.
+pub struct RecordFolder {
+    folder: PathBuf,
+    /// Where the packages of the skills are.
+    skills: PathBuf,
+}
+
+impl RecordFolder {
+    /// Makes the folder if it is not there.
+    pub fn open(folder: &Path, skills: &Path) -> Result<Self> {
+        let refused = |error| bad_input(error, folder.display(), "name a folder that can be written with --records");
+        std::fs::create_dir_all(folder).map_err(refused)?;
+        Ok(Self { folder: std::path::absolute(folder).or_bad_input()?, skills: skills.into() })
+    }
+
+    /// A file that nobody has yet: the skill's name and the next number.
+    fn next(&self, skill: &SkillId) -> Result<PathBuf> {
+        let name = skill.as_str().replace('/', "-");
+        let mut number = 1u64;
+        loop {
+            let path = self.folder.join(format!("{name}-{number}.mcap"));
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(_) => return Ok(path),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(bad_input(error, path.display(), "make room, or let it be written")),
+            }
+        }
+    }
+
+    /// The package of a skill that is loaded.
+    fn package(&self, skill: &SkillId) -> Result<PathBuf> {
+        let entries = std::fs::read_dir(&self.skills).with_context(|| self.skills.display().to_string())?;
+        let mut folders = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let is_it = |folder: &PathBuf| Manifest::open(folder).is_ok_and(|manifest| manifest.id == *skill);
+        let gone = || bad_input("its package is gone", self.skills.display(), "bring the package back");
+        folders.find(is_it).ok_or_else(gone)
+    }
+}
+
+impl waza_daemon::Records for RecordFolder {
+    fn begin(
+        &self,
+        host: &Host,
+        skill: &SkillId,
+        request: &TaskRequest,
+    ) -> Result<Arc<dyn waza_daemon::Record>, String> {
+        let begin = || {
+            let package = self.package(skill)?;
+            let path = self.next(skill)?;
+            Recording::start(&path, &package, request, host).inspect_err(|_| {
+                // It holds nothing.
+                let _ = std::fs::remove_file(&path);
+            })
+        };
+        match begin() {
+            Ok(recording) => Ok(Arc::new(recording)),
+            Err(error) => Err(format!("{error:#}")),
+        }
     }
 }
 

@@ -181,6 +181,35 @@ fn a_robot_behind_a_link_is_served_again_after_its_host_was_killed() {
 }
 
 #[test]
+fn a_run_that_asks_for_it_is_recorded_and_can_be_replayed_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let (skills, records) = (folder.path().join("skills"), folder.path().join("records"));
+    std::fs::create_dir(&skills).unwrap();
+    package(&skills, "conduct");
+    let served = Served::start(&skills, &["--records", records.to_str().unwrap()]);
+    let ask = ["run", "test/conduct", "--task", "move: 0.1", "--record"];
+    let said = served.done(&ask);
+    let first = records.join("test-conduct-1.mcap");
+    assert!(said.trim_end().ends_with(&format!("; its record is {}", first.display())), "{said}");
+    served.done(&["run", "test/conduct", "--task", "move: 0.1"]);
+    let second = served.json(&ask)["record"].as_str().unwrap().to_owned();
+    assert_eq!(second, records.join("test-conduct-2.mcap").to_str().unwrap());
+    for record in [first.to_str().unwrap(), &second] {
+        let replayed = Command::new(env!("CARGO_BIN_EXE_waza")).args(["replay", "--json", record]).output().unwrap();
+        let said: Value = serde_json::from_slice(&replayed.stdout).unwrap();
+        assert_eq!((&said["same"], &said["cut"]), (&true.into(), &Value::Null), "{said}");
+        assert!(said["calls"].as_u64().unwrap() > 1, "{said}");
+    }
+    assert_eq!(std::fs::read_dir(&records).unwrap().count(), 2);
+
+    // Without a record, nothing begins.
+    std::fs::remove_dir_all(&records).unwrap();
+    served.refused(1, &ask, "test-conduct-1.mcap");
+    let without = Served::start(&skills, &[]);
+    without.refused(1, &ask, "serve with --records FOLDER");
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_with_a_way_out() {
     let folder = tempfile::tempdir().unwrap();
     let skills = folder.path().to_str().unwrap();

@@ -12,6 +12,7 @@ use waza_runtime::{Change, Host, RuntimeError, Watch};
 use crate::api::{self, Site};
 use crate::guard::Token;
 use crate::notice::Notice;
+use crate::records::Records;
 use crate::runs::Runs;
 use crate::server::Server;
 use crate::stops::{self, StopError, StopKind, Stops};
@@ -31,11 +32,18 @@ pub struct Options {
     pub token: Option<Token>,
     /// What may stop the robot. Each must be seen alive before anything moves.
     pub stops: Vec<StopKind>,
+    /// Makes the records of runs that ask for one; none can if left out.
+    pub records: Option<Arc<dyn Records>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { listen: ([127, 0, 0, 1], 7373).into(), token: None, stops: vec![StopKind::Signal, StopKind::Http] }
+        Self {
+            listen: ([127, 0, 0, 1], 7373).into(),
+            token: None,
+            stops: vec![StopKind::Signal, StopKind::Http],
+            records: None,
+        }
     }
 }
 
@@ -84,7 +92,7 @@ impl Daemon {
         options: Options,
         tell: impl Fn(Notice) + Send + Sync + 'static,
     ) -> Result<Self, DaemonError> {
-        let Options { listen, token, stops } = options;
+        let Options { listen, token, stops, records } = options;
         if !listen.ip().is_loopback() && token.is_none() {
             return Err(DaemonError::NoToken(listen));
         }
@@ -93,7 +101,7 @@ impl Daemon {
         let robot = host.robot().clone();
         let (stops, http) = Stops::declare(&robot, &stops, on_leave(robot.clone(), leaving))?;
         let tell: Tell = Arc::new(tell);
-        let runs = Arc::new(Runs::new(tell.clone()));
+        let runs = Arc::new(Runs::new(tell.clone(), records));
         let site = Arc::new(Site::new(host, runs.clone(), http));
         let latch = follow_latch(robot, runs, tell.clone());
         let server = Server::start(listener, api::router(site.clone()), token.clone(), latch)?;

@@ -33,6 +33,7 @@
 //! | `server` | connections, their number and their time |
 //! | `runs` | the runs that were started over the API, and what they reported |
 //! | `packages` | what became of the packages in the watched folder |
+//! | [`records`] | records of runs, as whoever starts the daemon makes them |
 //! | `quarantine` | which versions it was said of that they are not run any more |
 //! | `metrics` | counts for Prometheus |
 //! | `fault` | how a request fails |
@@ -45,6 +46,7 @@ mod metrics;
 pub mod notice;
 mod packages;
 mod quarantine;
+pub mod records;
 mod runs;
 mod server;
 pub mod stops;
@@ -53,4 +55,5 @@ pub mod wire;
 pub use daemon::{Daemon, DaemonError, Options};
 pub use guard::Token;
 pub use notice::{Notice, VersionChange};
+pub use records::{Record, Records};
 pub use stops::StopKind;

@@ -11,13 +11,15 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 use waza_runtime::{
-    ControllerChange, Event, Host, Interrupted, Outcome, Quarantined, RunId, Running, SkillError, TaskRequest,
+    ControllerChange, Event, Host, Interrupted, Outcome, Quarantined, RunId, Running, SkillError, SkillId,
+    SkillSummary, TaskRequest,
 };
 
 use crate::daemon::Tell;
 use crate::fault::{Fault, run_problem};
 use crate::notice::{Notice, VersionChange};
 use crate::quarantine;
+use crate::records::{Record, Records};
 use crate::wire::{self, Problem, Progress, RunState, StartRun};
 
 /// Runs at once.
@@ -32,6 +34,7 @@ const MOST_EVENT_BYTES: usize = 256 * 1024;
 pub(crate) struct Runs {
     state: Mutex<State>,
     quarantined: quarantine::Known,
+    records: Option<Arc<dyn Records>>,
     tell: Tell,
 }
 
@@ -47,6 +50,7 @@ pub(crate) struct Run {
     seed: u64,
     stop: Notify,
     journal: Arc<Journal>,
+    record: Option<Arc<dyn Record>>,
 }
 
 /// What a run reported.
@@ -67,6 +71,7 @@ struct Begun {
     news: UnboundedReceiver<VersionChange>,
     instruction: String,
     seed: u64,
+    record: Option<Arc<dyn Record>>,
 }
 
 #[derive(Default)]
@@ -100,14 +105,14 @@ pub(crate) struct Reader {
 }
 
 impl Runs {
-    pub fn new(tell: Tell) -> Self {
-        Self { state: Mutex::default(), quarantined: quarantine::Known::default(), tell }
+    pub fn new(tell: Tell, records: Option<Arc<dyn Records>>) -> Self {
+        Self { state: Mutex::default(), quarantined: quarantine::Known::default(), records, tell }
     }
 
     /// Starts a run. Nothing starts while the host stop is latched, or before the robot is armed.
     pub fn start(self: &Arc<Self>, host: &Host, ask: StartRun) -> Result<Arc<Run>, Fault> {
-        let (state, version) = self.ready(host, &ask.skill)?;
-        let (journal, news) = Journal::of(ask.skill.clone(), version);
+        let (state, loaded) = self.ready(host, &ask.skill)?;
+        let (journal, news) = Journal::of(ask.skill.clone(), loaded.version.to_string());
         let request = TaskRequest {
             instruction: ask.instruction.clone(),
             parameters: if ask.parameters.is_null() { String::new() } else { ask.parameters.to_string() },
@@ -116,24 +121,39 @@ impl Runs {
             priority: ask.priority,
         };
         let noting = journal.clone();
-        let running = host.run(&ask.skill, request, move |event| noting.note(&event));
-        Ok(self.begin(host, state, Begun { running, journal, news, instruction: ask.instruction, seed: ask.seed }))
+        let note = move |event| noting.note(&event);
+        let record = if ask.record { Some(self.record(host, &loaded.id, &request)?) } else { None };
+        let running = match &record {
+            Some(record) => host.record(&ask.skill, request, note, record.clone()),
+            None => host.run(&ask.skill, request, note),
+        };
+        let (instruction, seed) = (ask.instruction, ask.seed);
+        Ok(self.begin(host, state, Begun { running, journal, news, instruction, seed, record }))
+    }
+
+    fn record(&self, host: &Host, skill: &SkillId, request: &TaskRequest) -> Result<Arc<dyn Record>, Fault> {
+        let Some(records) = &self.records else {
+            let way_out = "run it without a record, or serve with --records FOLDER";
+            return Err(Fault::conflict("no-records", "this host keeps no records", way_out));
+        };
+        let refused = |cause| Fault::conflict("no-record", cause, "or run it without a record");
+        records.begin(host, skill, request).map_err(refused)
     }
 
     /// Lets a run go on that an earlier host did not live to end, under the same conditions.
     pub fn resume(self: &Arc<Self>, host: &Host, id: RunId) -> Result<Arc<Run>, Fault> {
         let gone = || Fault::not_found(format!("no interrupted run {id} waits"), "`waza ctl runs` lists those that do");
         let Interrupted { skill, request, .. } = interrupted(host, id).ok_or_else(gone)?;
-        let (state, version) = self.ready(host, skill.as_str())?;
-        let (journal, news) = Journal::of(skill.to_string(), version);
+        let (state, loaded) = self.ready(host, skill.as_str())?;
+        let (journal, news) = Journal::of(skill.to_string(), loaded.version.to_string());
         let noting = journal.clone();
         let running = host.resume(id, move |event| noting.note(&event)).ok_or_else(gone)?;
         let (instruction, seed) = (request.instruction, request.seed);
-        Ok(self.begin(host, state, Begun { running, journal, news, instruction, seed }))
+        Ok(self.begin(host, state, Begun { running, journal, news, instruction, seed, record: None }))
     }
 
     /// Whether a run of a skill may begin now, and with which version. Nothing else begins until the guard is dropped.
-    fn ready(&self, host: &Host, skill: &str) -> Result<(MutexGuard<'_, State>, String), Fault> {
+    fn ready(&self, host: &Host, skill: &str) -> Result<(MutexGuard<'_, State>, SkillSummary), Fault> {
         let state = self.lock();
         let robot = host.robot();
         if let Some(stop) = robot.stopped() {
@@ -151,9 +171,9 @@ impl Runs {
             let way_out = "wait for one to end, or end one";
             return Err(Fault::new(StatusCode::TOO_MANY_REQUESTS, "busy", cause, way_out));
         }
-        let skills = host.skills();
-        match skills.iter().find(|loaded| loaded.id.as_str() == skill) {
-            Some(loaded) => Ok((state, loaded.version.to_string())),
+        let mut skills = host.skills();
+        match skills.iter().position(|loaded| loaded.id.as_str() == skill) {
+            Some(at) => Ok((state, skills.swap_remove(at))),
             None => {
                 let loaded: Vec<_> = skills.iter().map(|skill| skill.id.as_str()).collect();
                 let loaded = if loaded.is_empty() { "none".into() } else { loaded.join(", ") };
@@ -163,8 +183,8 @@ impl Runs {
     }
 
     fn begin(self: &Arc<Self>, host: &Host, mut state: MutexGuard<'_, State>, begun: Begun) -> Arc<Run> {
-        let Begun { running, journal, news, instruction, seed } = begun;
-        let run = Arc::new(Run { id: running.id(), instruction, seed, stop: Notify::new(), journal });
+        let Begun { running, journal, news, instruction, seed, record } = begun;
+        let run = Arc::new(Run { id: running.id(), instruction, seed, stop: Notify::new(), journal, record });
         state.keep(run.clone());
         drop(state);
         let skill = run.journal.skill.clone();
@@ -255,6 +275,11 @@ async fn follow(
     while let Ok(change) = news.try_recv() {
         tell(change);
     }
+    if let Some(record) = run.record.clone()
+        && let Ok(Some(cut)) = tokio::task::spawn_blocking(move || record.finish()).await
+    {
+        tracing::warn!(run = run.id.to_string(), "the record is cut short: {cut}");
+    }
     run.journal.end(reply.value);
     (runs.tell)(Notice::Ended(run.view()));
     runs.tell_quarantined(&host);
@@ -289,6 +314,7 @@ impl Run {
             error: ended.and_then(Result::err),
             progress: log.progress.clone(),
             events: log.counts.clone(),
+            record: self.record.as_ref().map(|record| record.path().display().to_string()),
         }
     }
 
@@ -395,6 +421,7 @@ pub(crate) fn view_of_interrupted(run: Interrupted) -> wire::Run {
         error: None,
         progress: None,
         events: BTreeMap::new(),
+        record: None,
     }
 }
 

@@ -117,6 +117,9 @@ pub struct StartRun {
     /// It gives way to a run of higher priority that wants its joints.
     #[serde(default)]
     pub priority: u8,
+    /// Write down every call and every observation; such a run keeps its version.
+    #[serde(default)]
+    pub record: bool,
 }
 
 /// One run: `GET /v1/runs/{id}`, and what `POST /v1/runs` and `DELETE /v1/runs/{id}` answer.
@@ -142,6 +145,9 @@ pub struct Run {
     pub progress: Option<Progress>,
     /// Events by kind.
     pub events: BTreeMap<String, u64>,
+    /// The file on the host that has its record; whole when the run has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<String>,
 }
 
 /// How far a run is.

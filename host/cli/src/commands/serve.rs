@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use waza_daemon::{Daemon, DaemonError, Options, StopKind, Token};
+use waza_daemon::{Daemon, DaemonError, Options, Records, StopKind, Token};
 #[cfg(unix)]
 use waza_robot::bridge::RemoteLink;
 use waza_robot::sim::{SceneSpec, Simulator, arm};
@@ -23,6 +23,7 @@ use crate::assets::Checkout;
 use crate::fault::{BadInput, OrBadInput, bad_input};
 use crate::lines::Lines;
 use crate::log::LogOptions;
+use crate::recording::RecordFolder;
 #[cfg(unix)]
 use crate::watchdog::{Served, Watchdog};
 
@@ -41,6 +42,7 @@ const PRINT_WITHIN: Duration = Duration::from_secs(1);
                         waza serve --robot link:/run/waza/link --skills /srv/skills\n  \
                         waza serve --skills /srv/skills --stop signal,http,key,file:/run/waza/STOP\n  \
                         waza serve --skills /srv/skills --state /var/lib/waza --site site.toml\n  \
+                        waza serve --skills /srv/skills --records /var/lib/waza/records\n  \
                         waza serve --skills /srv/skills --listen 0.0.0.0:7373 --token /etc/waza/token\n\n\
                         SIGUSR1 stops the robot, Ctrl-C and SIGTERM stop it and leave. `waza ctl` operates it.")]
 pub struct Serve {
@@ -64,6 +66,9 @@ pub struct Serve {
     /// left out.
     #[arg(long)]
     state: Option<PathBuf>,
+    /// A folder for the records of runs that ask for one, as `waza ctl run --record` does; each is a file for `waza replay`.
+    #[arg(long)]
+    records: Option<PathBuf>,
     /// Where the HTTP API is served.
     #[arg(long, default_value = "127.0.0.1:7373")]
     listen: SocketAddr,
@@ -138,6 +143,8 @@ impl Serve {
             .transpose()
             .map_err(|line| BadInput::caused_by(anyhow::Error::msg(line)))?;
         let embodiment = Arc::new(self.embodiment()?);
+        let records = self.records.as_deref().map(|folder| RecordFolder::open(folder, &self.skills)).transpose()?;
+        let records = records.map(|folder| Arc::new(folder) as Arc<dyn Records>);
         let model = self.model.open(&Checkout::find()?)?;
         let link;
         (link, held) = self.link(&embodiment)?;
@@ -146,7 +153,7 @@ impl Serve {
         let host = Host::new(robot, model, HostOptions { state: self.state.clone(), ..HostOptions::default() })
             .or_bad_input()?;
 
-        let options = Options { listen: self.listen, token, stops: self.stops() };
+        let options = Options { listen: self.listen, token, stops: self.stops(), records };
         let lines = Lines::to(io::stdout())?;
         let tell = lines.clone();
         let daemon = Daemon::start(host, options, move |notice| tell.say(notice)).map_err(|error| match error {

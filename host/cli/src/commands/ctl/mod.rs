@@ -48,7 +48,8 @@ enum Verb {
     Skills,
     /// Start a run and follow it to its end.
     #[command(after_help = "Examples:\n  waza ctl run waza/touch --task \"touch the red block\"\n  \
-                            waza ctl run waza/touch --task \"touch the red block\" --detach")]
+                            waza ctl run waza/touch --task \"touch the red block\" --detach\n  \
+                            waza ctl run waza/touch --task \"touch the red block\" --record")]
     Run(Start),
     /// List the runs, or show one.
     #[command(after_help = "Examples:\n  waza ctl runs\n  waza ctl runs 3 --json")]
@@ -110,6 +111,10 @@ struct Start {
     /// Do not wait for the end.
     #[arg(long)]
     detach: bool,
+    /// Write down every call and every observation, where the host keeps records (`waza serve --records`). Such a run keeps
+    /// its version.
+    #[arg(long)]
+    record: bool,
 }
 
 impl Ctl {
@@ -147,8 +152,8 @@ impl Start {
             Some(text) => serde_json::from_str(text)
                 .map_err(|error| bad_input("--parameters is no JSON", error, "write it like '{\"max_seconds\": 5}'"))?,
         };
-        let Self { skill, task: instruction, seed, priority, detach, .. } = self;
-        let ask = StartRun { skill, instruction, parameters, seed, priority };
+        let Self { skill, task: instruction, seed, priority, detach, record, .. } = self;
+        let ask = StartRun { skill, instruction, parameters, seed, priority, record };
         let started: Run = client.post("/v1/runs", &ask)?;
         if detach {
             return show(&started, json, |started| format!("run {} has begun", started.id));
@@ -245,7 +250,8 @@ fn run(run: &Run) -> String {
         (_, _, _, Some(progress)) => format!("{:.0} %: {}", progress.fraction * 100.0, progress.note),
         _ => "running".into(),
     };
-    plain(&format!("{} {} {} {:?} {said}", run.id, run.skill, run.version, run.instruction)).into_owned()
+    let record = run.record.as_ref().map_or_else(String::new, |path| format!("; its record is {path}"));
+    plain(&format!("{} {} {} {:?} {said}{record}", run.id, run.skill, run.version, run.instruction)).into_owned()
 }
 
 fn latch(latch: &Latch) -> String {
