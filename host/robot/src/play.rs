@@ -128,7 +128,7 @@ pub enum PlayError {
 pub struct PlayReport {
     /// How it ended.
     pub ended: Ended,
-    /// What the safety filter changed meanwhile: at most one entry a rule.
+    /// What the safety filter changed meanwhile: at most one entry a rule, in the order in which they began.
     pub interventions: Vec<Intervention>,
 }
 

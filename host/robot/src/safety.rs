@@ -283,8 +283,11 @@ impl Record {
         }
     }
 
+    /// In the order in which they began.
     pub fn to_vec(&self) -> Vec<Intervention> {
-        self.0.iter().flatten().map(|(merged, _)| *merged).collect()
+        let mut all: Vec<_> = self.0.iter().flatten().map(|(merged, _)| *merged).collect();
+        all.sort_by_key(|it| it.first_tick);
+        all
     }
 }
 
@@ -310,6 +313,16 @@ mod tests {
         assert_eq!(record.to_vec(), [expected]);
         let robot = Embodiment::so101();
         assert_eq!(expected.detail(&robot), "wrist_roll was slowed to 2.5 rad/s, up to 0.3000 rad behind, for 2 ticks");
+    }
+
+    #[test]
+    fn interventions_are_told_in_the_order_in_which_they_began() {
+        let mut record = Record::default();
+        for (rule, tick) in [(Rule::Jerk, 3), (Rule::Force, 7), (Rule::Velocity, 5), (Rule::Jerk, 9)] {
+            record.note(Act { rule, response: Response::Slow, joint: None, excess: 0.0 }, tick);
+        }
+        let told: Vec<_> = record.to_vec().iter().map(|it| (it.rule, it.first_tick)).collect();
+        assert_eq!(told, [(Rule::Jerk, 3), (Rule::Velocity, 5), (Rule::Force, 7)]);
     }
 
     #[test]

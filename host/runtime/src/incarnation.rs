@@ -22,6 +22,7 @@ use crate::event::Event;
 use crate::host::{Site, Skill};
 use crate::linkers::Calls;
 use crate::run::{self, Job};
+use crate::swap::{Record, Spells};
 use crate::wasi::Log;
 
 /// What a skill's `run` came to: its own answer, or the trap that ended it.
@@ -34,7 +35,8 @@ pub(crate) struct Conduct {
     first_call_ns: AtomicU64,
     /// It has a lease or has left a checkpoint: there is no way back but from an older checkpoint.
     took_over: AtomicBool,
-    interventions: AtomicU64,
+    /// Of interventions of the safety filter in what it commanded.
+    spells: Mutex<Spells>,
     /// The tick in which it began.
     begun_tick: AtomicU64,
     /// The ticks in which plays began that have not ended: what they drew is not counted yet.
@@ -57,12 +59,12 @@ impl Drop for Underway {
 }
 
 impl Conduct {
-    fn new(tick: u64) -> Self {
+    fn new(tick: u64, control_hz: f32) -> Self {
         Self {
             made: Instant::now(),
             first_call_ns: AtomicU64::new(0),
             took_over: AtomicBool::new(false),
-            interventions: AtomicU64::new(0),
+            spells: Mutex::new(Spells::new(control_hz)),
             begun_tick: AtomicU64::new(tick),
             plays: Mutex::default(),
         }
@@ -82,6 +84,11 @@ impl Conduct {
     fn plays(&self) -> MutexGuard<'_, Vec<u64>> {
         // Every change under this lock is a single step, so a panic cannot leave it half done.
         self.plays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spells(&self) -> MutexGuard<'_, Spells> {
+        // As above.
+        self.spells.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// It called the host.
@@ -106,13 +113,9 @@ impl Conduct {
         self.took_over.load(Ordering::Relaxed)
     }
 
-    /// How often the safety filter changed what it commanded.
-    pub fn interventions(&self) -> u64 {
-        self.interventions.load(Ordering::Relaxed)
-    }
-
-    pub fn begun_tick(&self) -> u64 {
-        self.begun_tick.load(Ordering::Relaxed)
+    /// What the safety filter has had to do with it until `tick`.
+    pub fn record(&self, tick: u64) -> Record {
+        self.spells().record(tick.saturating_sub(self.begun_tick.load(Ordering::Relaxed)))
     }
 }
 
@@ -280,7 +283,7 @@ pub(crate) fn context(
     job: &Arc<Job>,
 ) -> (Arc<Context>, mpsc::UnboundedReceiver<Task>) {
     let (tasks, inbox) = mpsc::unbounded();
-    let conduct = Arc::new(Conduct::new(site.robot.tick()));
+    let conduct = Arc::new(Conduct::new(site.robot.tick(), site.robot.embodiment().control_hz));
     let (events, drawn) = (job.events.clone(), conduct.clone());
     let context = Context {
         site: site.clone(),
@@ -291,8 +294,8 @@ pub(crate) fn context(
         until_tick: job.until_tick,
         seed: job.request.seed,
         events: Arc::new(move |event| {
-            if matches!(event, Event::Intervention(_)) {
-                drawn.interventions.fetch_add(1, Ordering::Relaxed);
+            if let Event::Intervention(it) = &event {
+                drawn.spells().note(it.first_tick, it.ticks);
             }
             events(event);
         }),

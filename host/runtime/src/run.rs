@@ -354,12 +354,12 @@ impl Supervisor {
             }
             return false;
         }
-        let record = Record::of(&conduct, self.site.robot.tick());
+        let record = conduct.record(self.site.robot.tick());
         if record.is_worse_than(trial.record) {
-            let Record { interventions, ticks } = trial.record;
+            let Record { spells, ticks } = trial.record;
             let why = format!(
-                "it drew {} interventions in {} ticks, the version before {interventions} in {ticks}",
-                record.interventions, record.ticks
+                "it draws interventions too often: {} spells in {} ticks, the version before {spells} in {ticks}",
+                record.spells, record.ticks
             );
             self.go_back(&why, true);
             return true;
@@ -410,7 +410,7 @@ impl Supervisor {
     /// Lets a new version begin from a checkpoint.
     fn swap(&mut self, offer: Offer, state: Vec<u8>) {
         let Offer { prepared, skill, requested } = offer;
-        let record = Record::of(&self.current.context.conduct, self.site.robot.tick());
+        let record = self.current.context.conduct.record(self.site.robot.tick());
         let old = self.current.skill().clone();
         let before = std::mem::replace(&mut self.current, prepared.begin(state.clone()));
         if before.context.safe_point.is_reached() {

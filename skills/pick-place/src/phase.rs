@@ -77,6 +77,15 @@ impl Phase {
         }
     }
 
+    /// The phase of a hand that pressed on something. One that seemed to return was still at work: it has let go only once
+    /// it closes on nothing.
+    pub fn pressed(self) -> Self {
+        match self {
+            Self::Returning { .. } => Self::Grasping,
+            unchanged => unchanged,
+        }
+    }
+
     /// For people.
     pub fn note(self) -> &'static str {
         match self {
@@ -144,6 +153,19 @@ mod tests {
     fn a_hand_that_closes_on_nothing_has_let_go_though_nobody_saw_it_open() {
         let moments = [posture(0.6, 0.8), posture(0.6, 0.3), posture(-0.4, 0.24), posture(-0.3, 0.12)];
         assert_eq!(last_phase(&moments), Phase::Returning { home_looks: 0 });
+    }
+
+    #[test]
+    fn a_hand_that_pressed_on_something_was_not_returning_and_has_let_go_once_it_closes_on_nothing() {
+        let moments = [posture(0.6, 0.8), posture(0.6, 0.3), posture(-0.4, 0.8)];
+        let pressed = last_phase(&moments).pressed();
+        assert_eq!(pressed, Phase::Grasping);
+        let after = |moments: &[Posture]| {
+            moments.iter().fold(pressed, |phase, moment| phase.after(moment, &posture(0.0, 0.1), &THRESHOLDS))
+        };
+        assert_eq!(after(&[posture(0.0, 0.8), posture(0.0, 0.8)]), Phase::Grasping, "it may have gone back this far");
+        assert_eq!(after(&[posture(0.0, 0.3), posture(0.0, 0.1), posture(0.0, 0.1), posture(0.0, 0.1)]), Phase::Home);
+        assert_eq!(Phase::Carrying { tightest: 0.3 }.pressed(), Phase::Carrying { tightest: 0.3 });
     }
 
     #[test]

@@ -73,12 +73,13 @@ impl WgpuExecutor {
             formats.push(format);
             gpu.check().map_err(|error| out_of_memory(error, weights, &formats, &weight_buffers))?;
         }
-        let max_workgroups = gpu.limits().max_compute_workgroups_per_dimension;
+        let limits = gpu.limits();
         let pipelines = Pipelines::new(&gpu);
         Ok(Self {
             profile: Profile {
                 software_lanes: gpu.software_lanes(),
-                max_workgroups,
+                max_workgroups: limits.max_compute_workgroups_per_dimension,
+                max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
                 enough_workgroups: ENOUGH_WORKGROUPS,
             },
             gpu,

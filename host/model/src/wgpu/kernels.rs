@@ -108,7 +108,7 @@ impl Kernel {
                 4 * 2 * tile.side() * (256 / tile.side() + 1) + squares
             }
             Kernel::Attention { head_dim, rows, .. } => {
-                4 * ((16 * rows + 32) * (head_dim.div_ceil(4) | 1) + 16 * rows * (9 + 5))
+                4 * ((16 * rows + 32) * (head_dim.div_ceil(4) | 1) + 16 * rows * (9 + 4))
             }
             Kernel::LayerNorm | Kernel::RmsNorm => 64,
             _ => 0,

@@ -60,6 +60,8 @@ pub(super) struct Profile {
     pub(super) software_lanes: Option<u32>,
     /// Most workgroups in one dimension of a dispatch.
     pub(super) max_workgroups: u32,
+    /// Most bytes of shared memory in a workgroup.
+    pub(super) max_workgroup_bytes: u32,
     /// Workgroups in a dispatch below which a tile counts as too large.
     pub(super) enough_workgroups: u32,
 }
@@ -196,9 +198,11 @@ pub(super) fn lower(fused: Fused, plan: &Plan, weights: &[Weight], formats: &[Fo
                     (Kernel::AttentionSubgroup { lanes, head_dim, load }, query_blocks(lanes, head_dim) * lanes)
                 }
                 _ => {
+                    // Two queries a thread read each key half as often, where there is room and enough to do.
+                    let [one, two] = [1, 2].map(|rows| Kernel::Attention { head_dim, rows, load });
                     let workgroups = queries.div_ceil(32) * *heads as u32 * *batch as u32;
-                    let rows = if head_dim <= 64 && workgroups >= profile.enough_workgroups { 2 } else { 1 };
-                    (Kernel::Attention { head_dim, rows, load }, 16 * rows)
+                    let there_is_room = two.workgroup_bytes() <= profile.max_workgroup_bytes;
+                    if there_is_room && workgroups >= profile.enough_workgroups { (two, 32) } else { (one, 16) }
                 }
             };
             Dispatch {

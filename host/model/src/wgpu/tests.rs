@@ -35,7 +35,7 @@ fn gpu() -> Option<Gpu> {
 enum Kernels {
     Software,
     Hardware,
-    /// GEMM tiles as wide as they come for small matrices, too.
+    /// Tiles as large as they come for small matrices, too.
     HardwareWithLargeTiles,
 }
 
@@ -336,6 +336,11 @@ fn attention_on_hardware_kernels_agrees_with_a_loop_for_every_mask_and_grouping(
 }
 
 #[test]
+fn attention_in_large_tiles_agrees_with_a_loop_for_every_mask_and_grouping() {
+    check_attention(Kernels::HardwareWithLargeTiles);
+}
+
+#[test]
 fn attention_on_software_kernels_agrees_with_a_loop_for_every_mask_and_grouping() {
     check_attention(Kernels::Software);
 }
@@ -411,6 +416,18 @@ fn attend<P: Copy>(
     mixed / weights.iter().sum::<f64>()
 }
 
+/// WebGPU promises no more, and some adapters have no more.
+#[test]
+fn kernels_for_the_usual_widths_need_at_most_16_kib_of_shared_memory_in_a_workgroup() {
+    use super::kernels::{Enter, Kernel, Load, Tile};
+    let (load, weights, enter) = (Load::Vec4, Format::F32, Enter::RmsNorm);
+    let products = Tile::ALL.map(|tile| Kernel::GemmTiled { tile, load, weights, enter });
+    let attention = [32, 64].map(|head_dim| Kernel::Attention { head_dim, rows: 1, load });
+    for kernel in products.into_iter().chain(attention) {
+        assert!(kernel.workgroup_bytes() <= 16 << 10, "{kernel:?}: {}", kernel.workgroup_bytes());
+    }
+}
+
 #[test]
 fn attention_over_frames_sees_the_same_place_in_earlier_ones_and_in_no_other_run() {
     for seed in 0..2 * ROUNDS {
@@ -434,7 +451,8 @@ fn attention_over_frames_sees_the_same_place_in_earlier_ones_and_in_no_other_run
             own: KeyValue::halves(own),
             output,
         };
-        bench.check(gpu, Kernels::Hardware, &op, output, |row, column| {
+        let kernels = [Kernels::Hardware, Kernels::HardwareWithLargeTiles][seed as usize % 2];
+        bench.check(gpu, kernels, &op, output, |row, column| {
             let (frame, patch) = (row / patches, row % patches);
             let first_column = column / head_dim * head_dim;
             let ones_own = (0..patches).map(|other| frame * patches + other);

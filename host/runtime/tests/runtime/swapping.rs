@@ -43,17 +43,26 @@ fn load_at(bench: &Bench, from: TimeHold, tick: u64, version: &str, conduct: &st
 }
 
 fn start(bench: &Bench, instruction: &str, steps: u8) -> Running {
-    let request =
-        TaskRequest { instruction: instruction.into(), parameters: steps.to_string(), ..TaskRequest::default() };
+    start_from(bench, instruction, steps, None)
+}
+
+fn start_from(bench: &Bench, instruction: &str, steps: u8, resume: Option<Vec<u8>>) -> Running {
+    let (instruction, parameters) = (instruction.into(), steps.to_string());
+    let request = TaskRequest { instruction, parameters, resume, ..TaskRequest::default() };
     let events = bench.events.clone();
     bench.host.run("test/relay", request, move |event| events.lock().unwrap().push(event))
 }
 
 /// Runs `steps` steps, and loads version 0.2.0 in the middle of the second.
 fn swap(bench: &Bench, instruction: &str, steps: u8, conduct: &str) -> Result<String, SkillError> {
+    swap_at(15, bench, instruction, steps, conduct)
+}
+
+/// As [`swap`], after so many ticks.
+fn swap_at(ticks: u64, bench: &Bench, instruction: &str, steps: u8, conduct: &str) -> Result<String, SkillError> {
     let hold = bench.robot.hold_time();
     let running = start(bench, instruction, steps);
-    drop(load_at(bench, hold, bench.robot.tick() + 15, "0.2.0", conduct));
+    drop(load_at(bench, hold, bench.robot.tick() + ticks, "0.2.0", conduct));
     futures_executor::block_on(running).value.map(|outcome| outcome.data)
 }
 
@@ -142,11 +151,11 @@ fn a_version_that_neither_moves_nor_leaves_checkpoints_takes_over_by_working() {
 }
 
 #[test]
-fn a_version_that_draws_more_interventions_than_the_old_one_gives_way_to_it() {
+fn a_version_that_draws_interventions_where_the_old_one_drew_none_gives_way_to_it() {
     let bench = bench(Pace::Lockstep, options(), "steady");
-    assert_eq!(swap(&bench, "move", 20, "jump").unwrap(), "steady from 2 to 20");
+    assert_eq!(swap_at(2005, &bench, "move", 220, "jump").unwrap(), "steady from 201 to 220");
     let story = story(&bench);
-    assert!(story[2].contains("interventions in"), "{story:?}");
+    assert!(story[2].contains("interventions too often"), "{story:?}");
     assert_eq!(loaded(&bench), "0.1.0");
 }
 
@@ -154,9 +163,30 @@ fn a_version_that_draws_more_interventions_than_the_old_one_gives_way_to_it() {
 fn a_play_that_outlasts_the_probation_is_waited_for_and_judged() {
     let swap_options = SwapOptions { probation: Duration::from_millis(50), ..options().swap };
     let bench = bench(Pace::Lockstep, HostOptions { swap: swap_options, ..options() }, "steady");
-    assert_eq!(swap(&bench, "move", 20, "jump").unwrap(), "steady from 2 to 20");
-    assert!(story(&bench)[2].contains("interventions in"), "{:?}", story(&bench));
+    assert_eq!(swap_at(2005, &bench, "move", 220, "jump").unwrap(), "steady from 201 to 220");
+    assert!(story(&bench)[2].contains("interventions too often"), "{:?}", story(&bench));
     assert_eq!(loaded(&bench), "0.1.0");
+}
+
+#[test]
+fn a_version_keeps_its_place_where_the_old_one_was_hardly_watched() {
+    let bench = bench(Pace::Lockstep, options(), "steady");
+    assert_eq!(swap(&bench, "move", 20, "jump").unwrap(), "jump from 2 to 20");
+    assert_eq!(story(&bench), ["0.2.0 offered", "0.1.0 to 0.2.0", "0.2.0 settled"]);
+}
+
+#[test]
+fn a_version_keeps_its_place_if_the_old_one_drew_as_many_interventions() {
+    let swap_options = SwapOptions { probation: Duration::from_secs(10), ..options().swap };
+    let bench = bench(Pace::Lockstep, HostOptions { swap: swap_options, ..options() }, "jump");
+    let hold = bench.robot.hold_time();
+    // One that goes on from a state jumps.
+    let running = start_from(&bench, "move", 30, Some(vec![0; 4]));
+    drop(load_at(&bench, hold, bench.robot.tick() + 2000, "0.2.0", "jump\t"));
+    futures_executor::block_on(running).value.unwrap();
+    assert_eq!(story(&bench), ["0.2.0 offered", "0.1.0 to 0.2.0", "0.2.0 settled"]);
+    let drawn = bench.events.lock().unwrap().iter().filter(|it| matches!(it, Event::Intervention(_))).count();
+    assert!(drawn > 30, "{drawn}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ var<workgroup> q_tile: array<vec4<f32>, QUERIES * PITCH>;
 var<workgroup> kv_tile: array<vec4<f32>, KEYS * PITCH>;
 var<workgroup> weights: array<vec4<f32>, QUERIES * WEIGHT_PITCH>;
 // Of each query, the highest score of every thread.
-var<workgroup> maxima: array<vec4<f32>, QUERIES * 5u>;
+var<workgroup> maxima: array<vec4<f32>, QUERIES * 4u>;
 
 fn key_at(block: u32, key: u32, kv_head: u32, quad: u32) -> vec4<f32> {
     let column = kv_head * HEAD + 4u * quad;
@@ -42,7 +42,7 @@ fn value_at(block: u32, key: u32, kv_head: u32, quad: u32) -> vec4<f32> {
 
 // The highest score of a query of the tile.
 fn highest_of(row: u32) -> f32 {
-    let most = max(max(maxima[row * 5u], maxima[row * 5u + 1u]), max(maxima[row * 5u + 2u], maxima[row * 5u + 3u]));
+    let most = max(max(maxima[row * 4u], maxima[row * 4u + 1u]), max(maxima[row * 4u + 2u], maxima[row * 4u + 3u]));
     return max(max(most.x, most.y), max(most.z, most.w));
 }
 
@@ -110,7 +110,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let shown{row} = vec2<u32>(first_key + x, first_key + x + 16u) < vec2<u32>(seen{row});
         let sums{row} = vec2<f32>(dot(near{row}, vec4<f32>(1.0)), dot(far{row}, vec4<f32>(1.0)));
         let score{row} = select(vec2<f32>(LOWEST), sums{row} * p.scale, shown{row});
-        maxima[(y + 16u * {row}u) * 5u + x / 4u][x % 4u] = max(score{row}.x, score{row}.y);
+        maxima[(y + 16u * {row}u) * 4u + x / 4u][x % 4u] = max(score{row}.x, score{row}.y);
         workgroupBarrier();
 
         let before{row} = highest{row};

@@ -77,10 +77,11 @@ impl Guest for Relay {
     }
 }
 
-/// Asks for more than the arm can do.
+/// Asks for more than the arm can do, for one and a half seconds.
 async fn jump(lease: &Lease) -> Result<(), Error> {
     let far = |pan: f32| vec![pan, -0.6, 0.8, 0.6, 0.0, 0.3];
-    lease.play(ActionChunk::new(20.0, &[far(1.0), far(-1.0), far(0.0)])).await?;
+    let rows: Vec<_> = [1.0, -1.0].into_iter().cycle().take(30).chain([0.0]).map(far).collect();
+    lease.play(ActionChunk::new(20.0, &rows)).await?;
     Ok(())
 }
 
