@@ -67,6 +67,9 @@ pub mod cpu;
 mod device;
 mod error;
 pub mod executor;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod info;
 mod model;

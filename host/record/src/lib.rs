@@ -42,6 +42,9 @@
 //! | [`reader`] | from a file that may be anything to a record |
 //! | `seen` | observations as messages |
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod header;
 pub mod reader;
 mod seen;

@@ -99,11 +99,11 @@ impl Record {
 }
 
 #[derive(Default)]
-struct Found {
+pub(crate) struct Found {
     header: Option<Header>,
     component: Option<Vec<u8>>,
     manifest: Option<String>,
-    entries: Vec<(u64, String)>,
+    pub entries: Vec<(u64, String)>,
     bytes: usize,
     observations: u64,
     cut: Option<String>,
@@ -120,7 +120,7 @@ enum Topic {
     Other,
 }
 
-enum Broken {
+pub(crate) enum Broken {
     Read(std::io::Error),
     Damaged(String),
 }
@@ -202,7 +202,11 @@ impl Found {
         if crc32fast::hash(&data) != header.uncompressed_crc {
             return Err(Broken::Damaged("the checksum of a chunk is wrong".into()));
         }
-        let mut rest = &*data;
+        self.messages(&data)
+    }
+
+    /// The content of a chunk.
+    pub fn messages(&mut self, mut rest: &[u8]) -> Result<(), Broken> {
         while let [opcode, ..] = *rest {
             // opcode: u8, length: u64, little-endian.
             let length = array(rest, 1).map(u64::from_le_bytes).and_then(|length| usize::try_from(length).ok());

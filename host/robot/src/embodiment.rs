@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct Embodiment {
     /// What a skill's manifest and a model card call this robot.
     pub name: String,
-    /// Ticks of the control loop per second.
+    /// Ticks of the control loop per second, 1 to 2000.
     pub control_hz: f32,
     /// The oldest observation that a play may act on, seconds; without, any.
     #[serde(default)]
@@ -161,7 +161,7 @@ pub struct Sensor {
 pub struct ActionSpace {
     /// What the values are.
     pub kind: ActionKind,
-    /// Rows per second.
+    /// Rows per second, 0.1 to as many as there are ticks.
     pub rate_hz: f32,
 }
 
@@ -223,6 +223,10 @@ pub enum EmbodimentError {
 /// The filter looks tick by tick: a thinner box than what a fast hand crosses in one could be passed unseen, metres.
 const THINNEST_BOX_M: f32 = 0.02;
 
+/// Ticks and rows are counted: what is far slower than any robot is a slip, and lasts longer than clocks can say.
+const SLOWEST_CONTROL_HZ: f32 = 1.0;
+const SLOWEST_ACTION_HZ: f32 = 0.1;
+
 /// The longest that a motion may be averaged to keep its jerk, seconds.
 pub(crate) const LONGEST_WINDOW_S: f32 = 0.5;
 
@@ -279,11 +283,12 @@ impl Embodiment {
     pub(crate) fn contradictions(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         let positive = |value: f32| value.is_finite() && value > 0.0;
-        if !positive(self.control_hz) || self.control_hz > 2000.0 {
-            wrong.push(format!("control_hz is {}, it must lie in (0, 2000]", self.control_hz));
+        if !(SLOWEST_CONTROL_HZ..=2000.0).contains(&self.control_hz) {
+            wrong.push(format!("control_hz is {}, it must lie in [{SLOWEST_CONTROL_HZ}, 2000]", self.control_hz));
         }
-        if !positive(self.action.rate_hz) || self.action.rate_hz > self.control_hz {
-            wrong.push(format!("action.rate_hz is {}, it must lie in (0, control_hz]", self.action.rate_hz));
+        if !(SLOWEST_ACTION_HZ..=self.control_hz).contains(&self.action.rate_hz) {
+            let rate = self.action.rate_hz;
+            wrong.push(format!("action.rate_hz is {rate}, it must lie in [{SLOWEST_ACTION_HZ}, control_hz]"));
         }
         if self.command_age_s.is_some_and(|age| !positive(age)) {
             wrong.push("command_age_s must be above 0".into());
@@ -434,6 +439,15 @@ mod tests {
         let error = Embodiment::parse(&text, "bad.toml").unwrap_err().to_string();
         for expected in ["bad.toml", "control_hz is 0", "parent torso", "no joint claw"] {
             assert!(error.contains(expected), "{expected} is missing in: {error}");
+        }
+    }
+
+    #[test]
+    fn a_rate_that_no_clock_can_keep_is_refused() {
+        for (rate, slip) in [("control_hz = 100.0", "control_hz = 1e-25"), ("rate_hz = 10.0", "rate_hz = 1e-26")] {
+            assert!(SO101.contains(rate), "{rate}");
+            let error = Embodiment::parse(&SO101.replace(rate, slip), "slow.toml").unwrap_err().to_string();
+            assert!(error.contains("it must lie in ["), "{error}");
         }
     }
 }

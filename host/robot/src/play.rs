@@ -188,8 +188,9 @@ impl Play {
         let ramp = (pace / change).min(change.sqrt().recip());
         let pace = change * ramp;
         let ticks = ramp + pace.recip();
-        let all = ticks.ceil() as u32 + window as u32 - 1;
-        move_to.check_length(all as f32 / rate_hz)?;
+        let all = ticks.ceil() + window as f64 - 1.0;
+        move_to.check_length((all / f64::from(rate_hz)) as f32)?;
+        let all = all as u32;
         let done = |tick: f64| {
             let tick = tick.clamp(0.0, ticks);
             let left = ticks - tick;

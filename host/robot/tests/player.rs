@@ -247,6 +247,16 @@ fn a_move_that_makes_no_sense_is_refused_when_it_is_planned() {
     assert!(matches!(planned(&target, 1e-6), PlayError::TooLong { .. }));
 }
 
+#[test]
+fn a_move_of_more_ticks_than_can_be_counted_is_too_long_however_it_is_rounded() {
+    let mut robot = Embodiment::so101();
+    (robot.joints[0].velocity, robot.joints[0].jerk) = (1e-9, Some(100.0));
+    let mut target = REST;
+    target[0] += 0.5;
+    let planned = Play::joints_to(&robot, [0].into(), &REST, &target, 1.0);
+    assert!(matches!(planned, Err(PlayError::TooLong { .. })), "{planned:?}");
+}
+
 /// Any rows at any rate for any joints, due from long ago until long after.
 fn any_play() -> impl Strategy<Value = Play> {
     let row = prop::collection::vec(-3.5_f32..3.5, 6);

@@ -24,6 +24,8 @@ pub use vlm::VlmCheckpoint;
 pub use weights::TokenEmbeddings;
 
 pub(crate) use config::Features;
+#[cfg(fuzzing)]
+pub(crate) use header::Header;
 pub(crate) use processors::{Normalization, Processors};
 pub(crate) use tokenizer::Tokenizer;
 

@@ -23,6 +23,9 @@
 //! | `server` | the process that owns the link: connections, the watchdog |
 //! | `remote` | the host's end: a link, and an observer |
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod remote;
 mod server;
 mod wire;

@@ -14,7 +14,7 @@ use crate::link::{Link, LinkError};
 use crate::observation::{Frame, Image, Measurement, Proprioception};
 
 /// How long whoever is not the control loop waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often a server that is not there yet is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -24,11 +24,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// An answer may take as long as the watchdog waits for a command; a tick that waits for one is late, and counted. When the
 /// server is gone or slower, reading fails, and connects anew in the next tick.
 pub struct RemoteLink {
-    embodiment: Arc<Embodiment>,
-    path: PathBuf,
-    shape: Shape,
-    control: Option<Wire>,
-    cameras: Arc<Cameras>,
+    pub(super) embodiment: Arc<Embodiment>,
+    pub(super) path: PathBuf,
+    pub(super) shape: Shape,
+    pub(super) control: Option<Wire>,
+    pub(super) cameras: Arc<Cameras>,
 }
 
 impl RemoteLink {
@@ -156,9 +156,9 @@ impl Link for RemoteLink {
 }
 
 /// The connection on which pixels travel; it waits for whoever looks, never for the control loop.
-struct Cameras {
-    path: PathBuf,
-    wire: Mutex<Option<Wire>>,
+pub(super) struct Cameras {
+    pub path: PathBuf,
+    pub wire: Mutex<Option<Wire>>,
 }
 
 impl Cameras {
@@ -175,7 +175,7 @@ impl Cameras {
     }
 }
 
-fn look(wire: &mut Wire, moment: u64, camera: u16) -> io::Result<Result<Image, String>> {
+pub(super) fn look(wire: &mut Wire, moment: u64, camera: u16) -> io::Result<Result<Image, String>> {
     wire.send(Kind::Look, |message| {
         message.extend(moment.to_le_bytes());
         message.extend(camera.to_le_bytes());
@@ -244,21 +244,23 @@ fn greet(path: &Path, role: Role, most: usize, longest: Duration) -> Result<(Wir
         source,
     })?;
     let mut wire = Wire::new(stream, most);
-    let mut hello = || {
-        wire.stream().set_write_timeout(Some(longest))?;
-        wire.send(Kind::Hello, |message| wire::put_hello(message, role))?;
-        let (kind, values) = wire.receive(longest)?;
-        if kind == Kind::Refused {
-            return Ok(Err(values.text()));
-        }
-        expect(kind, Kind::Welcome)?;
-        Shape::take(values).map(Ok)
-    };
-    match hello() {
+    match hello(&mut wire, role, longest) {
         Ok(Ok(shape)) => Ok((wire, shape)),
         Ok(Err(what)) => Err(BridgeError::Peer { path: path.into(), what }),
         Err(source) => Err(failed(path, source)),
     }
+}
+
+/// What the robot is, or why the other end refuses.
+pub(super) fn hello(wire: &mut Wire, role: Role, longest: Duration) -> io::Result<Result<Shape, String>> {
+    wire.stream().set_write_timeout(Some(longest))?;
+    wire.send(Kind::Hello, |message| wire::put_hello(message, role))?;
+    let (kind, values) = wire.receive(longest)?;
+    if kind == Kind::Refused {
+        return Ok(Err(values.text()));
+    }
+    expect(kind, Kind::Welcome)?;
+    Shape::take(values).map(Ok)
 }
 
 fn failed(path: &Path, source: io::Error) -> BridgeError {

@@ -72,14 +72,14 @@ pub struct Server {
     guarding: Option<JoinHandle<()>>,
 }
 
-struct Shared {
-    shape: Shape,
-    closed: AtomicBool,
+pub(super) struct Shared {
+    pub shape: Shape,
+    pub closed: AtomicBool,
     /// A host has the link.
-    taken: AtomicBool,
-    status: Mutex<Status>,
+    pub taken: AtomicBool,
+    pub status: Mutex<Status>,
     /// Frames by the number of their moment, oldest first.
-    moments: Mutex<VecDeque<(u64, Vec<Frame>)>>,
+    pub moments: Mutex<VecDeque<(u64, Vec<Frame>)>>,
 }
 
 impl Server {
@@ -220,7 +220,7 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>, hosts: &Sender<Wire>) {
 }
 
 /// Learns what a client wants, and serves it unless it wants the robot: that is the guard's.
-fn converse(stream: UnixStream, shared: &Shared, hosts: &Sender<Wire>) -> io::Result<()> {
+pub(super) fn converse(stream: UnixStream, shared: &Shared, hosts: &Sender<Wire>) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut wire = Wire::new(stream, MOST_BYTES);
     let (kind, values) = wire.receive(PATIENCE)?;
@@ -324,7 +324,7 @@ struct Guard {
     silence: Duration,
 }
 
-enum Request {
+pub(super) enum Request {
     Read,
     Write(Vec<f32>),
     Capture,
@@ -510,7 +510,7 @@ impl Guard {
     }
 }
 
-fn request(kind: Kind, mut values: Values<'_>, joints: usize) -> io::Result<Request> {
+pub(super) fn request(kind: Kind, mut values: Values<'_>, joints: usize) -> io::Result<Request> {
     let request = match kind {
         Kind::Read => Request::Read,
         Kind::Write => Request::Write(values.finite(joints)?),
