@@ -389,9 +389,15 @@ impl Embodiment {
                 }
             }
         }
+        for (joint, mount) in self.joints.iter().filter_map(|joint| Some((joint, joint.mount?))) {
+            if !mount.origin.iter().chain([&mount.zero]).all(|value| value.is_finite()) {
+                wrong.push(format!("joint {}: its mount's origin and zero must be finite", joint.name));
+            }
+        }
         for capsule in &self.capsules {
-            if !(capsule.radius > 0.0 && capsule.from.iter().chain(&capsule.to).all(|value| value.is_finite())) {
-                wrong.push(format!("capsule {}: its ends must be finite and its radius above 0", capsule.name));
+            let mut numbers = capsule.from.iter().chain(&capsule.to).chain([&capsule.radius]);
+            if !(capsule.radius > 0.0 && numbers.all(|value| value.is_finite())) {
+                wrong.push(format!("capsule {}: its ends and radius must be finite, the radius above 0", capsule.name));
             }
             if let Some(link) = capsule.link.as_deref().filter(|link| self.joint_index(link).is_none()) {
                 wrong.push(format!("capsule {}: there is no joint {link}", capsule.name));
@@ -439,6 +445,19 @@ mod tests {
         let error = Embodiment::parse(&text, "bad.toml").unwrap_err().to_string();
         for expected in ["bad.toml", "control_hz is 0", "parent torso", "no joint claw"] {
             assert!(error.contains(expected), "{expected} is missing in: {error}");
+        }
+    }
+
+    #[test]
+    fn a_place_that_is_no_number_is_refused_because_nothing_there_would_ever_be_seen_to_touch() {
+        for (number, slip) in [
+            ("origin = [0.0, 0.0, 0.064]", "origin = [0.0, nan, 0.064]"),
+            ("zero = -0.339837", "zero = nan"),
+            ("radius = 0.05", "radius = inf"),
+        ] {
+            assert!(SO101.contains(number), "{number}");
+            let error = Embodiment::parse(&SO101.replacen(number, slip, 1), "nan.toml").unwrap_err().to_string();
+            assert!(error.contains("must be finite"), "{error}");
         }
     }
 
