@@ -79,6 +79,12 @@ impl waza_daemon::Record for Recording {
             Err(error) => Some(error.to_string()),
         }
     }
+
+    fn discard(&self) {
+        // Whatever came of it, it is not wanted.
+        let _ = self.recorder.finish();
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 /// A folder of records, one file a run.

@@ -137,7 +137,13 @@ async fn runs(State(site): Shared) -> Json<Vec<wire::Run>> {
 }
 
 async fn start(State(site): Shared, body: Result<Bytes, BytesRejection>) -> Result<Response, Fault> {
-    let run = site.runs.start(&site.host, read::<StartRun>(body)?)?;
+    let ask = read::<StartRun>(body)?;
+    let record = if ask.record { Some(site.runs.record(&site.host, &ask).await?) } else { None };
+    let run = site.runs.start(&site.host, ask, record.clone()).inspect_err(|_| {
+        if let Some(record) = record {
+            tokio::task::spawn_blocking(move || record.discard());
+        }
+    })?;
     Ok((StatusCode::CREATED, Json(run.view())).into_response())
 }
 

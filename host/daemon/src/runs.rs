@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 use waza_runtime::{
-    ControllerChange, Event, Host, Interrupted, Outcome, Quarantined, RunId, Running, SkillError, SkillId,
-    SkillSummary, TaskRequest,
+    ControllerChange, Event, Host, Interrupted, Outcome, Quarantined, RunId, Running, SkillError, SkillSummary,
+    TaskRequest,
 };
 
 use crate::daemon::Tell;
@@ -109,35 +109,37 @@ impl Runs {
         Self { state: Mutex::default(), quarantined: quarantine::Known::default(), records, tell }
     }
 
+    /// Begins the record of a run that could start now. The disk may take its time: nobody waits for it but who asks.
+    pub async fn record(&self, host: &Host, ask: &StartRun) -> Result<Arc<dyn Record>, Fault> {
+        let skill = self.ready(host, &ask.skill)?.1.id;
+        let Some(records) = self.records.clone() else {
+            let way_out = "run it without a record, or serve with --records FOLDER";
+            return Err(Fault::conflict("no-records", "this host keeps no records", way_out));
+        };
+        let (host, request) = (host.clone(), request(ask));
+        let begun = tokio::task::spawn_blocking(move || records.begin(&host, &skill, &request)).await;
+        let refused = |cause: String| Fault::conflict("no-record", cause, "or run it without a record");
+        begun.map_err(|error| refused(error.to_string()))?.map_err(refused)
+    }
+
     /// Starts a run. Nothing starts while the host stop is latched, or before the robot is armed.
-    pub fn start(self: &Arc<Self>, host: &Host, ask: StartRun) -> Result<Arc<Run>, Fault> {
+    pub fn start(
+        self: &Arc<Self>,
+        host: &Host,
+        ask: StartRun,
+        record: Option<Arc<dyn Record>>,
+    ) -> Result<Arc<Run>, Fault> {
         let (state, loaded) = self.ready(host, &ask.skill)?;
         let (journal, news) = Journal::of(ask.skill.clone(), loaded.version.to_string());
-        let request = TaskRequest {
-            instruction: ask.instruction.clone(),
-            parameters: if ask.parameters.is_null() { String::new() } else { ask.parameters.to_string() },
-            resume: None,
-            seed: ask.seed,
-            priority: ask.priority,
-        };
+        let request = request(&ask);
         let noting = journal.clone();
         let note = move |event| noting.note(&event);
-        let record = if ask.record { Some(self.record(host, &loaded.id, &request)?) } else { None };
         let running = match &record {
             Some(record) => host.record(&ask.skill, request, note, record.clone()),
             None => host.run(&ask.skill, request, note),
         };
         let (instruction, seed) = (ask.instruction, ask.seed);
         Ok(self.begin(host, state, Begun { running, journal, news, instruction, seed, record }))
-    }
-
-    fn record(&self, host: &Host, skill: &SkillId, request: &TaskRequest) -> Result<Arc<dyn Record>, Fault> {
-        let Some(records) = &self.records else {
-            let way_out = "run it without a record, or serve with --records FOLDER";
-            return Err(Fault::conflict("no-records", "this host keeps no records", way_out));
-        };
-        let refused = |cause| Fault::conflict("no-record", cause, "or run it without a record");
-        records.begin(host, skill, request).map_err(refused)
     }
 
     /// Lets a run go on that an earlier host did not live to end, under the same conditions.
@@ -400,6 +402,16 @@ impl Reader {
         self.is_over = log.ended.is_some();
         drop(log);
         self.is_over.then(|| Entry { kind: "ended", data: json!(self.run.view()).to_string() })
+    }
+}
+
+fn request(ask: &StartRun) -> TaskRequest {
+    TaskRequest {
+        instruction: ask.instruction.clone(),
+        parameters: if ask.parameters.is_null() { String::new() } else { ask.parameters.to_string() },
+        resume: None,
+        seed: ask.seed,
+        priority: ask.priority,
     }
 }
 
