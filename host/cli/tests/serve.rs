@@ -108,7 +108,7 @@ fn a_version_that_takes_over_from_another_is_told_where_the_host_runs_and_where_
     load("0.1.0", "steady");
     let served = Served::start(folder.path(), &[]);
     let run =
-        served.json(&["run", "test/relay", "--task", "count", "--parameters", "300", "--detach"])["id"].to_string();
+        served.json(&["run", "test/relay", "--task", "count", "--parameters", "3000", "--detach"])["id"].to_string();
     assert!(served.done(&["runs", &run]).starts_with(&format!("{run} test/relay 0.1.0 \"count\"")));
     load("0.2.0", "panic later");
     let line = served.line(&format!("run {run}: "));

@@ -85,7 +85,7 @@ fn versions_that_change_under_a_run_are_news_and_the_run_shows_the_one_that_work
     let load = |version: &str, conduct: &str| relay(bench.packages.path(), version, conduct);
     load("0.1.0", "steady");
     eventually(|| (bench.get("/v1/skills").1["loaded"][1]["id"] == "test/relay").then_some(()));
-    let count = json!({ "skill": "test/relay", "instruction": "count", "parameters": 300 });
+    let count = json!({ "skill": "test/relay", "instruction": "count", "parameters": 3000 });
     let (_, run) = bench.post("/v1/runs", count);
     assert_eq!(run["version"], "0.1.0", "{run}");
     let path = format!("/v1/runs/{}", run["id"]);
