@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 
-use crate::actor::Signal;
+use crate::run::thread::Signal;
 use crate::error::SkillError;
 use crate::host::{Host, TaskRequest};
-use crate::incarnation;
-use crate::meter::Crowd;
-use crate::run::{self, Start};
+use crate::supervisor::instance;
+use crate::limits::rate::Crowd;
+use crate::supervisor::{self, Start};
 
 /// Calls a measurement: few enough to fit into one slice of the scheduler's.
 const CALLS: u32 = 20_000;

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::bindings::Refusal;
-use crate::budget::Budget;
+use crate::contract::Refusal;
+use crate::limits::Budget;
 use crate::manifest::{ManifestError, SkillId, WIT};
-use crate::permission::{NotGranted, Permission};
+use crate::manifest::permission::{NotGranted, Permission};
 
 /// Why a skill or a controller was not loaded, or a host not set up. Each message is one line with the place and a way
 /// out.
@@ -164,7 +164,7 @@ pub enum SkillError {
         loaded: String,
     },
     /// The skill itself ended with an error.
-    #[error("{skill} ended with: {refusal}", refusal = crate::bindings::sentence(.refusal))]
+    #[error("{skill} ended with: {refusal}", refusal = crate::contract::sentence(.refusal))]
     Returned {
         /// Which.
         skill: SkillId,
@@ -203,7 +203,7 @@ pub enum SkillError {
         /// What it has no more of.
         what: String,
     },
-    /// This version is not run any more: see [`crate::quarantine`].
+    /// This version is not run any more: see [`crate::state::quarantine`].
     #[error("{skill} {version} is quarantined: {why}; pardon it, or load another version")]
     Quarantined {
         /// Which.

@@ -12,33 +12,33 @@ use waza_model::About;
 use waza_robot::embodiment::EmbodimentError;
 use waza_robot::{Embodiment, Pace, Reply, Robot, Tightening, Within};
 
-use crate::actor::Signal;
-use crate::bindings::skill::SkillPre;
-use crate::bindings::types;
-use crate::budget::Budgets;
-use crate::cache::Cache;
-use crate::calls::Run;
-use crate::checkpoint::{Interrupted, RunFiles};
-use crate::code::Code;
-use crate::component::{Digest, Interfaces, Loaded};
-use crate::controller::Controller;
-use crate::engage::Controllers;
-use crate::engine::Engines;
+use crate::run::thread::Signal;
+use crate::contract::skill::SkillPre;
+use crate::contract::types;
+use crate::limits::Budgets;
+use crate::package::cache::Cache;
+use crate::imports::Run;
+use crate::state::checkpoints::{Interrupted, RunFiles};
+use crate::package::code::Code;
+use crate::package::compile::{Digest, Interfaces, Loaded};
+use crate::controllers::instance::Controller;
+use crate::controllers::Controllers;
+use crate::package::engines::Engines;
 use crate::error::{RuntimeError, SkillError};
-use crate::event::Event;
-use crate::incarnation::Prepared;
-use crate::journal::Journal;
-use crate::lease::Leases;
-use crate::linkers::{Calls, Linkers};
+use crate::run::events::Event;
+use crate::supervisor::instance::Prepared;
+use crate::record::Journal;
+use crate::leases::Leases;
+use crate::imports::linkers::{Calls, Linkers};
 use crate::manifest::{Manifest, SkillId};
-use crate::meter::Crowd;
-use crate::model::{Model, check_fit};
-use crate::permission::{Grants, Permission};
-use crate::quarantine::{Edition, Quarantine, Quarantined};
-use crate::run::{self, Start};
-use crate::runs::{RunId, RunSummary, Runs};
+use crate::limits::rate::Crowd;
+use crate::contractel::{Model, check_fit};
+use crate::manifest::permission::{Grants, Permission};
+use crate::state::quarantine::{Edition, Quarantine, Quarantined};
+use crate::supervisor::{self, Start};
+use crate::run::registry::{RunId, RunSummary, Runs};
 use crate::state::StateFolder;
-use crate::swap::{Offer, SwapOptions};
+use crate::supervisor::swap::{Offer, SwapOptions};
 
 /// What an operator decides about a host.
 #[derive(Debug, Clone)]
@@ -281,7 +281,7 @@ impl Host {
     }
 
     /// Loads the skill or controller package in a folder, in place of another version of the same. Runs of a skill which
-    /// leave checkpoints change to it at the next, see [`swap`](crate::swap); where a controller is engaged, the new version
+    /// leave checkpoints change to it at the next, see [`swap`](crate::supervisor::swap); where a controller is engaged, the new version
     /// takes over between two ticks.
     ///
     /// # Errors

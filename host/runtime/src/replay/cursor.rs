@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::difference::Difference;
-use crate::budget::Burst;
-use crate::journal::{Answer, Delivery, Ending, Entry};
+use crate::limits::Burst;
+use crate::record::{Answer, Delivery, Ending, Entry};
 
 /// The replay goes no further: it differs, or the record ends.
 #[derive(Debug, thiserror::Error)]

@@ -23,20 +23,20 @@ use wasmtime_wasi_io::{IoView, async_trait};
 pub(crate) use cursor::Cursor;
 pub use difference::Difference;
 
-use crate::bindings::skill::SkillPre;
-use crate::bindings::skill::exports::waza::skill::task::Request;
-use crate::budget::{Budgets, Burst, Growth};
-use crate::calls::{self, Fault};
-use crate::canonical::{Canonical, arguments};
-use crate::component::compile;
-use crate::engine::Engines;
+use crate::contract::skill::SkillPre;
+use crate::contract::skill::exports::waza::skill::task::Request;
+use crate::limits::{Budgets, Burst, Growth};
+use crate::imports::{self, Fault};
+use crate::record::value::{Canonical, arguments};
+use crate::package::compile::compile;
+use crate::package::engines::Engines;
 use crate::error::{RuntimeError, SkillError};
 use crate::host::TaskRequest;
-use crate::journal::{Answer, Delivery, Ending, Entry, RecordedFatal};
+use crate::record::{Answer, Delivery, Ending, Entry, RecordedFatal};
 use crate::manifest::SkillId;
-use crate::run::{KINDS_OF_HANDLES, explain};
-use crate::taped::Replayer;
-use crate::wasi::{Datetime, Sandboxed, Until, Wasi};
+use crate::supervisor::{KINDS_OF_HANDLES, explain};
+use crate::imports::recorded::Replayer;
+use crate::imports::wasi::{Datetime, Sandboxed, Until, Wasi};
 use cursor::Halted;
 
 /// What is replayed.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use waza_robot::Pace;
-use waza_runtime::controller::Input;
+use waza_runtime::Input;
 use waza_runtime::{Budget, Controller, ControllerChange, Event, HostOptions, Refusal, SkillError, TaskRequest};
 
 use crate::fixture::{ALL, Bench, REST};

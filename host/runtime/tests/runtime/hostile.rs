@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use waza_robot::Pace;
-use waza_runtime::controller::Input;
+use waza_runtime::Input;
 use waza_runtime::{Budget, Budgets, Event, HostOptions, Outcome, RuntimeError, SkillError, TaskRequest};
 
 use crate::fixture::{ALL, Bench, REST};

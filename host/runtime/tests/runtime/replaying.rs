@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use waza_robot::{Observation, Pace};
-use waza_runtime::journal::Ending;
+use waza_runtime::record::Ending;
 use waza_runtime::replay::{Difference, Recorded, Verdict};
 use waza_runtime::{Budgets, Entry, HostOptions, Journal, Operator, Replay, TaskRequest};
 

@@ -1,0 +1,185 @@
+//! What the runtime asks of a foundation model.
+
+use std::fmt;
+use std::pin::Pin;
+
+use serde::Deserialize;
+use waza_model::{About, Actions, Decoding, Detection, Image, ModelError, ModelHandle, Query, Question, Ticket};
+use waza_robot::Embodiment;
+
+use crate::contract::{Refusal, model};
+use crate::error::RuntimeError;
+
+/// An answer of the model, when it is there. Dropping it withdraws the request if it has not begun.
+pub type Answer<T = Actions> = Pin<Box<dyn Future<Output = Result<T, ModelError>> + Send>>;
+
+/// A foundation model, as skills ask it through the host.
+pub trait Model: Send + Sync + 'static {
+    /// What it is, needs and can do.
+    fn about(&self) -> &About;
+
+    /// What to do next. The request is made when this returns; the future only waits.
+    fn act(&self, query: Query, ticket: &Ticket) -> Answer;
+
+    /// An answer in words.
+    fn ask(&self, question: Question, ticket: &Ticket) -> Answer<waza_model::Answer> {
+        let _ = (question, ticket);
+        lacking("answer")
+    }
+
+    /// Boxes around what is named, best first.
+    fn locate(&self, what: &str, image: &Image, ticket: &Ticket) -> Answer<Vec<Detection>> {
+        let _ = (what, image, ticket);
+        lacking("locate")
+    }
+
+    /// A vector for comparing.
+    fn embed(&self, text: String, images: Vec<Image>, ticket: &Ticket) -> Answer<Vec<f32>> {
+        let _ = (text, images, ticket);
+        lacking("embed")
+    }
+}
+
+fn lacking<T>(what: &'static str) -> Answer<T>
+where
+    T: Send + 'static,
+{
+    Box::pin(async move { Err(ModelError::Lacking { what, hint: "Choose another model" }) })
+}
+
+impl Model for ModelHandle {
+    fn about(&self) -> &About {
+        self.about()
+    }
+
+    fn act(&self, query: Query, ticket: &Ticket) -> Answer {
+        Box::pin(self.act(query, ticket))
+    }
+
+    fn ask(&self, question: Question, ticket: &Ticket) -> Answer<waza_model::Answer> {
+        Box::pin(self.ask(question, Decoding::default(), ticket).whole())
+    }
+
+    fn locate(&self, what: &str, image: &Image, ticket: &Ticket) -> Answer<Vec<Detection>> {
+        Box::pin(self.locate(what, image, ticket))
+    }
+
+    fn embed(&self, text: String, images: Vec<Image>, ticket: &Ticket) -> Answer<Vec<f32>> {
+        Box::pin(self.embed(text, images, ticket))
+    }
+}
+
+/// What the contract knows that models can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ability {
+    /// Chunks of actions from what was seen.
+    Act,
+    /// Answers in words.
+    Answer,
+    /// Boxes around what is named.
+    Locate,
+    /// Vectors for comparing.
+    Embed,
+    /// Several observations at once.
+    Video,
+    /// Windows of sensor samples.
+    Sensors,
+}
+
+impl Ability {
+    /// As `skill.toml` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Act => "act",
+            Self::Answer => "answer",
+            Self::Locate => "locate",
+            Self::Embed => "embed",
+            Self::Video => "video",
+            Self::Sensors => "sensors",
+        }
+    }
+
+    /// What a model can do.
+    pub(crate) fn of(model: &About) -> impl Iterator<Item = Self> + '_ {
+        model.abilities.iter().map(|ability| match ability {
+            waza_model::Ability::Act => Self::Act,
+            waza_model::Ability::Answer => Self::Answer,
+            waza_model::Ability::Locate => Self::Locate,
+            waza_model::Ability::Embed => Self::Embed,
+            waza_model::Ability::Video => Self::Video,
+            waza_model::Ability::Sensors => Self::Sensors,
+        })
+    }
+
+    pub(crate) fn flag(self) -> model::Abilities {
+        match self {
+            Self::Act => model::Abilities::ACT,
+            Self::Answer => model::Abilities::ANSWER,
+            Self::Locate => model::Abilities::LOCATE,
+            Self::Embed => model::Abilities::EMBED,
+            Self::Video => model::Abilities::VIDEO,
+            Self::Sensors => model::Abilities::SENSORS,
+        }
+    }
+
+    /// Refuses a call that the model lacks the ability for.
+    pub(crate) fn demand(self, model: &About) -> Result<(), Refusal> {
+        if Self::of(model).any(|it| it == self) {
+            return Ok(());
+        }
+        let able: Vec<_> = Self::of(model).map(Self::name).collect();
+        Err(Refusal::Unavailable(format!("{} cannot {self}; it can {}", model.name, able.join(", "))))
+    }
+}
+
+impl fmt::Display for Ability {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// Refuses a model that was made for another robot.
+pub(crate) fn check_fit(model: &About, robot: &Embodiment) -> Result<(), RuntimeError> {
+    let joints = robot.joints.len();
+    if !Ability::of(model).any(|it| it == Ability::Act) {
+        // It moves nothing.
+        return Ok(());
+    }
+    let mut wrong = Vec::new();
+    if let Some(made_for) = model.embodiment.as_ref().filter(|it| **it != robot.name) {
+        wrong.push(format!("it was trained for {made_for}"));
+    }
+    if model.state_size != joints {
+        wrong.push(format!("its state has {} numbers, the robot has {joints} joints", model.state_size));
+    }
+    if model.action_size != joints {
+        wrong.push(format!("its actions have {} numbers, the robot has {joints} joints", model.action_size));
+    }
+    let cameras: Vec<_> = robot.cameras.iter().map(|it| it.name.as_str()).collect();
+    if !model.cameras.iter().any(|it| cameras.contains(&it.as_str())) {
+        wrong.push(format!("it sees {}, the robot has {}", model.cameras.join(", "), cameras.join(", ")));
+    }
+    let channels: usize = robot.sensors.iter().map(|it| it.channels.len()).sum();
+    if let Some(sensors) = model.sensors.filter(|it| it.channels != channels) {
+        wrong.push(format!("it looks at {} sensor channels, the robot has {channels}", sensors.channels));
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(RuntimeError::ModelMisfit { model: model.name.clone(), robot: robot.name.clone(), what: wrong.join("; ") })
+}
+
+/// What a skill is told when the model does not answer.
+pub(crate) fn refusal(error: &ModelError) -> Refusal {
+    let what = error.to_string();
+    match error {
+        ModelError::Instruction(_)
+        | ModelError::Frames { .. }
+        | ModelError::Images { .. }
+        | ModelError::Prompt { .. } => Refusal::Invalid(what),
+        ModelError::Busy { .. } | ModelError::Quota { .. } | ModelError::Late { .. } => Refusal::Exhausted(what),
+        ModelError::Stopped | ModelError::Lacking { .. } => Refusal::Unavailable(what),
+        _ => Refusal::Failed(what),
+    }
+}

@@ -1,0 +1,40 @@
+//! `clock`: robot time.
+
+use std::sync::Arc;
+
+use wasmtime::component::{Accessor, HasSelf};
+
+use super::{Context, Fault, Run};
+use crate::contract::{Refusal, clock};
+
+impl clock::Host for Run {
+    fn now(&mut self) -> wasmtime::Result<u64> {
+        let robot = &self.context.site.robot;
+        Ok(robot.tick_ns(robot.tick()))
+    }
+}
+
+impl<T: Send + 'static> clock::HostWithStore<T> for HasSelf<Run> {
+    async fn wait(accessor: &Accessor<T, Self>, until: u64) -> Result<(), Fault> {
+        let context = accessor.with(|mut access| access.get().context.clone());
+        context.called();
+        let _call = context.meter.call()?;
+        Ok(wait(&context, until).await?)
+    }
+}
+
+/// Waits for an instant of robot time.
+pub(crate) async fn wait(context: &Arc<Context>, until_ns: u64) -> Result<(), Refusal> {
+    let robot = &context.site.robot;
+    let hz = robot.embodiment().control_hz;
+    let until = (until_ns as f64 * f64::from(hz) / 1e9).ceil() as u64;
+    loop {
+        let now = robot.tick();
+        if now >= until {
+            return Ok(());
+        }
+        // A second at a time: the control loop keeps ticking for everything it was asked, also for a run that is gone.
+        let next = until.min(now + hz.ceil() as u64);
+        context.holds.settle(robot.reach(next)).await?;
+    }
+}

@@ -1,0 +1,70 @@
+//! `durable`: safe points.
+
+use std::io;
+use std::pin::pin;
+
+use futures_channel::oneshot::Canceled;
+use futures_util::future::{Either, select};
+use wasmtime::component::{Accessor, HasSelf};
+
+use super::{Context, Fault, Run};
+use crate::contract::{Refusal, durable};
+use crate::run::events::Event;
+use crate::manifest::permission::Permission;
+
+const MOST_BYTES: usize = 1 << 20;
+
+impl durable::Host for Run {}
+
+impl<T: Send + 'static> durable::HostWithStore<T> for HasSelf<Run> {
+    async fn checkpoint(accessor: &Accessor<T, Self>, state: Vec<u8>) -> Result<(), Fault> {
+        let context = accessor.with(|mut access| access.get().context.clone());
+        context.check(Permission::Durable)?;
+        if state.len() > MOST_BYTES {
+            let what = format!("the state has {} bytes, a checkpoint takes at most {MOST_BYTES}", state.len());
+            return Err(Refusal::Invalid(what).into());
+        }
+        let _call = context.meter.call()?;
+        context.carry(state.len())?;
+        let bytes = state.len();
+        let mut written = context.job.write(&context.skill, &state).map_err(not_kept)?;
+        if let Some(disk) = &mut written {
+            let offer = pin!(context.job.offers.arrive());
+            // Another version need not wait for the disk to begin: the checkpoint before is still there if this one gets lost.
+            if let Either::Left((done, _)) = standing_still(&context, select(disk, offer)).await {
+                written = None;
+                kept(done)?;
+            }
+        }
+        context.job.keep(state.clone());
+        context.site.checkpoints.keep(&context.skill.manifest.id, state);
+        (context.events)(Event::Checkpoint { bytes });
+        context.conduct.take_over();
+        context.site.leases.safe_point(context.job.id);
+        if context.job.offers.is_there() {
+            // The host decides whether it is this version that goes on.
+            context.safe_point.wait().await;
+        }
+        if let Some(disk) = written {
+            kept(standing_still(&context, disk).await)?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits for what takes no robot time: under lockstep that stands still meanwhile.
+async fn standing_still<T>(context: &Context, wait: impl Future<Output = T>) -> T {
+    let hold = context.site.robot.hold_time();
+    let waited = wait.await;
+    context.holds.keep(hold);
+    waited
+}
+
+fn kept(written: Result<io::Result<()>, Canceled>) -> Result<(), Refusal> {
+    // What was taken away before it was written is of a run that is over.
+    written.unwrap_or(Ok(())).map_err(not_kept)
+}
+
+fn not_kept(error: io::Error) -> Refusal {
+    Refusal::Failed(format!("the checkpoint could not be kept ({error}); the one before still is"))
+}

@@ -1,0 +1,124 @@
+//! One request to the model: from what a skill saw to an answer, with the time that it takes.
+
+use std::time::Duration;
+
+use waza_model::{Image, Noise, Priority, Query, Ticket};
+use waza_robot::Pace;
+
+use crate::contract::Refusal;
+use crate::imports::{Chunk, Context, Observed};
+use crate::run::events::Event;
+use crate::contractel::{Ability, Answer, refusal};
+use crate::imports::sensor_window::window;
+
+/// What the model answered.
+pub(crate) struct Inferred<T = Chunk> {
+    pub answer: T,
+    /// When a robot that thinks at its own pace would have it. Under lockstep inference takes no robot time by itself: a
+    /// fixed number of ticks is charged for it.
+    pub due_tick: u64,
+}
+
+/// Asks the model what to do, which is of use until a tick. The request is made, and robot time stands still for it, as soon
+/// as this returns.
+///
+/// Several observations are a video, oldest first; the newest one's state and sensors count.
+pub(crate) fn infer(
+    context: &Context,
+    instruction: &str,
+    seen: &[Observed],
+    until_tick: u64,
+) -> Result<impl Future<Output = Result<Inferred, Refusal>> + Send + use<>, Refusal> {
+    let site = &context.site;
+    let (about, robot) = (site.model.about(), site.robot.embodiment());
+    Ability::Act.demand(about)?;
+    let [earlier @ .., newest] = seen else {
+        return Err(Refusal::Invalid("the model needs an observation to act on".into()));
+    };
+    if !earlier.is_empty() {
+        Ability::Video.demand(about)?;
+    }
+    if seen.windows(2).any(|pair| pair[0].tick > pair[1].tick) {
+        return Err(Refusal::Invalid("the observations of a video must come oldest first".into()));
+    }
+    let query = Query {
+        instruction: instruction.into(),
+        images: images(context, seen)?,
+        state: newest.joints.positions.clone(),
+        sensors: about.sensors.map_or(Ok(Vec::new()), |wanted| window(newest, robot, wanted))?,
+        noise: Noise::Seed(mix(context.seed, context.next_request())),
+    };
+    context.spend_request()?;
+    let rate_hz = about.rate_hz.unwrap_or(robot.action.rate_hz);
+    let since_tick = Some(newest.tick);
+    let events = context.events.clone();
+    // Something moves, or is about to.
+    let asked = answered(context, site.model.act(query, &ticket(context, Priority::High, until_tick)));
+    Ok(async move {
+        let Inferred { answer, due_tick } = asked.await?;
+        events(Event::Inference { elapsed: answer.elapsed });
+        Ok(Inferred { answer: Chunk { rate_hz, rows: answer.rows, since_tick }, due_tick })
+    })
+}
+
+/// A request of this run, whose answer is of use until a tick. Under lockstep robot time stands still until it is there, so
+/// it cannot come too late, however long it takes.
+pub(crate) fn ticket(context: &Context, priority: Priority, until_tick: u64) -> Ticket {
+    let robot = &context.site.robot;
+    let ticket = Ticket::new(context.name.clone()).of(priority);
+    match robot.pace() {
+        Pace::Lockstep => ticket,
+        Pace::RealTime => {
+            let ticks = until_tick.min(context.until_tick).saturating_sub(robot.tick());
+            ticket.within(Duration::from_secs_f64(ticks as f64 / f64::from(robot.embodiment().control_hz)))
+        }
+    }
+}
+
+/// Waits for the answer to a request that has been made, while robot time stands still.
+pub(crate) fn answered<T>(
+    context: &Context,
+    answer: Answer<T>,
+) -> impl Future<Output = Result<Inferred<T>, Refusal>> + Send + use<T> {
+    let site = &context.site;
+    let due_tick = site.robot.tick() + u64::from(site.latency_ticks);
+    let hold = site.robot.hold_time();
+    let holds = context.holds.clone();
+    let waiting = context.waiting();
+    async move {
+        let answer = answer.await;
+        drop(waiting);
+        // Until the run waits again.
+        holds.keep(hold);
+        Ok(Inferred { answer: answer.map_err(|error| refusal(&error))?, due_tick })
+    }
+}
+
+/// What the model's cameras saw, or all cameras if it names none. The pixels are shared by everybody who asks about this
+/// moment, so the model sees at a glance that it knows them.
+pub(crate) fn images(context: &Context, seen: &[Observed]) -> Result<Vec<(String, Image)>, Refusal> {
+    let (site, burst) = (&context.site, &context.burst);
+    let wanted = &site.model.about().cameras;
+    let cameras = &site.robot.embodiment().cameras;
+    let of = |seen: &Observed| {
+        let frames: Vec<_> = cameras.iter().zip(seen.frames.clone()).collect();
+        frames.into_iter().filter(|(camera, _)| wanted.is_empty() || wanted.contains(&camera.name))
+    };
+    seen.iter()
+        .flat_map(of)
+        .map(|(camera, frame)| {
+            let image = burst.uncounted(|| frame.image());
+            let image = Image::shared(image.width, image.height, image.rgb.clone());
+            let image = image.map_err(|error| Refusal::Failed(format!("camera {}: {error}", camera.name)))?;
+            Ok((camera.name.clone(), image))
+        })
+        .collect()
+}
+
+/// A seed for one request of a run: SplitMix64's finaliser, so that neighbours have nothing in common.
+fn mix(seed: u64, request: u64) -> u64 {
+    let mut z = seed.wrapping_add(request.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

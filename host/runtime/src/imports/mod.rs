@@ -1,0 +1,340 @@
+//! The host's side of the contract: one file an interface.
+//!
+//! Every method checks the grant itself, whatever was linked.
+
+mod actions;
+mod clock;
+mod durable;
+pub(crate) mod feed;
+pub(crate) mod inference;
+pub(crate) mod linkers;
+mod model;
+pub(crate) mod motion;
+mod operator;
+pub(crate) mod recorded;
+pub(crate) mod rollout;
+mod sensing;
+pub(crate) mod sensor_window;
+mod skills;
+mod stream;
+pub(crate) mod wasi;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_channel::mpsc;
+use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable, ResourceTableError, ResourceType};
+use waza_robot::{Embodiment, Observation, RobotError};
+
+pub(crate) use clock::wait;
+
+use crate::run::thread::{Holds, Task};
+use crate::contract::{self, Refusal};
+use crate::limits::{Budget, Burst, Growth};
+use crate::package::compile::Interfaces;
+use crate::controllers::Untold;
+use crate::error::Exhausted;
+use crate::run::events::Event;
+use crate::host::{Site, Skill};
+use crate::supervisor::instance::{Conduct, SafePoint};
+use crate::record::Tape;
+use crate::leases::{Holder, Waiting};
+use crate::manifest::WIT;
+use crate::limits::rate::Meter;
+use crate::manifest::permission::{NotGranted, Permission};
+use crate::replay::Replayed;
+use crate::supervisor::Job;
+use crate::imports::recorded::{Recorder, Recording, Replayer, Replaying};
+
+/// One moment of the robot, as a skill holds it.
+pub type Observed = Arc<Observation>;
+
+/// Rows of the action space, as a skill holds them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chunk {
+    /// Rows per second.
+    pub rate_hz: f32,
+    pub rows: Vec<Vec<f32>>,
+    /// The tick of the newest observation that it answers.
+    pub since_tick: Option<u64>,
+}
+
+/// What a call of a skill works with, and what outlives the call.
+pub(crate) struct Context {
+    pub site: Arc<Site>,
+    pub skill: Arc<Skill>,
+    /// The run that the skill works on.
+    pub job: Arc<Job>,
+    /// Counts the versions that have worked on it.
+    pub incarnation: u32,
+    /// The skill's id, as the model's broker counts it.
+    pub name: Arc<str>,
+    /// When the run's time is up.
+    pub until_tick: u64,
+    /// Of this run.
+    pub seed: u64,
+    pub events: Arc<dyn Fn(Event) + Send + Sync>,
+    pub holds: Holds,
+    pub tasks: mpsc::UnboundedSender<Task>,
+    pub burst: Burst,
+    pub conduct: Arc<Conduct>,
+    pub safe_point: SafePoint,
+    pub meter: Arc<Meter>,
+    /// What its controllers did since its last motion ended.
+    pub untold: Untold,
+}
+
+/// The data of one run's store.
+pub(crate) struct Run {
+    pub context: Arc<Context>,
+    pub table: ResourceTable,
+    pub growth: Growth,
+    pub wasi: crate::imports::wasi::Wasi,
+    /// Of a run that is recorded.
+    pub tape: Option<Arc<Tape>>,
+}
+
+impl Context {
+    /// Lets the host work on something beside the skill.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        // The receiver lives as long as the run; without a run there is nothing left to do.
+        let _ = self.tasks.unbounded_send(Box::pin(task));
+    }
+
+    pub fn check(&self, permission: Permission) -> Result<(), Fault> {
+        self.called();
+        Ok(self.skill.grants.check(&permission).map_err(refused)?)
+    }
+
+    /// For calls whose answer has no room for a refusal.
+    pub fn demand(&self, permission: Permission) -> wasmtime::Result<()> {
+        self.called();
+        self.skill.grants.check(&permission).map_err(wasmtime::Error::new)
+    }
+
+    /// So many bytes cross the boundary in a call.
+    pub fn carry(&self, bytes: usize) -> Result<(), Exhausted> {
+        self.meter.carry(bytes, self.now_ns())
+    }
+
+    /// The model is asked once more.
+    pub fn spend_request(&self) -> Result<(), Exhausted> {
+        self.meter.request(self.now_ns())
+    }
+
+    /// Robot time.
+    pub fn now_ns(&self) -> u64 {
+        let robot = &self.site.robot;
+        robot.tick_ns(robot.tick())
+    }
+
+    /// The number of the next request to the model.
+    pub fn next_request(&self) -> u64 {
+        self.job.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The skill calls the host: it is alive, and so are its leases.
+    pub fn called(&self) {
+        self.conduct.called();
+        self.job.pulse.beat(self.site.robot.tick());
+    }
+
+    /// The skill waits for somebody else. Its leases live as long as this does.
+    pub fn waiting(&self) -> Waiting {
+        self.job.pulse.wait(&self.site.robot)
+    }
+
+    /// As leases know it.
+    pub fn holder(&self) -> Holder {
+        Holder {
+            run: self.job.id,
+            incarnation: self.incarnation,
+            skill: self.skill.manifest.id.clone(),
+            priority: self.job.request.priority,
+            callers: self.job.callers.clone(),
+            pulse: self.job.pulse.clone(),
+        }
+    }
+}
+
+fn refused(denied: NotGranted) -> Refusal {
+    Refusal::Denied(denied.to_string())
+}
+
+impl Run {
+    /// Hands something to the skill.
+    pub fn push<T: Send + 'static>(&mut self, value: T) -> wasmtime::Result<Resource<T>> {
+        push(&mut self.table, value)
+    }
+}
+
+/// What the host keeps in memory for a handle.
+pub(crate) trait Held {
+    fn bytes(&self, robot: &Embodiment) -> usize;
+}
+
+impl Held for Observed {
+    fn bytes(&self, robot: &Embodiment) -> usize {
+        // Frames that nobody has looked at yet count too: whoever looks at them later takes no more.
+        let frames: usize = robot.cameras.iter().map(|it| it.width as usize * it.height as usize * 3).sum();
+        frames + self.windows.iter().map(|window| size_of_val(&*window.values)).sum::<usize>()
+    }
+}
+
+impl Held for Chunk {
+    fn bytes(&self, _: &Embodiment) -> usize {
+        self.rows.iter().map(|row| size_of::<Vec<f32>>() + size_of_val(&**row)).sum()
+    }
+}
+
+impl Run {
+    /// Hands something to the skill that the host keeps as long as the skill holds it.
+    pub fn push_held<T: Held + Send + 'static>(&mut self, value: T) -> wasmtime::Result<Resource<T>> {
+        let bytes = value.bytes(self.context.site.robot.embodiment());
+        self.growth.hold(bytes).map_err(wasmtime::Error::new)?;
+        self.push(value)
+    }
+
+    /// Takes back what [`Run::push_held`] handed out.
+    pub fn take_held<T: Held + Send + 'static>(&mut self, handle: Resource<T>) -> Result<T, ResourceTableError> {
+        let value = self.table.delete(handle)?;
+        self.growth.release(value.bytes(self.context.site.robot.embodiment()));
+        Ok(value)
+    }
+}
+
+/// Hands something to a skill, within its budget of handles.
+pub(crate) fn push<T: Send + 'static>(table: &mut ResourceTable, value: T) -> wasmtime::Result<Resource<T>> {
+    table.push(value).map_err(|error| match error {
+        ResourceTableError::Full => {
+            let limit = table.max_capacity().to_string();
+            wasmtime::Error::new(Exhausted { budget: Budget::Handles, limit })
+        }
+        other => wasmtime::Error::new(other),
+    })
+}
+
+/// Why a call does not return a value: the skill is told, or the run ends.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    Refused(Refusal),
+    Fatal(wasmtime::Error),
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<wasmtime::Error> for Fault {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+impl From<ResourceTableError> for Fault {
+    fn from(error: ResourceTableError) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+impl From<Exhausted> for Refusal {
+    fn from(exhausted: Exhausted) -> Self {
+        Self::Exhausted(exhausted.to_string())
+    }
+}
+
+impl From<Exhausted> for Fault {
+    fn from(exhausted: Exhausted) -> Self {
+        Self::Refused(exhausted.into())
+    }
+}
+
+impl From<RobotError> for Refusal {
+    fn from(error: RobotError) -> Self {
+        match error {
+            RobotError::Play(error) => Self::Invalid(error.to_string()),
+            RobotError::Link(error) => Self::Unavailable(error.to_string()),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<RobotError> for Fault {
+    fn from(error: RobotError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl bindings::types::Host for Run {
+    fn convert_error(&mut self, fault: Fault) -> wasmtime::Result<Refusal> {
+        match fault {
+            Fault::Refused(refusal) => Ok(refusal),
+            Fault::Fatal(error) => Err(error),
+        }
+    }
+}
+
+/// Links the interfaces of the contract that are asked for, and the little of WASI. `observation` is called where only the
+/// type is named.
+macro_rules! link {
+    ($linker:ident, $host:ty, $data:expr, $asked:expr, $observation:expr) => {{
+        let asked = $asked;
+        crate::imports::wasi::link($linker)?;
+        bindings::types::add_to_linker::<_, $host>($linker, $data)?;
+        bindings::clock::add_to_linker::<_, $host>($linker, $data)?;
+        bindings::actions::add_to_linker::<_, $host>($linker, $data)?;
+        if asked("sensing") {
+            bindings::sensing::add_to_linker::<_, $host>($linker, $data)?;
+        } else {
+            $observation($linker)?;
+        }
+        if asked("model") {
+            bindings::model::add_to_linker::<_, $host>($linker, $data)?;
+        }
+        if asked("motion") {
+            bindings::motion::add_to_linker::<_, $host>($linker, $data)?;
+        }
+        if asked("operator") {
+            bindings::operator::add_to_linker::<_, $host>($linker, $data)?;
+        }
+        if asked("durable") {
+            bindings::durable::add_to_linker::<_, $host>($linker, $data)?;
+        }
+        if asked("skills") {
+            bindings::skills::add_to_linker::<_, $host>($linker, $data)?;
+        }
+        Ok(())
+    }};
+}
+
+/// Links these interfaces, and nothing else.
+pub(crate) fn link(linker: &mut Linker<Run>, interfaces: &Interfaces) -> wasmtime::Result<()> {
+    link!(linker, HasSelf<Run>, |run| run, |interface: &str| interfaces.contains(interface), observation)
+}
+
+/// Links the same, for runs that are recorded.
+pub(crate) fn link_recorded(linker: &mut Linker<Run>, interfaces: &Interfaces) -> wasmtime::Result<()> {
+    link!(linker, Recording, |run| Recorder(run), |interface: &str| interfaces.contains(interface), observation)
+}
+
+/// Links everything: whatever is called gives no power, and must have been recorded.
+pub(crate) fn link_replay(linker: &mut Linker<Replayed>) -> wasmtime::Result<()> {
+    link!(
+        linker,
+        Replaying,
+        |replayed| Replayer(replayed),
+        |_: &str| true,
+        |_: &mut Linker<Replayed>| -> wasmtime::Result<()> { Ok(()) }
+    )
+}
+
+/// Links the type that other interfaces name. Without the functions it gives no power.
+fn observation(linker: &mut Linker<Run>) -> wasmtime::Result<()> {
+    let mut types = linker.instance(&format!("waza:skill/sensing@{WIT}"))?;
+    types.resource("observation", ResourceType::host::<Observed>(), |mut store, rep| {
+        store.data_mut().take_held(Resource::<Observed>::new_own(rep))?;
+        Ok(())
+    })
+}

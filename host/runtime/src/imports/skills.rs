@@ -1,0 +1,55 @@
+//! `skills`: running other skills.
+
+use wasmtime::component::{Accessor, HasSelf};
+
+use super::{Fault, Run};
+use crate::contract::{Refusal, skills, types};
+use crate::limits::Budget;
+use crate::error::{Exhausted, SkillError};
+use crate::host::{Outcome, TaskRequest};
+use crate::manifest::permission::Permission;
+use crate::supervisor::Start;
+
+impl skills::Host for Run {}
+
+impl<T: Send + 'static> skills::HostWithStore<T> for HasSelf<Run> {
+    async fn invoke(
+        accessor: &Accessor<T, Self>,
+        skill: String,
+        instruction: String,
+        parameters: String,
+    ) -> Result<types::Outcome, Fault> {
+        let context = accessor.with(|mut access| access.get().context.clone());
+        context.check(Permission::Skills(skill.clone()))?;
+        context.carry(instruction.len() + parameters.len())?;
+        let _call = context.meter.call()?;
+        let most = context.site.options.budgets.invoke_depth;
+        if context.job.callers.len() >= most as usize {
+            return Err(Exhausted { budget: Budget::InvokeDepth, limit: most.to_string() }.into());
+        }
+        let _place = context.meter.invocation()?;
+        let request = TaskRequest {
+            instruction,
+            parameters,
+            resume: None,
+            seed: context.seed ^ context.next_request(),
+            priority: context.job.request.priority,
+        };
+        let (site, family) = (&context.site, context.meter.family());
+        let callers = context.job.callers.iter().copied().chain([context.job.id]).collect();
+        let (id, events) = (site.runs.number(), context.events.clone());
+        // A record is of one run; what another came to is in its answer.
+        let start = Start { id, request, callers, events, file: None, family, journal: None };
+        let _waiting = context.waiting();
+        let ended = context.holds.settle(site.run(&skill, start)).await;
+        ended.map(Outcome::into).map_err(|error| {
+            Fault::Refused(match error {
+                SkillError::NotLoaded { .. } | SkillError::Quarantined { .. } | SkillError::Crowded { .. } => {
+                    Refusal::Unavailable(error.to_string())
+                }
+                SkillError::Stopped { .. } => Refusal::Stopped,
+                error => Refusal::Failed(error.to_string()),
+            })
+        })
+    }
+}

@@ -1,0 +1,209 @@
+//! `skill.toml`: what a skill is, needs, and asks to be allowed.
+
+pub mod permission;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use waza_model::About;
+use waza_robot::{Embodiment, Tightening};
+
+use crate::contractel::Ability;
+use crate::manifest::permission::Permission;
+
+/// The name of a skill package's manifest.
+pub const FILE: &str = "skill.toml";
+
+/// The version of the contract that this host speaks.
+pub const WIT: semver::Version = semver::Version::new(0, 1, 0);
+
+const LONGEST_BYTES: u64 = 64 * 1024;
+
+/// A skill's manifest.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// `vendor/name`.
+    pub id: SkillId,
+    /// Of the skill.
+    pub version: semver::Version,
+    /// Of the contract that the component was built for.
+    pub wit: semver::Version,
+    /// The component, relative to the manifest.
+    pub component: PathBuf,
+    /// What it asks to be allowed.
+    #[serde(default)]
+    pub permissions: BTreeSet<Permission>,
+    /// What robot and model must have.
+    #[serde(default)]
+    pub needs: Needs,
+    /// Stricter limits than the robot's, for everything that it plays.
+    #[serde(default)]
+    pub limits: Tightening,
+}
+
+/// What a skill cannot work without.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Needs {
+    /// Parts of the embodiment.
+    pub parts: Vec<String>,
+    /// Cameras of the embodiment.
+    pub cameras: Vec<String>,
+    /// Sensors of the embodiment.
+    pub sensors: Vec<String>,
+    /// Abilities of the model.
+    pub abilities: Vec<Ability>,
+}
+
+/// `vendor/name`, each of lower-case letters, digits and single hyphens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SkillId(String);
+
+impl SkillId {
+    /// The whole id.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SkillId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl From<SkillId> for String {
+    fn from(id: SkillId) -> Self {
+        id.0
+    }
+}
+
+impl TryFrom<String> for SkillId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let word = |word: &str| {
+            (1..=64).contains(&word.len())
+                && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+                && !(word.starts_with('-') || word.ends_with('-') || word.contains("--"))
+        };
+        match text.split_once('/') {
+            Some((vendor, name)) if word(vendor) && word(name) => Ok(Self(text)),
+            _ => Err(format!("the id `{text}` is not vendor/name of lower-case letters, digits and hyphens")),
+        }
+    }
+}
+
+/// Why a manifest was refused. Each message is one line with the place and a way out.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// The file could not be read.
+    #[error("cannot read {path}: {source}; a skill package is a folder with a skill.toml in it", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is far larger than any manifest.
+    #[error("{path} has {bytes} bytes, a manifest has at most {LONGEST_BYTES}; is it really a skill.toml?", path = .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The file is not TOML of the expected form.
+    #[error("{path}: {what}", path = .path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why, in one line.
+        what: String,
+    },
+    /// The skill was built for a contract that this host does not speak.
+    #[error("{path}: {id} is built for version {wit} of the contract, this host speaks {WIT}; build it against wit/v{WIT}", path = .path.display())]
+    WrongWit {
+        /// The file.
+        path: PathBuf,
+        /// The skill.
+        id: SkillId,
+        /// Its contract's version.
+        wit: semver::Version,
+    },
+}
+
+impl Manifest {
+    /// Reads and checks the manifest in a skill package.
+    ///
+    /// # Errors
+    /// [`ManifestError`] names the file and what is wrong with it.
+    pub fn open(folder: &Path) -> Result<Self, ManifestError> {
+        let path = folder.join(FILE);
+        let unreadable = |source| ManifestError::Read { path: path.clone(), source };
+        let about = std::fs::metadata(&path).map_err(unreadable)?;
+        if !about.is_file() {
+            return Err(unreadable(std::io::Error::other("it is no file")));
+        }
+        let bytes = about.len();
+        if bytes > LONGEST_BYTES {
+            return Err(ManifestError::TooLarge { path, bytes });
+        }
+        let text = std::fs::read_to_string(&path).map_err(unreadable)?;
+        Self::parse(&text, &path)
+    }
+
+    /// Checks a manifest's text; `path` is named in errors.
+    ///
+    /// # Errors
+    /// As [`Manifest::open`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ManifestError> {
+        let this: Self = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            let what = format!("line {line}: {}", error.message().replace('\n', " "));
+            ManifestError::Parse { path: path.into(), what }
+        })?;
+        if this.wit != WIT {
+            return Err(ManifestError::WrongWit { path: path.into(), id: this.id, wit: this.wit });
+        }
+        Ok(this)
+    }
+
+    /// What the skill needs or asks for, and robot and model lack; each with both sides. Empty: it fits.
+    pub fn mismatches(&self, robot: &Embodiment, model: &About) -> Vec<String> {
+        let parts: Vec<_> = robot.parts.iter().map(|it| it.name.as_str()).collect();
+        let cameras: Vec<_> = robot.cameras.iter().map(|it| it.name.as_str()).collect();
+        let sensors: Vec<_> = robot.sensors.iter().map(|it| it.name.as_str()).collect();
+        let mut needed: Vec<(&str, &str, &[&str])> = Vec::new();
+        needed.extend(self.needs.parts.iter().map(|it| ("part", it.as_str(), parts.as_slice())));
+        needed.extend(self.needs.cameras.iter().map(|it| ("camera", it.as_str(), cameras.as_slice())));
+        needed.extend(self.needs.sensors.iter().map(|it| ("sensor", it.as_str(), sensors.as_slice())));
+        needed.extend(self.permissions.iter().filter_map(|permission| match permission {
+            Permission::Motion(part) => Some(("part", part.as_str(), parts.as_slice())),
+            Permission::Pixels(camera) => Some(("camera", camera.as_str(), cameras.as_slice())),
+            _ => None,
+        }));
+        let mut lacking: BTreeSet<String> = needed
+            .into_iter()
+            .filter(|(_, name, has)| !has.contains(name))
+            .map(|(kind, name, has)| {
+                format!("it needs the {kind} `{name}`, the robot {} has {}", robot.name, listed(has))
+            })
+            .collect();
+        let able: Vec<_> = Ability::of(model).map(Ability::name).collect();
+        for ability in self.needs.abilities.iter().filter(|it| !able.contains(&it.name())) {
+            let able = listed(&able);
+            lacking.insert(format!("it needs a model that can {ability}, {} can {able}", model.name));
+        }
+        lacking.extend(robot.tightened(&self.limits, "its [limits]").err().map(|error| error.to_string()));
+        lacking.into_iter().collect()
+    }
+}
+
+fn listed(names: &[&str]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}

@@ -1,0 +1,223 @@
+//! Which versions of skills and controllers are not run any more, and why.
+//!
+//! A version is an id, a version number and the digest of its component. Each of its runs that ends by a crash, a budget that
+//! was used up or a power that it was not granted is a strike; with the third it is quarantined. Strikes do not wear off: a
+//! skill that behaves in between is not to be trusted more. Another component starts afresh, whatever it calls itself.
+//! What an operator stopped, what a skill refused itself and what robot or model could not do is no strike. A controller
+//! gets one also for an answer that is no position; one that the machine kept from answering in time does not.
+//!
+//! All of it is kept in one file of the host's state folder, so that neither a reload nor a restart forgets it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::package::compile::Digest;
+use crate::error::SkillError;
+use crate::manifest::{Manifest, SkillId};
+use crate::state;
+
+/// With which strike a version is quarantined.
+pub const STRIKES: usize = 3;
+
+/// The name of the file in the state folder.
+pub const FILE: &str = "quarantine.json";
+
+/// Versions that are remembered; beyond, those that were not quarantined are forgotten first, then the oldest.
+const MOST_RECORDS: usize = 1024;
+
+/// Of one reason. A skill's last words may be long.
+const LONGEST_REASON: usize = 400;
+
+/// Far more than the most records have.
+const MOST_BYTES: u64 = 4 << 20;
+
+/// A version of a skill that is not run any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// `vendor/name`.
+    pub skill: SkillId,
+    /// Of the skill.
+    pub version: semver::Version,
+    /// Of its component.
+    pub digest: Digest,
+    /// Its last strikes in words, or what was found wrong with it, oldest first.
+    pub why: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    skill: String,
+    version: semver::Version,
+    digest: Digest,
+    quarantined: bool,
+    why: Vec<String>,
+}
+
+/// Which version of what is judged.
+#[derive(Clone, Copy)]
+pub(crate) struct Edition<'a> {
+    pub manifest: &'a Manifest,
+    /// Of its component.
+    pub digest: Digest,
+}
+
+impl Record {
+    fn is_of(&self, Edition { manifest, digest }: Edition<'_>) -> bool {
+        self.digest == digest && self.skill == manifest.id.as_str() && self.version == manifest.version
+    }
+}
+
+/// The records of all versions that have a strike, oldest first, and where they are kept.
+pub(crate) struct Quarantine {
+    records: Mutex<Vec<Record>>,
+    file: Option<PathBuf>,
+}
+
+impl Quarantine {
+    /// As the state folder has it. A file that is damaged is moved aside: losing strikes is better than a robot that does
+    /// not start.
+    pub fn open(state: Option<&Path>) -> Self {
+        let file = state.map(|folder| folder.join(FILE));
+        let records = file.as_deref().map(recall).unwrap_or_default();
+        Self { records: Mutex::new(records), file }
+    }
+
+    /// Refuses a version that is quarantined.
+    pub fn check(&self, edition: Edition<'_>) -> Result<(), SkillError> {
+        match self.lock().iter().find(|record| record.quarantined && record.is_of(edition)) {
+            Some(record) => Err(SkillError::Quarantined {
+                skill: edition.manifest.id.clone(),
+                version: edition.manifest.version.clone(),
+                why: record.why.join("; "),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts how a run ended.
+    pub fn judge(&self, edition: Edition<'_>, error: &SkillError) {
+        if is_a_fault(error) {
+            self.strike(edition, error);
+        }
+    }
+
+    /// Counts a failure, whatever it is.
+    pub fn strike(&self, edition: Edition<'_>, error: &SkillError) {
+        self.add(edition, error.to_string(), |record| record.why.len() >= STRIKES);
+    }
+
+    /// Quarantines a version whatever its runs came to.
+    pub fn condemn(&self, edition: Edition<'_>, why: &str) {
+        self.add(edition, why.into(), |_| true);
+    }
+
+    /// Forgets every strike of a skill, whichever version's. Says whether one of them was quarantined.
+    pub fn pardon(&self, skill: &SkillId) -> bool {
+        let mut records = self.lock();
+        let forgotten: Vec<_> = records.extract_if(.., |record| record.skill == skill.as_str()).collect();
+        if !forgotten.is_empty() {
+            self.keep(&records);
+        }
+        forgotten.iter().any(|record| record.quarantined)
+    }
+
+    /// What is quarantined, oldest first.
+    pub fn list(&self) -> Vec<Quarantined> {
+        let shown = |record: &Record| {
+            let Record { skill, version, digest, why, .. } = record.clone();
+            // Only ids get in, here or by the file's check.
+            Some(Quarantined { skill: skill.try_into().ok()?, version, digest, why })
+        };
+        self.lock().iter().filter(|record| record.quarantined).filter_map(shown).collect()
+    }
+
+    fn add(&self, edition: Edition<'_>, why: String, quarantines: impl FnOnce(&Record) -> bool) {
+        let mut records = self.lock();
+        let mut record = match records.iter().position(|record| record.is_of(edition)) {
+            Some(index) => records.remove(index),
+            None => Record {
+                skill: edition.manifest.id.as_str().into(),
+                version: edition.manifest.version.clone(),
+                digest: edition.digest,
+                quarantined: false,
+                why: Vec::new(),
+            },
+        };
+        record.why.push(shortened(why));
+        if !record.quarantined && quarantines(&record) {
+            record.quarantined = true;
+            tracing::error!(skill = record.skill, version = %record.version, why = ?record.why, "quarantined");
+        }
+        let oldest = record.why.len().saturating_sub(STRIKES);
+        record.why.drain(..oldest);
+        records.push(record);
+        if records.len() > MOST_RECORDS {
+            let forgotten = records.iter().position(|record| !record.quarantined).unwrap_or(0);
+            records.remove(forgotten);
+        }
+        self.keep(&records);
+    }
+
+    fn keep(&self, records: &[Record]) {
+        let Some(file) = &self.file else { return };
+        let written = serde_json::to_vec_pretty(records).map_err(io::Error::from);
+        if let Err(error) = written.and_then(|json| state::write(file, &[&json])) {
+            tracing::warn!("{}: {error}; the quarantine is lost when the host ends", file.display());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Record>> {
+        // A panic between removing a record and adding it again forgets it at worst.
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the version is to blame for how its run ended.
+pub(crate) fn is_a_fault(error: &SkillError) -> bool {
+    match error {
+        SkillError::Trapped { .. } | SkillError::Exhausted { .. } | SkillError::Denied { .. } => true,
+        SkillError::NotLoaded { .. }
+        | SkillError::Crowded { .. }
+        | SkillError::Returned { .. }
+        | SkillError::Quarantined { .. }
+        | SkillError::Stopped { .. } => false,
+    }
+}
+
+fn shortened(mut why: String) -> String {
+    if why.len() > LONGEST_REASON {
+        why.truncate(why.floor_char_boundary(LONGEST_REASON));
+        why.push_str(" ...");
+    }
+    why
+}
+
+fn recall(file: &Path) -> Vec<Record> {
+    match read(file) {
+        Ok(records) => records,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => {
+            let aside = file.with_extension("json.damaged");
+            let moved = std::fs::rename(file, &aside);
+            let (from, to) = (file.display(), aside.display());
+            tracing::warn!(moved = moved.is_ok(), "{from} is damaged ({error}); nothing is quarantined, see {to}");
+            Vec::new()
+        }
+    }
+}
+
+fn read(file: &Path) -> io::Result<Vec<Record>> {
+    let bytes = std::fs::metadata(file)?.len();
+    if bytes > MOST_BYTES {
+        return Err(io::Error::other(format!("it has {bytes} bytes")));
+    }
+    let records: Vec<Record> = serde_json::from_slice(&std::fs::read(file)?)?;
+    match records.iter().find_map(|record| SkillId::try_from(record.skill.clone()).err()) {
+        Some(wrong) => Err(io::Error::other(wrong)),
+        None => Ok(records),
+    }
+}
