@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 
-use crate::run::thread::Signal;
 use crate::error::SkillError;
 use crate::host::{Host, TaskRequest};
-use crate::supervisor::instance;
 use crate::limits::rate::Crowd;
+use crate::run::thread::Signal;
+use crate::supervisor::instance;
 use crate::supervisor::{self, Start};
 
 /// Calls a measurement: few enough to fit into one slice of the scheduler's.

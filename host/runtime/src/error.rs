@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::contract::Refusal;
 use crate::limits::Budget;
-use crate::manifest::{ManifestError, SkillId, WIT};
 use crate::manifest::permission::{NotGranted, Permission};
+use crate::manifest::{ManifestError, SkillId, WIT};
 
 /// Why a skill or a controller was not loaded, or a host not set up. Each message is one line with the place and a way
 /// out.

@@ -2,8 +2,7 @@
 
 pub mod model;
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
-
+#[allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 pub(crate) mod skill {
     wasmtime::component::bindgen!({
         path: "../../wit/v0.1.0",
@@ -23,6 +22,7 @@ pub(crate) mod skill {
     });
 }
 
+#[allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 pub(crate) mod controller {
     wasmtime::component::bindgen!({ path: "../../wit/v0.1.0", world: "controller" });
 }

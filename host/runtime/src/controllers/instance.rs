@@ -11,10 +11,10 @@ use waza_robot::Embodiment;
 
 use crate::contract::Refusal;
 use crate::contract::controller::{Controller as Bindings, exports::waza::skill::control};
-use crate::limits::{Budget, Budgets, Burst, Growth};
-use crate::package::engines::Engines;
 use crate::error::{Exhausted, RuntimeError, SkillError};
+use crate::limits::{Budget, Budgets, Burst, Growth};
 use crate::manifest::{Manifest, SkillId};
+use crate::package::engines::Engines;
 
 /// What a controller is told at a tick.
 pub use control::Input;

@@ -21,14 +21,14 @@ use waza_robot::drive::PATIENCE_S;
 use waza_robot::{Drive, DriveInput, Ended, PlayReport, Reply, RobotError};
 
 use crate::contract::{Refusal, motion};
-use crate::imports::Context;
-use crate::package::compile::Digest;
 use crate::controllers::instance::{Controller, Input};
 use crate::error::{RuntimeError, SkillError};
-use crate::run::events::{ControllerChange, Event};
 use crate::host::{Site, SkillSummary};
+use crate::imports::Context;
 use crate::leases::{Lease, Motion};
 use crate::manifest::{Manifest, SkillId};
+use crate::package::compile::Digest;
+use crate::run::events::{ControllerChange, Event};
 use crate::state::quarantine::{Edition, is_a_fault};
 
 /// Values of a goal.

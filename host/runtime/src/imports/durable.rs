@@ -9,8 +9,8 @@ use wasmtime::component::{Accessor, HasSelf};
 
 use super::{Context, Fault, Run};
 use crate::contract::{Refusal, durable};
-use crate::run::events::Event;
 use crate::manifest::permission::Permission;
+use crate::run::events::Event;
 
 const MOST_BYTES: usize = 1 << 20;
 

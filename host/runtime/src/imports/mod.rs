@@ -28,23 +28,23 @@ use waza_robot::{Embodiment, Observation, RobotError};
 
 pub(crate) use clock::wait;
 
-use crate::run::thread::{Holds, Task};
 use crate::contract::{self, Refusal};
-use crate::limits::{Budget, Burst, Growth};
-use crate::package::compile::Interfaces;
 use crate::controllers::Untold;
 use crate::error::Exhausted;
-use crate::run::events::Event;
 use crate::host::{Site, Skill};
-use crate::supervisor::instance::{Conduct, SafePoint};
-use crate::record::Tape;
-use crate::leases::{Holder, Waiting};
-use crate::manifest::WIT;
-use crate::limits::rate::Meter;
-use crate::manifest::permission::{NotGranted, Permission};
-use crate::replay::Replayed;
-use crate::supervisor::Job;
 use crate::imports::recorded::{Recorder, Recording, Replayer, Replaying};
+use crate::leases::{Holder, Waiting};
+use crate::limits::rate::Meter;
+use crate::limits::{Budget, Burst, Growth};
+use crate::manifest::WIT;
+use crate::manifest::permission::{NotGranted, Permission};
+use crate::package::compile::Interfaces;
+use crate::record::Tape;
+use crate::replay::Replayed;
+use crate::run::events::Event;
+use crate::run::thread::{Holds, Task};
+use crate::supervisor::Job;
+use crate::supervisor::instance::{Conduct, SafePoint};
 
 /// One moment of the robot, as a skill holds it.
 pub type Observed = Arc<Observation>;

@@ -8,8 +8,8 @@ use waza_model::{Image, Priority, Question, Ticket};
 
 use super::{Chunk, Context, Fault, Observed, Run};
 use crate::contract::{Refusal, model};
-use crate::imports::inference::{Inferred, answered, images, infer, ticket};
 use crate::contractel::Ability;
+use crate::imports::inference::{Inferred, answered, images, infer, ticket};
 use crate::manifest::permission::Permission;
 
 impl model::Host for Run {

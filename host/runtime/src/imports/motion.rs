@@ -11,14 +11,14 @@ use waza_robot::{Ended, Intervention, Play, PlayReport, RobotError};
 use super::stream::stream;
 use super::{Chunk, Context, Fault, Run, refused};
 use crate::contract::{Refusal, motion, types};
-use crate::controllers::engage;
-use crate::run::events::Event;
-use crate::imports::feed::feed;
-use crate::supervisor::instance::Underway;
-use crate::leases::{Lease, Motion};
 use crate::contractel::Ability;
-use crate::manifest::permission::Permission;
+use crate::controllers::engage;
+use crate::imports::feed::feed;
 use crate::imports::rollout::{self, Rollout};
+use crate::leases::{Lease, Motion};
+use crate::manifest::permission::Permission;
+use crate::run::events::Event;
+use crate::supervisor::instance::Underway;
 
 /// The part that `grip` moves, as [`waza_robot::Embodiment`]s name it.
 const GRIPPER: &str = "gripper";

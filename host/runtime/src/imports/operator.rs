@@ -4,9 +4,9 @@ use wasmtime::component::{Accessor, HasSelf};
 
 use super::{Fault, Run};
 use crate::contract::{Refusal, operator};
-use crate::run::events::Event;
 use crate::host::Operator;
 use crate::manifest::permission::Permission;
+use crate::run::events::Event;
 
 /// What a report of progress takes of the budget for logs, beside its note.
 const PROGRESS_BYTES: u64 = 64;

@@ -6,9 +6,9 @@ use wasmtime::component::{Access, Accessor, HasData, HasSelf, Resource, StreamRe
 
 use crate::contract::{Refusal, actions, clock, durable, model, motion, operator, sensing, skills, types};
 use crate::imports::{Chunk, Fault, Observed, Run};
+use crate::leases::Lease;
 use crate::record::value::arguments;
 use crate::record::{Answer, awaited};
-use crate::leases::Lease;
 use crate::replay::{self, Replayed};
 
 /// Calls the host and writes down what was called and answered.

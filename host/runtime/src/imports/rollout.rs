@@ -9,11 +9,11 @@ use futures_util::future::{Either, join_all, select};
 use waza_robot::{Ended, Intervention, Pending, Play, PlayReport, Playing, Response, RobotError};
 
 use crate::contract::Refusal;
-use crate::imports::{Chunk, Context, Observed};
-use crate::run::events;
 use crate::imports::feed::{Full, Writer};
 use crate::imports::inference::{Inferred, infer};
+use crate::imports::{Chunk, Context, Observed};
 use crate::leases::Motion;
+use crate::run::events;
 
 /// What the skill that started a rollout is told.
 pub(crate) enum Event {

@@ -4,9 +4,9 @@ use wasmtime::component::{Accessor, HasSelf};
 
 use super::{Fault, Run};
 use crate::contract::{Refusal, skills, types};
-use crate::limits::Budget;
 use crate::error::{Exhausted, SkillError};
 use crate::host::{Outcome, TaskRequest};
+use crate::limits::Budget;
 use crate::manifest::permission::Permission;
 use crate::supervisor::Start;
 

@@ -8,8 +8,8 @@ use wasmtime::StoreContextMut;
 use wasmtime::component::{Access, Destination, HasSelf, Lift, Lower, StreamProducer, StreamReader, StreamResult};
 
 use super::Run;
-use crate::record::value::Canonical;
 use crate::imports::feed::Reader;
+use crate::record::value::Canonical;
 use crate::record::{Delivery, Tape};
 
 /// Turns an event into what the skill receives, when it receives it: handles are made only for what is read.

@@ -18,8 +18,8 @@ use wasmtime_wasi_io::{IoView, async_trait};
 
 use crate::imports::{self, Context, Run};
 use crate::record::value::{Canonical, arguments};
-use crate::run::events::Event;
 use crate::record::{Tape, awaited};
+use crate::run::events::Event;
 
 /// Of the interfaces; the linker takes any 0.2 for it.
 const VERSION: &str = "0.2.6";

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::limits::{Budget, Budgets, mebibytes};
 use crate::error::Exhausted;
+use crate::limits::{Budget, Budgets, mebibytes};
 
 /// What is under way at once, against a limit.
 #[derive(Clone, Default)]

@@ -12,12 +12,12 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
+use crate::error::RuntimeError;
+use crate::manifest::permission::Permission;
+use crate::manifest::{Manifest, WIT};
 use crate::package::cache::Cache;
 use crate::package::code::Code;
 use crate::package::engines::Engines;
-use crate::error::RuntimeError;
-use crate::manifest::{Manifest, WIT};
-use crate::manifest::permission::Permission;
 
 const MOST_BYTES: u64 = 64 << 20;
 

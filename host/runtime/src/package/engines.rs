@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use crate::limits::Budgets;
 use crate::error::RuntimeError;
+use crate::limits::Budgets;
 
 /// How often a guest is looked at. The control loop of a fast robot ticks once in this time.
 pub(crate) const EPOCH: Duration = Duration::from_millis(1);

@@ -14,10 +14,10 @@ use wasmtime::component::Resource;
 use waza_robot::{Observation, Robot};
 
 use crate::contract::{Refusal, types};
-use crate::imports::{Fault, Run};
-use crate::record::value::{Canonical, Misspelt, Reader};
 use crate::error::SkillError;
 use crate::host::Outcome;
+use crate::imports::{Fault, Run};
+use crate::record::value::{Canonical, Misspelt, Reader};
 
 /// Takes what a run writes down. Called on the run's thread, under lockstep while robot time stands still: it must neither
 /// wait nor fail.

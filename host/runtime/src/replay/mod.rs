@@ -25,18 +25,18 @@ pub use difference::Difference;
 
 use crate::contract::skill::SkillPre;
 use crate::contract::skill::exports::waza::skill::task::Request;
-use crate::limits::{Budgets, Burst, Growth};
-use crate::imports::{self, Fault};
-use crate::record::value::{Canonical, arguments};
-use crate::package::compile::compile;
-use crate::package::engines::Engines;
 use crate::error::{RuntimeError, SkillError};
 use crate::host::TaskRequest;
-use crate::record::{Answer, Delivery, Ending, Entry, RecordedFatal};
-use crate::manifest::SkillId;
-use crate::supervisor::{KINDS_OF_HANDLES, explain};
 use crate::imports::recorded::Replayer;
 use crate::imports::wasi::{Datetime, Sandboxed, Until, Wasi};
+use crate::imports::{self, Fault};
+use crate::limits::{Budgets, Burst, Growth};
+use crate::manifest::SkillId;
+use crate::package::compile::compile;
+use crate::package::engines::Engines;
+use crate::record::value::{Canonical, arguments};
+use crate::record::{Answer, Delivery, Ending, Entry, RecordedFatal};
+use crate::supervisor::{KINDS_OF_HANDLES, explain};
 use cursor::Halted;
 
 /// What is replayed.

@@ -10,14 +10,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::package::compile::Digest;
 use crate::error::RuntimeError;
 use crate::host::{Skill, TaskRequest};
 use crate::manifest::SkillId;
-use crate::supervisor::Job;
+use crate::package::compile::Digest;
 use crate::run::registry::RunId;
-use crate::state::disk_writer::{Desk, Scribe, Written};
 use crate::state::StateFolder;
+use crate::state::disk_writer::{Desk, Scribe, Written};
+use crate::supervisor::Job;
 
 /// The most that a file may have: a checkpoint of 1 MiB, and what the run was.
 const MOST_BYTES: u64 = 4 << 20;

@@ -14,9 +14,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::package::compile::Digest;
 use crate::error::SkillError;
 use crate::manifest::{Manifest, SkillId};
+use crate::package::compile::Digest;
 use crate::state;
 
 /// With which strike a version is quarantined.

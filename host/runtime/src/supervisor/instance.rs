@@ -9,21 +9,21 @@ use std::time::{Duration, Instant};
 use futures_channel::mpsc;
 use wasmtime::Store;
 
-use crate::run::thread::Task;
 use crate::contract::skill::exports::waza::skill::task::Request;
 use crate::contract::skill::{Skill as Bindings, SkillPre};
 use crate::contract::{Refusal, types};
-use crate::limits::Burst;
-use crate::imports::{Context, Run};
-use crate::package::compile::Interfaces;
 use crate::controllers::Untold;
 use crate::error::SkillError;
-use crate::run::events::Event;
 use crate::host::{Site, Skill};
 use crate::imports::linkers::Calls;
-use crate::supervisor::{self, Job};
-use crate::supervisor::swap::{Record, Spells};
 use crate::imports::wasi::Log;
+use crate::imports::{Context, Run};
+use crate::limits::Burst;
+use crate::package::compile::Interfaces;
+use crate::run::events::Event;
+use crate::run::thread::Task;
+use crate::supervisor::swap::{Record, Spells};
+use crate::supervisor::{self, Job};
 
 /// What a skill's `run` came to: its own answer, or the trap that ended it.
 pub(crate) type Answer = wasmtime::Result<Result<types::Outcome, Refusal>>;

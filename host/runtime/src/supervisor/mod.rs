@@ -15,25 +15,25 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{Store, Trap, UpdateDeadline};
 use waza_robot::{Pace, Reply};
 
-use crate::run::thread::{Holds, Signal};
 use crate::contract::{Refusal, types};
-use crate::limits::{Budget, Budgets, Growth, mebibytes};
-use crate::imports::{Context as Calls, Run};
-use crate::state::checkpoints::RunFile;
-use crate::package::compile::Digest;
 use crate::error::{Exhausted, SkillError};
-use crate::run::events::Event;
 use crate::host::{Outcome, Site, Skill, TaskRequest};
-use crate::supervisor::instance::{Answer, Incarnation};
-use crate::record::{Journal, Tape};
-use crate::leases::Pulse;
-use crate::manifest::SkillId;
-use crate::limits::rate::{Crowd, Meter};
-use crate::manifest::permission::NotGranted;
-use crate::run::registry::RunId;
-use crate::state::disk_writer::Written;
-use crate::supervisor::swap::{Offer, Offers, Record, Timer, Trial};
 use crate::imports::wasi::Wasi;
+use crate::imports::{Context as Calls, Run};
+use crate::leases::Pulse;
+use crate::limits::rate::{Crowd, Meter};
+use crate::limits::{Budget, Budgets, Growth, mebibytes};
+use crate::manifest::SkillId;
+use crate::manifest::permission::NotGranted;
+use crate::package::compile::Digest;
+use crate::record::{Journal, Tape};
+use crate::run::events::Event;
+use crate::run::registry::RunId;
+use crate::run::thread::{Holds, Signal};
+use crate::state::checkpoints::RunFile;
+use crate::state::disk_writer::Written;
+use crate::supervisor::instance::{Answer, Incarnation};
+use crate::supervisor::swap::{Offer, Offers, Record, Timer, Trial};
 
 /// What stays of a run while versions of its skill come and go.
 pub(crate) struct Job {
