@@ -75,13 +75,13 @@ fn instantiate(host: &Host, skill: &str) -> Result<Duration, SkillError> {
         family: Crowd::default(),
         journal: None,
     };
-    let job = Arc::new(run::job(site, &skill, start, Signal::new()));
-    let (context, _tasks) = incarnation::context(site, &skill, &job);
+    let job = Arc::new(supervisor::job(site, &skill, start, Signal::new()));
+    let (context, _tasks) = instance::context(site, &skill, &job);
     context.burst.begin();
     let mut times = Vec::with_capacity(INSTANCES);
     for _ in 0..INSTANCES {
         let start = Instant::now();
-        let mut store = run::store(context.clone(), Signal::new(), None);
+        let mut store = supervisor::store(context.clone(), Signal::new(), None);
         let instance = {
             let mut making = pin!(skill.component.instantiate_async(&mut store));
             loop {
@@ -92,7 +92,8 @@ fn instantiate(host: &Host, skill: &str) -> Result<Duration, SkillError> {
             }
         };
         times.push(start.elapsed());
-        instance.map_err(|error| run::explain(skill.manifest.id.clone(), &error, None, &site.options.budgets))?;
+        instance
+            .map_err(|error| supervisor::explain(skill.manifest.id.clone(), &error, None, &site.options.budgets))?;
         context.burst.begin();
     }
     Ok(fastest(times))

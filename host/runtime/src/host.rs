@@ -14,7 +14,6 @@ use waza_robot::{Embodiment, Pace, Reply, Robot, Tightening, Within};
 
 use crate::contract::skill::SkillPre;
 use crate::contract::types;
-use crate::contractel::{Model, check_fit};
 use crate::controllers::Controllers;
 use crate::controllers::instance::Controller;
 use crate::error::{RuntimeError, SkillError};
@@ -25,6 +24,7 @@ use crate::limits::Budgets;
 use crate::limits::rate::Crowd;
 use crate::manifest::permission::{Grants, Permission};
 use crate::manifest::{Manifest, SkillId};
+use crate::model::{Model, check_fit};
 use crate::package::cache::Cache;
 use crate::package::code::Code;
 use crate::package::compile::{Digest, Interfaces, Loaded};
@@ -498,7 +498,7 @@ impl Site {
             }
         };
         let of = Some(skill.manifest.id.clone());
-        run::start(self.clone(), skill, start, signal.clone(), sender);
+        supervisor::start(self.clone(), skill, start, signal.clone(), sender);
         Running { id, answer, signal, robot: self.robot.clone(), skill: of }
     }
 

@@ -1,7 +1,5 @@
 //! What wasmtime makes of the contract, version 0.1.0, one module a world.
 
-pub mod model;
-
 #[allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 pub(crate) mod skill {
     wasmtime::component::bindgen!({

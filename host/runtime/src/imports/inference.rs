@@ -6,9 +6,9 @@ use waza_model::{Image, Noise, Priority, Query, Ticket};
 use waza_robot::Pace;
 
 use crate::contract::Refusal;
-use crate::contractel::{Ability, Answer, refusal};
 use crate::imports::sensor_window::window;
 use crate::imports::{Chunk, Context, Observed};
+use crate::model::{Ability, Answer, refusal};
 use crate::run::events::Event;
 
 /// What the model answered.

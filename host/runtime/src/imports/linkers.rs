@@ -45,8 +45,8 @@ impl Linkers {
         }
         let mut linker = Linker::new(&self.engine);
         match calls {
-            Calls::Plain => calls::link(&mut linker, &key.0)?,
-            Calls::Recorded => calls::link_recorded(&mut linker, &key.0)?,
+            Calls::Plain => imports::link(&mut linker, &key.0)?,
+            Calls::Recorded => imports::link_recorded(&mut linker, &key.0)?,
         }
         let linker = Arc::new(linker);
         made.insert(key, linker.clone());

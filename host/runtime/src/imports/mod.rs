@@ -267,7 +267,7 @@ impl From<RobotError> for Fault {
     }
 }
 
-impl bindings::types::Host for Run {
+impl contract::types::Host for Run {
     fn convert_error(&mut self, fault: Fault) -> wasmtime::Result<Refusal> {
         match fault {
             Fault::Refused(refusal) => Ok(refusal),
@@ -282,28 +282,28 @@ macro_rules! link {
     ($linker:ident, $host:ty, $data:expr, $asked:expr, $observation:expr) => {{
         let asked = $asked;
         crate::imports::wasi::link($linker)?;
-        bindings::types::add_to_linker::<_, $host>($linker, $data)?;
-        bindings::clock::add_to_linker::<_, $host>($linker, $data)?;
-        bindings::actions::add_to_linker::<_, $host>($linker, $data)?;
+        contract::types::add_to_linker::<_, $host>($linker, $data)?;
+        contract::clock::add_to_linker::<_, $host>($linker, $data)?;
+        contract::actions::add_to_linker::<_, $host>($linker, $data)?;
         if asked("sensing") {
-            bindings::sensing::add_to_linker::<_, $host>($linker, $data)?;
+            contract::sensing::add_to_linker::<_, $host>($linker, $data)?;
         } else {
             $observation($linker)?;
         }
         if asked("model") {
-            bindings::model::add_to_linker::<_, $host>($linker, $data)?;
+            contract::model::add_to_linker::<_, $host>($linker, $data)?;
         }
         if asked("motion") {
-            bindings::motion::add_to_linker::<_, $host>($linker, $data)?;
+            contract::motion::add_to_linker::<_, $host>($linker, $data)?;
         }
         if asked("operator") {
-            bindings::operator::add_to_linker::<_, $host>($linker, $data)?;
+            contract::operator::add_to_linker::<_, $host>($linker, $data)?;
         }
         if asked("durable") {
-            bindings::durable::add_to_linker::<_, $host>($linker, $data)?;
+            contract::durable::add_to_linker::<_, $host>($linker, $data)?;
         }
         if asked("skills") {
-            bindings::skills::add_to_linker::<_, $host>($linker, $data)?;
+            contract::skills::add_to_linker::<_, $host>($linker, $data)?;
         }
         Ok(())
     }};

@@ -8,9 +8,9 @@ use waza_model::{Image, Priority, Question, Ticket};
 
 use super::{Chunk, Context, Fault, Observed, Run};
 use crate::contract::{Refusal, model};
-use crate::contractel::Ability;
 use crate::imports::inference::{Inferred, answered, images, infer, ticket};
 use crate::manifest::permission::Permission;
+use crate::model::Ability;
 
 impl model::Host for Run {
     fn about(&mut self) -> wasmtime::Result<model::Info> {

@@ -11,12 +11,12 @@ use waza_robot::{Ended, Intervention, Play, PlayReport, RobotError};
 use super::stream::stream;
 use super::{Chunk, Context, Fault, Run, refused};
 use crate::contract::{Refusal, motion, types};
-use crate::contractel::Ability;
 use crate::controllers::engage;
 use crate::imports::feed::feed;
 use crate::imports::rollout::{self, Rollout};
 use crate::leases::{Lease, Motion};
 use crate::manifest::permission::Permission;
+use crate::model::Ability;
 use crate::run::events::Event;
 use crate::supervisor::instance::Underway;
 

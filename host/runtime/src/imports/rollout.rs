@@ -202,7 +202,7 @@ impl Rollout {
         let ends = |it: &&Intervention| it.response == Response::Hold && it.rule.ends_plays();
         let held = interventions.iter().find(ends).map(|it| it.rule);
         for intervention in interventions {
-            (self.context.events)(event::Event::Intervention(intervention));
+            (self.context.events)(events::Event::Intervention(intervention));
             self.events.push(Event::Intervened(intervention)).map_err(unread)?;
         }
         match ended {

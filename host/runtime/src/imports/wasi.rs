@@ -228,13 +228,13 @@ fn link_cli<T: Sandboxed>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(&format!("wasi:cli/stdin@{VERSION}"))?;
     interface.func_wrap("get-stdin", |mut store: StoreContextMut<'_, T>, (): ()| {
         let stream: DynInputStream = Box::new(Nothing);
-        Ok((calls::push(store.data_mut().table(), stream)?,))
+        Ok((imports::push(store.data_mut().table(), stream)?,))
     })?;
     for (interface, function) in [("stdout", "get-stdout"), ("stderr", "get-stderr")] {
         let mut interface = linker.instance(&format!("wasi:cli/{interface}@{VERSION}"))?;
         interface.func_wrap(function, |mut store: StoreContextMut<'_, T>, (): ()| {
             let stream: DynOutputStream = Box::new(store.data_mut().wasi().log());
-            Ok((calls::push(store.data_mut().table(), stream)?,))
+            Ok((imports::push(store.data_mut().table(), stream)?,))
         })?;
     }
     for direction in ["input", "output"] {
@@ -261,7 +261,7 @@ struct Alarm {
 impl Pollable for Alarm {
     async fn ready(&mut self) {
         // A robot whose time has ended wakes its sleepers.
-        let (_, waited) = awaited(calls::wait(&self.context, self.until_ns)).await;
+        let (_, waited) = awaited(imports::wait(&self.context, self.until_ns)).await;
         if let Some((tape, number)) = &self.tape {
             tape.rang(*number, waited);
         }

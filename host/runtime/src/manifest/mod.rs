@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use waza_model::About;
 use waza_robot::{Embodiment, Tightening};
 
-use crate::contractel::Ability;
 use crate::manifest::permission::Permission;
+use crate::model::Ability;
 
 /// The name of a skill package's manifest.
 pub const FILE: &str = "skill.toml";

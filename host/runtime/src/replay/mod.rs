@@ -84,7 +84,7 @@ impl Replay {
         };
         let component = compile(&engines.skill, component, place)?;
         let mut linker = Linker::new(&engines.skill);
-        calls::link_replay(&mut linker).map_err(misfit)?;
+        imports::link_replay(&mut linker).map_err(misfit)?;
         let component = linker.instantiate_pre(&component).and_then(SkillPre::new).map_err(misfit)?;
         Ok(Self { engines, component, budgets })
     }
@@ -265,7 +265,7 @@ impl Sandboxed for Replayed {
     fn alarm(&mut self, until: Until) -> wasmtime::Result<Resource<DynPollable>> {
         let number = self.cursor.call(until.name(), &until.arguments())?;
         self.cursor.answer::<wasmtime::Result<()>>(number)?;
-        let alarm = calls::push(&mut self.table, Alarm { number, cursor: self.cursor.clone() })?;
+        let alarm = imports::push(&mut self.table, Alarm { number, cursor: self.cursor.clone() })?;
         subscribe(&mut self.table, alarm)
     }
 }

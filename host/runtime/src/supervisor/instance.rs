@@ -186,12 +186,13 @@ impl Prepared {
     /// Makes an instance on this thread, while another works on the run.
     pub fn new(site: &Arc<Site>, skill: &Arc<Skill>, job: &Arc<Job>) -> Result<Self, SkillError> {
         let (context, inbox) = context(site, skill, job);
-        let mut store = run::store(context.clone(), job.signal.clone(), None);
+        let mut store = supervisor::store(context.clone(), job.signal.clone(), None);
         context.burst.begin();
         let log = store.data().wasi.log();
         let made = pollster::block_on(skill.component.instantiate_async(&mut store));
-        let bindings =
-            made.map_err(|error| run::explain(skill.manifest.id.clone(), &error, log.last(), &site.options.budgets))?;
+        let bindings = made.map_err(|error| {
+            supervisor::explain(skill.manifest.id.clone(), &error, log.last(), &site.options.budgets)
+        })?;
         Ok(Self { store, bindings, context, inbox })
     }
 
@@ -210,7 +211,7 @@ impl Incarnation {
     /// Makes an instance when it is first polled.
     pub fn new(site: &Arc<Site>, skill: &Arc<Skill>, job: &Arc<Job>, resume: Option<Vec<u8>>) -> Self {
         let (context, inbox) = context(site, skill, job);
-        let mut store = run::store(context.clone(), job.signal.clone(), job.tape.clone());
+        let mut store = supervisor::store(context.clone(), job.signal.clone(), job.tape.clone());
         let request = request(job, resume);
         let log = store.data().wasi.log();
         let component = match job.tape {
@@ -250,7 +251,7 @@ impl Incarnation {
         let skill = self.skill().manifest.id.clone();
         match answer {
             Ok(answer) => answer.map_err(|refusal| SkillError::Returned { skill, refusal }),
-            Err(error) => Err(run::explain(skill, &error, self.log.last(), &self.context.site.options.budgets)),
+            Err(error) => Err(supervisor::explain(skill, &error, self.log.last(), &self.context.site.options.budgets)),
         }
     }
 }
