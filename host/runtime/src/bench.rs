@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 
+use crate::contract::TaskRequest;
 use crate::error::SkillError;
-use crate::host::{Host, TaskRequest};
-use crate::limits::rate::Crowd;
+use crate::host::Host;
+use crate::limits::rate::Concurrent;
 use crate::run::thread::Signal;
+use crate::run::{Job, Launch};
 use crate::supervisor::instance;
-use crate::supervisor::{self, Start};
 
 /// Calls a measurement: few enough to fit into one slice of the scheduler's.
 const CALLS: u32 = 20_000;
@@ -64,26 +65,27 @@ async fn time(host: &Host, skill: &str, import: &str, calls: u32) -> Result<Dura
 }
 
 fn instantiate(host: &Host, skill: &str) -> Result<Duration, SkillError> {
-    let site = &host.0;
-    let skill = site.skill(skill)?;
-    let start = Start {
-        id: site.runs.number(),
+    let skills = host.skills_of();
+    let services = &skills.services;
+    let version = skills.current(skill)?;
+    let launch = Launch {
+        id: services.runs.number(),
         request: TaskRequest::default(),
         callers: [].into(),
         events: Arc::new(|_| ()),
         file: None,
-        family: Crowd::default(),
+        family: Concurrent::default(),
         journal: None,
     };
-    let job = Arc::new(supervisor::job(site, &skill, start, Signal::new()));
-    let (context, _tasks) = instance::context(site, &skill, &job);
-    context.burst.begin();
+    let job = Arc::new(Job::new(services, &version.package, launch, Signal::new()));
+    let (call, _tasks) = instance::call(services, &version.package, &job);
+    call.cpu.start();
     let mut times = Vec::with_capacity(INSTANCES);
     for _ in 0..INSTANCES {
         let start = Instant::now();
-        let mut store = supervisor::store(context.clone(), Signal::new(), None);
+        let mut store = instance::store(call.clone(), Signal::new(), None);
         let instance = {
-            let mut making = pin!(skill.component.instantiate_async(&mut store));
+            let mut making = pin!(version.pre.instantiate_async(&mut store));
             loop {
                 // It waits for nothing but an epoch's yield.
                 if let Some(instance) = making.as_mut().now_or_never() {
@@ -92,9 +94,9 @@ fn instantiate(host: &Host, skill: &str) -> Result<Duration, SkillError> {
             }
         };
         times.push(start.elapsed());
-        instance
-            .map_err(|error| supervisor::explain(skill.manifest.id.clone(), &error, None, &site.options.budgets))?;
-        context.burst.begin();
+        let id = version.package.id();
+        instance.map_err(|error| SkillError::explained(id.clone(), &error, None, &services.options.budgets))?;
+        call.cpu.begin();
     }
     Ok(fastest(times))
 }

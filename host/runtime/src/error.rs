@@ -1,12 +1,14 @@
 //! Why a host cannot be had, a skill not be loaded, or a run not end well.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+
+use wasmtime::Trap;
 
 use crate::contract::Refusal;
-use crate::limits::Budget;
+use crate::ids::SkillId;
+use crate::limits::{Budget, Budgets, Exhausted, KINDS_OF_HANDLES, mebibytes};
 use crate::manifest::permission::{NotGranted, Permission};
-use crate::manifest::{ManifestError, SkillId, WIT};
+use crate::manifest::{ManifestError, WIT};
 
 /// Why a skill or a controller was not loaded, or a host not set up. Each message is one line with the place and a way
 /// out.
@@ -152,6 +154,12 @@ pub enum RuntimeError {
     },
 }
 
+impl RuntimeError {
+    pub(crate) fn misfit(path: &Path, error: &wasmtime::Error) -> Self {
+        Self::Misfit { path: path.into(), what: format!("{error:#}").replace('\n', " ") }
+    }
+}
+
 /// How a run ended that did not end well. The leases are given up and their joints hold, whichever it is.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum SkillError {
@@ -195,14 +203,6 @@ pub enum SkillError {
         /// What it lacked.
         denied: NotGranted,
     },
-    /// The host has no place for another run.
-    #[error("{skill} was not started: {what}; wait until other runs have ended")]
-    Crowded {
-        /// Which.
-        skill: SkillId,
-        /// What it has no more of.
-        what: String,
-    },
     /// This version is not run any more: see [`crate::state::quarantine`].
     #[error("{skill} {version} is quarantined: {why}; pardon it, or load another version")]
     Quarantined {
@@ -221,23 +221,37 @@ pub enum SkillError {
     },
 }
 
-/// A budget and its limit.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{budget} is used up (limit: {limit})")]
-pub struct Exhausted {
-    /// Which.
-    pub budget: Budget,
-    /// With its unit.
-    pub limit: String,
-}
-
-impl Exhausted {
-    pub(crate) fn time(budget: Budget, limit: Duration) -> Self {
-        Self { budget, limit: format!("{limit:?}") }
-    }
-}
-
 impl SkillError {
+    /// What an error of wasmtime means, with the last line that the skill wrote.
+    pub(crate) fn explained(skill: SkillId, error: &wasmtime::Error, said: Option<String>, budgets: &Budgets) -> Self {
+        if let Some(budget) = error.downcast_ref::<Exhausted>() {
+            return Self::Exhausted { skill, budget: budget.clone() };
+        }
+        if let Some(denied) = error.downcast_ref::<NotGranted>() {
+            return Self::Denied { skill, denied: denied.clone() };
+        }
+        if let Some(budget) = overspent(error, budgets) {
+            return Self::Exhausted { skill, budget };
+        }
+        if error.is::<Interrupted>() {
+            return Self::Stopped { skill };
+        }
+        let trap = error.downcast_ref::<Trap>().map_or_else(|| error.root_cause().to_string(), Trap::to_string);
+        let what = match said {
+            Some(said) => format!("{trap}; it last said: {said}"),
+            None => trap,
+        };
+        Self::Trapped { skill, what }
+    }
+
+    /// Whether the version is to blame for how its run ended.
+    pub(crate) fn is_the_versions_fault(&self) -> bool {
+        match self {
+            Self::Trapped { .. } | Self::Exhausted { .. } | Self::Denied { .. } => true,
+            Self::NotLoaded { .. } | Self::Returned { .. } | Self::Quarantined { .. } | Self::Stopped { .. } => false,
+        }
+    }
+
     /// The run was ended wherever it stood: by the operator, or because its time was up.
     pub(crate) fn is_from_outside(&self) -> bool {
         match self {
@@ -254,4 +268,22 @@ impl SkillError {
             _ => None,
         }
     }
+}
+
+/// The epoch callback saw that the run is to end.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped")]
+pub(crate) struct Interrupted;
+
+/// Budgets that wasmtime itself keeps. As of wasmtime 48 it names them in words only, which the hostile corpus watches.
+fn overspent(error: &wasmtime::Error, budgets: &Budgets) -> Option<Exhausted> {
+    let cause = error.root_cause().to_string();
+    if cause.contains("fuel allocated for hostcalls has been exhausted") {
+        return Some(Exhausted { budget: Budget::CallBytes, limit: mebibytes(budgets.call_bytes) });
+    }
+    if cause.contains("store handle limit exceeded") {
+        let limit = format!("{} of all kinds", budgets.handles.saturating_mul(KINDS_OF_HANDLES));
+        return Some(Exhausted { budget: Budget::Handles, limit });
+    }
+    None
 }

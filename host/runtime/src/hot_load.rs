@@ -24,7 +24,8 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use crate::error::RuntimeError;
 use crate::host::Host;
-use crate::manifest::{FILE, Manifest, SkillId};
+use crate::ids::SkillId;
+use crate::manifest::{FILE, Manifest};
 
 /// A build writes its files in many steps; packages are looked at once it has been quiet for so long.
 const QUIET: Duration = Duration::from_millis(150);

@@ -8,7 +8,6 @@ use waza_model::{About, Actions, Decoding, Detection, Image, ModelError, ModelHa
 use waza_robot::Embodiment;
 
 use crate::contract::{Refusal, model};
-use crate::error::RuntimeError;
 
 /// An answer of the model, when it is there. Dropping it withdraws the request if it has not begun.
 pub type Answer<T = Actions> = Pin<Box<dyn Future<Output = Result<T, ModelError>> + Send>>;
@@ -139,12 +138,12 @@ impl fmt::Display for Ability {
     }
 }
 
-/// Refuses a model that was made for another robot.
-pub(crate) fn check_fit(model: &About, robot: &Embodiment) -> Result<(), RuntimeError> {
+/// What keeps a model from moving a robot, each with both sides. Empty: it was made for it.
+pub(crate) fn misfits(model: &About, robot: &Embodiment) -> Vec<String> {
     let joints = robot.joints.len();
     if !Ability::of(model).any(|it| it == Ability::Act) {
         // It moves nothing.
-        return Ok(());
+        return Vec::new();
     }
     let mut wrong = Vec::new();
     if let Some(made_for) = model.embodiment.as_ref().filter(|it| **it != robot.name) {
@@ -164,10 +163,7 @@ pub(crate) fn check_fit(model: &About, robot: &Embodiment) -> Result<(), Runtime
     if let Some(sensors) = model.sensors.filter(|it| it.channels != channels) {
         wrong.push(format!("it looks at {} sensor channels, the robot has {channels}", sensors.channels));
     }
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    Err(RuntimeError::ModelMisfit { model: model.name.clone(), robot: robot.name.clone(), what: wrong.join("; ") })
+    wrong
 }
 
 /// What a skill is told when the model does not answer.

@@ -11,10 +11,10 @@ use waza_robot::Embodiment;
 
 use crate::contract::Refusal;
 use crate::contract::controller::{Controller as Bindings, exports::waza::skill::control};
-use crate::error::{Exhausted, RuntimeError, SkillError};
-use crate::limits::{Budget, Budgets, Burst, Growth};
-use crate::manifest::{Manifest, SkillId};
-use crate::package::engines::Engines;
+use crate::error::{RuntimeError, SkillError};
+use crate::ids::SkillId;
+use crate::limits::{Budget, Budgets, CpuClock, Exhausted, Growth};
+use crate::package::compile::Engines;
 
 /// What a controller is told at a tick.
 pub use control::Input;
@@ -37,7 +37,7 @@ pub struct Controller {
     bindings: Bindings,
     joints: usize,
     budgets: Budgets,
-    burst: Burst,
+    clock: CpuClock,
     dead: bool,
     /// Without epochs nothing would end a call that takes too long.
     _engines: Engines,
@@ -52,16 +52,13 @@ impl Controller {
     pub(crate) fn new(
         engines: &Engines,
         component: &Component,
-        manifest: Manifest,
+        id: SkillId,
         robot: &Embodiment,
         path: &Path,
     ) -> Result<Self, RuntimeError> {
-        let misfit = |error: wasmtime::Error| RuntimeError::Misfit {
-            path: path.into(),
-            what: format!("{error:#}").replace('\n', " "),
-        };
+        let misfit = |error: wasmtime::Error| RuntimeError::misfit(path, &error);
         let mut linker = Linker::new(&engines.controller);
-        crate::imports::wasi::link_random(&mut linker, |state: &mut State| &mut state.random).map_err(misfit)?;
+        crate::controllers::random::link_random(&mut linker, |state: &mut State| &mut state.random).map_err(misfit)?;
         linker.define_unknown_imports_as_traps(component).map_err(misfit)?;
         let limit = Duration::from_secs_f32(1.0 / robot.control_hz) / SHARE;
         // Each call has a limit of its own; all together have none.
@@ -72,22 +69,22 @@ impl Controller {
         let mut store = Store::new(&engines.controller, State { growth, random: ChaCha8Rng::seed_from_u64(0) });
         store.limiter(|state| &mut state.growth);
         store.set_hostcall_fuel(budgets.call_bytes);
-        let burst = Burst::default();
-        let counted = burst.clone();
+        let clock = CpuClock::default();
+        let counted = clock.clone();
         let kept = budgets.clone();
         store.epoch_deadline_callback(move |_| match counted.check(&kept) {
             Ok(()) => Ok(UpdateDeadline::Continue(1)),
             Err(_) => Err(wasmtime::Error::new(Exhausted::time(Budget::Tick, limit))),
         });
-        arm(&mut store, &burst);
+        arm(&mut store, &clock);
         let bindings = Bindings::instantiate(&mut store, component, &linker).map_err(misfit)?;
         Ok(Self {
-            id: manifest.id,
+            id,
             store,
             bindings,
             joints: robot.joints.len(),
             budgets,
-            burst,
+            clock,
             dead: false,
             _engines: engines.clone(),
         })
@@ -134,10 +131,10 @@ impl Controller {
         if self.dead {
             return Err(SkillError::Trapped { skill: self.id.clone(), what: "it crashed in an earlier call".into() });
         }
-        arm(&mut self.store, &self.burst);
+        arm(&mut self.store, &self.clock);
         call(self.bindings.waza_skill_control(), &mut self.store).map_err(|error| {
             self.dead = true;
-            crate::supervisor::explain(self.id.clone(), &error, None, &self.budgets)
+            SkillError::explained(self.id.clone(), &error, None, &self.budgets)
         })
     }
 
@@ -147,7 +144,7 @@ impl Controller {
 }
 
 /// Gives the next call its time.
-fn arm(store: &mut Store<State>, burst: &Burst) {
-    burst.begin();
+fn arm(store: &mut Store<State>, clock: &CpuClock) {
+    clock.begin();
     store.set_epoch_deadline(1);
 }

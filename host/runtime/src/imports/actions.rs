@@ -2,8 +2,9 @@
 
 use wasmtime::component::Resource;
 
-use super::{Chunk, Held, Run};
+use super::Run;
 use crate::contract::actions;
+use crate::contract::{Chunk, Held};
 
 impl actions::Host for Run {}
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use wasmtime::component::{Accessor, HasSelf};
 
-use super::{Context, Fault, Run};
+use super::{Call, Run};
+use crate::contract::Fault;
 use crate::contract::{Refusal, clock};
 
 impl clock::Host for Run {
@@ -24,7 +25,7 @@ impl<T: Send + 'static> clock::HostWithStore<T> for HasSelf<Run> {
 }
 
 /// Waits for an instant of robot time.
-pub(crate) async fn wait(context: &Arc<Context>, until_ns: u64) -> Result<(), Refusal> {
+pub(crate) async fn wait(context: &Arc<Call>, until_ns: u64) -> Result<(), Refusal> {
     let robot = &context.site.robot;
     let hz = robot.embodiment().control_hz;
     let until = (until_ns as f64 * f64::from(hz) / 1e9).ceil() as u64;

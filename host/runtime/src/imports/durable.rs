@@ -7,7 +7,8 @@ use futures_channel::oneshot::Canceled;
 use futures_util::future::{Either, select};
 use wasmtime::component::{Accessor, HasSelf};
 
-use super::{Context, Fault, Run};
+use super::{Call, Run};
+use crate::contract::Fault;
 use crate::contract::{Refusal, durable};
 use crate::manifest::permission::Permission;
 use crate::run::events::Event;
@@ -29,7 +30,7 @@ impl<T: Send + 'static> durable::HostWithStore<T> for HasSelf<Run> {
         let bytes = state.len();
         let mut written = context.job.write(&context.skill, &state).map_err(not_kept)?;
         if let Some(disk) = &mut written {
-            let offer = pin!(context.job.offers.arrive());
+            let offer = pin!(context.job.newer.wait());
             // Another version need not wait for the disk to begin: the checkpoint before is still there if this one gets lost.
             if let Either::Left((done, _)) = standing_still(&context, select(disk, offer)).await {
                 written = None;
@@ -39,9 +40,9 @@ impl<T: Send + 'static> durable::HostWithStore<T> for HasSelf<Run> {
         context.job.keep(state.clone());
         context.site.checkpoints.keep(&context.skill.manifest.id, state);
         (context.events)(Event::Checkpoint { bytes });
-        context.conduct.take_over();
+        context.activity.take_over();
         context.site.leases.safe_point(context.job.id);
-        if context.job.offers.is_there() {
+        if context.job.newer.is_set() {
             // The host decides whether it is this version that goes on.
             context.safe_point.wait().await;
         }
@@ -53,7 +54,7 @@ impl<T: Send + 'static> durable::HostWithStore<T> for HasSelf<Run> {
 }
 
 /// Waits for what takes no robot time: under lockstep that stands still meanwhile.
-async fn standing_still<T>(context: &Context, wait: impl Future<Output = T>) -> T {
+async fn standing_still<T>(context: &Call, wait: impl Future<Output = T>) -> T {
     let hold = context.site.robot.hold_time();
     let waited = wait.await;
     context.holds.keep(hold);

@@ -6,8 +6,9 @@ use waza_model::{Image, Noise, Priority, Query, Ticket};
 use waza_robot::Pace;
 
 use crate::contract::Refusal;
+use crate::contract::{Chunk, Observed};
+use crate::imports::Call;
 use crate::imports::sensor_window::window;
-use crate::imports::{Chunk, Context, Observed};
 use crate::model::{Ability, Answer, refusal};
 use crate::run::events::Event;
 
@@ -24,7 +25,7 @@ pub(crate) struct Inferred<T = Chunk> {
 ///
 /// Several observations are a video, oldest first; the newest one's state and sensors count.
 pub(crate) fn infer(
-    context: &Context,
+    context: &Call,
     instruction: &str,
     seen: &[Observed],
     until_tick: u64,
@@ -63,7 +64,7 @@ pub(crate) fn infer(
 
 /// A request of this run, whose answer is of use until a tick. Under lockstep robot time stands still until it is there, so
 /// it cannot come too late, however long it takes.
-pub(crate) fn ticket(context: &Context, priority: Priority, until_tick: u64) -> Ticket {
+pub(crate) fn ticket(context: &Call, priority: Priority, until_tick: u64) -> Ticket {
     let robot = &context.site.robot;
     let ticket = Ticket::new(context.name.clone()).of(priority);
     match robot.pace() {
@@ -77,7 +78,7 @@ pub(crate) fn ticket(context: &Context, priority: Priority, until_tick: u64) -> 
 
 /// Waits for the answer to a request that has been made, while robot time stands still.
 pub(crate) fn answered<T>(
-    context: &Context,
+    context: &Call,
     answer: Answer<T>,
 ) -> impl Future<Output = Result<Inferred<T>, Refusal>> + Send + use<T> {
     let site = &context.site;
@@ -96,8 +97,8 @@ pub(crate) fn answered<T>(
 
 /// What the model's cameras saw, or all cameras if it names none. The pixels are shared by everybody who asks about this
 /// moment, so the model sees at a glance that it knows them.
-pub(crate) fn images(context: &Context, seen: &[Observed]) -> Result<Vec<(String, Image)>, Refusal> {
-    let (site, burst) = (&context.site, &context.burst);
+pub(crate) fn images(context: &Call, seen: &[Observed]) -> Result<Vec<(String, Image)>, Refusal> {
+    let (site, burst) = (&context.site, &context.cpu);
     let wanted = &site.model.about().cameras;
     let cameras = &site.robot.embodiment().cameras;
     let of = |seen: &Observed| {

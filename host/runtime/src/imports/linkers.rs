@@ -9,7 +9,7 @@ use wasmtime::component::{Component, Linker};
 
 use crate::contract::skill::SkillPre;
 use crate::imports::{self, Run};
-use crate::package::compile::Interfaces;
+use crate::package::inspect::Interfaces;
 
 /// Whether what a run calls is written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,6 +11,7 @@ pub(crate) mod linkers;
 mod model;
 pub(crate) mod motion;
 mod operator;
+pub(crate) mod pilot;
 pub(crate) mod recorded;
 pub(crate) mod rollout;
 mod sensing;
@@ -24,49 +25,36 @@ use std::sync::atomic::Ordering;
 
 use futures_channel::mpsc;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable, ResourceTableError, ResourceType};
-use waza_robot::{Embodiment, Observation, RobotError};
 
 pub(crate) use clock::wait;
 
-use crate::contract::{self, Refusal};
-use crate::controllers::Untold;
-use crate::error::Exhausted;
-use crate::host::{Site, Skill};
+use crate::contract::{self, Fault, Held, Observed, Refusal};
+use crate::imports::pilot::Unreported;
 use crate::imports::recorded::{Recorder, Recording, Replayer, Replaying};
 use crate::leases::{Holder, Waiting};
 use crate::limits::rate::Meter;
-use crate::limits::{Budget, Burst, Growth};
+use crate::limits::{Budget, CpuClock, Exhausted, Growth};
 use crate::manifest::WIT;
 use crate::manifest::permission::{NotGranted, Permission};
-use crate::package::compile::Interfaces;
+use crate::package::Package;
+use crate::package::inspect::Interfaces;
 use crate::record::Tape;
 use crate::replay::Replayed;
+use crate::run::Job;
+use crate::run::activity::Activity;
 use crate::run::events::Event;
+use crate::run::safe_point::SafePoint;
+use crate::run::services::Services;
 use crate::run::thread::{Holds, Task};
-use crate::supervisor::Job;
-use crate::supervisor::instance::{Conduct, SafePoint};
 
-/// One moment of the robot, as a skill holds it.
-pub type Observed = Arc<Observation>;
-
-/// Rows of the action space, as a skill holds them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Chunk {
-    /// Rows per second.
-    pub rate_hz: f32,
-    pub rows: Vec<Vec<f32>>,
-    /// The tick of the newest observation that it answers.
-    pub since_tick: Option<u64>,
-}
-
-/// What a call of a skill works with, and what outlives the call.
-pub(crate) struct Context {
-    pub site: Arc<Site>,
-    pub skill: Arc<Skill>,
+/// What one call of a skill may use, and what outlives the call.
+pub(crate) struct Call {
+    pub site: Arc<Services>,
+    pub skill: Arc<Package>,
     /// The run that the skill works on.
     pub job: Arc<Job>,
-    /// Counts the versions that have worked on it.
-    pub incarnation: u32,
+    /// Counts the instances that have worked on it.
+    pub instance: u32,
     /// The skill's id, as the model's broker counts it.
     pub name: Arc<str>,
     /// When the run's time is up.
@@ -76,17 +64,17 @@ pub(crate) struct Context {
     pub events: Arc<dyn Fn(Event) + Send + Sync>,
     pub holds: Holds,
     pub tasks: mpsc::UnboundedSender<Task>,
-    pub burst: Burst,
-    pub conduct: Arc<Conduct>,
+    pub cpu: CpuClock,
+    pub activity: Arc<Activity>,
     pub safe_point: SafePoint,
     pub meter: Arc<Meter>,
     /// What its controllers did since its last motion ended.
-    pub untold: Untold,
+    pub unreported: Unreported,
 }
 
 /// The data of one run's store.
 pub(crate) struct Run {
-    pub context: Arc<Context>,
+    pub context: Arc<Call>,
     pub table: ResourceTable,
     pub growth: Growth,
     pub wasi: crate::imports::wasi::Wasi,
@@ -94,7 +82,7 @@ pub(crate) struct Run {
     pub tape: Option<Arc<Tape>>,
 }
 
-impl Context {
+impl Call {
     /// Lets the host work on something beside the skill.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         // The receiver lives as long as the run; without a run there is nothing left to do.
@@ -135,24 +123,24 @@ impl Context {
 
     /// The skill calls the host: it is alive, and so are its leases.
     pub fn called(&self) {
-        self.conduct.called();
-        self.job.pulse.beat(self.site.robot.tick());
+        self.activity.called();
+        self.job.heartbeat.beat(self.site.robot.tick());
     }
 
     /// The skill waits for somebody else. Its leases live as long as this does.
     pub fn waiting(&self) -> Waiting {
-        self.job.pulse.wait(&self.site.robot)
+        self.job.heartbeat.wait(&self.site.robot)
     }
 
     /// As leases know it.
     pub fn holder(&self) -> Holder {
         Holder {
             run: self.job.id,
-            incarnation: self.incarnation,
+            instance: self.instance,
             skill: self.skill.manifest.id.clone(),
             priority: self.job.request.priority,
             callers: self.job.callers.clone(),
-            pulse: self.job.pulse.clone(),
+            heartbeat: self.job.heartbeat.clone(),
         }
     }
 }
@@ -165,25 +153,6 @@ impl Run {
     /// Hands something to the skill.
     pub fn push<T: Send + 'static>(&mut self, value: T) -> wasmtime::Result<Resource<T>> {
         push(&mut self.table, value)
-    }
-}
-
-/// What the host keeps in memory for a handle.
-pub(crate) trait Held {
-    fn bytes(&self, robot: &Embodiment) -> usize;
-}
-
-impl Held for Observed {
-    fn bytes(&self, robot: &Embodiment) -> usize {
-        // Frames that nobody has looked at yet count too: whoever looks at them later takes no more.
-        let frames: usize = robot.cameras.iter().map(|it| it.width as usize * it.height as usize * 3).sum();
-        frames + self.windows.iter().map(|window| size_of_val(&*window.values)).sum::<usize>()
-    }
-}
-
-impl Held for Chunk {
-    fn bytes(&self, _: &Embodiment) -> usize {
-        self.rows.iter().map(|row| size_of::<Vec<f32>>() + size_of_val(&**row)).sum()
     }
 }
 
@@ -212,59 +181,6 @@ pub(crate) fn push<T: Send + 'static>(table: &mut ResourceTable, value: T) -> wa
         }
         other => wasmtime::Error::new(other),
     })
-}
-
-/// Why a call does not return a value: the skill is told, or the run ends.
-#[derive(Debug)]
-pub(crate) enum Fault {
-    Refused(Refusal),
-    Fatal(wasmtime::Error),
-}
-
-impl From<Refusal> for Fault {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<wasmtime::Error> for Fault {
-    fn from(error: wasmtime::Error) -> Self {
-        Self::Fatal(error)
-    }
-}
-
-impl From<ResourceTableError> for Fault {
-    fn from(error: ResourceTableError) -> Self {
-        Self::Fatal(error.into())
-    }
-}
-
-impl From<Exhausted> for Refusal {
-    fn from(exhausted: Exhausted) -> Self {
-        Self::Exhausted(exhausted.to_string())
-    }
-}
-
-impl From<Exhausted> for Fault {
-    fn from(exhausted: Exhausted) -> Self {
-        Self::Refused(exhausted.into())
-    }
-}
-
-impl From<RobotError> for Refusal {
-    fn from(error: RobotError) -> Self {
-        match error {
-            RobotError::Play(error) => Self::Invalid(error.to_string()),
-            RobotError::Link(error) => Self::Unavailable(error.to_string()),
-            error => Self::Failed(error.to_string()),
-        }
-    }
-}
-
-impl From<RobotError> for Fault {
-    fn from(error: RobotError) -> Self {
-        Self::Refused(error.into())
-    }
 }
 
 impl contract::types::Host for Run {

@@ -6,7 +6,8 @@ use futures_util::future::try_join_all;
 use wasmtime::component::{Accessor, HasSelf, Resource};
 use waza_model::{Image, Priority, Question, Ticket};
 
-use super::{Chunk, Context, Fault, Observed, Run};
+use super::{Call, Run};
+use crate::contract::{Chunk, Fault, Observed};
 use crate::contract::{Refusal, model};
 use crate::imports::inference::{Inferred, answered, images, infer, ticket};
 use crate::manifest::permission::Permission;
@@ -100,17 +101,17 @@ impl<T: Send + 'static> model::HostWithStore<T> for HasSelf<Run> {
 }
 
 /// The ticket of a request for which nothing moves; the answer is of use as long as the run lasts.
-fn thinking(context: &Context) -> Ticket {
+fn thinking(context: &Call) -> Ticket {
     ticket(context, Priority::Normal, context.until_tick)
 }
 
 /// What was seen, without the cameras' names.
-fn pictures(context: &Context, seen: &[Observed]) -> Result<Vec<Image>, Refusal> {
+fn pictures(context: &Call, seen: &[Observed]) -> Result<Vec<Image>, Refusal> {
     Ok(images(context, seen)?.into_iter().map(|(_, image)| image).collect())
 }
 
 /// An answer, when it is due.
-async fn due<T>(context: &Context, Inferred { answer, due_tick }: Inferred<T>) -> Result<T, Refusal> {
+async fn due<T>(context: &Call, Inferred { answer, due_tick }: Inferred<T>) -> Result<T, Refusal> {
     let robot = &context.site.robot;
     if due_tick > robot.tick() {
         context.holds.settle(robot.reach(due_tick)).await?;
@@ -118,7 +119,7 @@ async fn due<T>(context: &Context, Inferred { answer, due_tick }: Inferred<T>) -
     Ok(answer)
 }
 
-type Arguments = (Arc<Context>, Vec<Observed>);
+type Arguments = (Arc<Call>, Vec<Observed>);
 
 fn arguments<T>(
     accessor: &Accessor<T, HasSelf<Run>>,

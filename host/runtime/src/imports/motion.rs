@@ -9,16 +9,17 @@ use wasmtime::component::{Access, Accessor, HasSelf, Resource, StreamReader};
 use waza_robot::{Ended, Intervention, Play, PlayReport, RobotError};
 
 use super::stream::stream;
-use super::{Chunk, Context, Fault, Run, refused};
+use super::{Call, Run, refused};
+use crate::contract::{Chunk, Fault};
 use crate::contract::{Refusal, motion, types};
-use crate::controllers::engage;
 use crate::imports::feed::feed;
+use crate::imports::pilot::engage;
 use crate::imports::rollout::{self, Rollout};
 use crate::leases::{Lease, Motion};
 use crate::manifest::permission::Permission;
 use crate::model::Ability;
+use crate::run::activity::PlayInFlight;
 use crate::run::events::Event;
-use crate::supervisor::instance::Underway;
 
 /// The part that `grip` moves, as [`waza_robot::Embodiment`]s name it.
 const GRIPPER: &str = "gripper";
@@ -49,7 +50,7 @@ impl<T: Send + 'static> motion::HostWithStore<T> for HasSelf<Run> {
                 return Err(Refusal::Invalid("a lease needs a part with a joint".into()).into());
             }
             let lease = context.site.leases.acquire(&context.holder(), joints)?;
-            context.conduct.take_over();
+            context.activity.take_over();
             Ok(run.push(lease)?)
         })
     }
@@ -64,7 +65,7 @@ impl motion::HostLease for Run {
         let context = &self.context;
         context.check(Permission::Skills(controller.clone()))?;
         // What the controller itself may use is limited, and not the skill's.
-        Ok(context.burst.uncounted(|| engage(context, lease, &controller, goal))?)
+        Ok(context.cpu.uncounted(|| engage(context, lease, &controller, goal))?)
     }
 
     fn hold(&mut self, lease: Resource<Lease>) -> Result<(), Fault> {
@@ -190,19 +191,19 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
 fn begin<T>(
     accessor: &Accessor<T, HasSelf<Run>>,
     lease: &Resource<Lease>,
-) -> Result<(Arc<Context>, Motion, Underway), Fault> {
+) -> Result<(Arc<Call>, Motion, PlayInFlight), Fault> {
     accessor.with(|mut access| {
         let run = access.get();
         let context = run.context.clone();
         let motion = run.table.get(lease)?.begin()?;
-        let play = context.conduct.play(context.site.robot.tick());
+        let play = context.activity.play(context.site.robot.tick());
         Ok((context, motion, play))
     })
 }
 
 /// What a play that ended means for the skill that waits for it, and to whoever watches the run.
 pub(crate) fn finished(
-    context: &Context,
+    context: &Call,
     motion: &Motion,
     ended: Result<PlayReport, RobotError>,
 ) -> Result<Vec<Intervention>, Refusal> {
@@ -218,12 +219,12 @@ pub(crate) fn finished(
     }
 }
 
-fn interventions(context: &Context, interventions: Vec<Intervention>) -> Vec<motion::Intervention> {
+fn interventions(context: &Call, interventions: Vec<Intervention>) -> Vec<motion::Intervention> {
     let own = interventions.into_iter().map(|it| intervention(context, it));
-    context.untold.take().into_iter().chain(own).collect()
+    context.unreported.take().into_iter().chain(own).collect()
 }
 
-pub(crate) fn intervention(context: &Context, it: Intervention) -> motion::Intervention {
+pub(crate) fn intervention(context: &Call, it: Intervention) -> motion::Intervention {
     let robot = &context.site.robot;
     motion::Intervention {
         at: robot.tick_ns(it.first_tick),
@@ -242,7 +243,7 @@ fn deliver(run: &mut Run, event: rollout::Event) -> wasmtime::Result<motion::Rol
 }
 
 /// Moves the gripper until it is open that far or feels that much resistance, and says how far open it is then.
-async fn grip(context: &Context, motion: &Motion, opening: f32, effort: f32) -> Result<f32, Refusal> {
+async fn grip(context: &Call, motion: &Motion, opening: f32, effort: f32) -> Result<f32, Refusal> {
     let robot = &context.site.robot;
     let embodiment = context.skill.robot(robot.embodiment());
     let joints = embodiment.part_joints(GRIPPER).unwrap_or_default();

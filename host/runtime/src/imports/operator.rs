@@ -2,11 +2,12 @@
 
 use wasmtime::component::{Accessor, HasSelf};
 
-use super::{Fault, Run};
+use super::Run;
+use crate::contract::Fault;
 use crate::contract::{Refusal, operator};
-use crate::host::Operator;
 use crate::manifest::permission::Permission;
 use crate::run::events::Event;
+use crate::run::options::Operator;
 
 /// What a report of progress takes of the budget for logs, beside its note.
 const PROGRESS_BYTES: u64 = 64;

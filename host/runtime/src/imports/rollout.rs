@@ -9,9 +9,10 @@ use futures_util::future::{Either, join_all, select};
 use waza_robot::{Ended, Intervention, Pending, Play, PlayReport, Playing, Response, RobotError};
 
 use crate::contract::Refusal;
+use crate::contract::{Chunk, Observed};
+use crate::imports::Call;
 use crate::imports::feed::{Full, Writer};
 use crate::imports::inference::{Inferred, infer};
-use crate::imports::{Chunk, Context, Observed};
 use crate::leases::Motion;
 use crate::run::events;
 
@@ -26,7 +27,7 @@ pub(crate) enum Event {
 
 /// A rollout, ready to run.
 pub(crate) struct Rollout {
-    pub context: Arc<Context>,
+    pub context: Arc<Call>,
     pub motion: Motion,
     /// What the model is told.
     pub instruction: String,

@@ -7,7 +7,8 @@ use futures_util::future::{Either, select};
 use wasmtime::component::{Access, Accessor, HasSelf, Resource, StreamReader};
 
 use super::stream::stream;
-use super::{Context, Fault, Observed, Run};
+use super::{Call, Run};
+use crate::contract::{Fault, Observed};
 use crate::contract::{Refusal, sensing};
 use crate::imports::feed::{Writer, feed};
 use crate::manifest::permission::Permission;
@@ -95,7 +96,7 @@ impl sensing::HostObservation for Run {
         let index = index(cameras.iter().map(|it| it.name.as_str()), "camera", &camera)?;
         let seen = self.table.get(&seen)?;
         let frame = seen.frames.get(index).ok_or_else(|| Refusal::Unavailable(format!("{camera} is dark")))?;
-        let image = self.context.burst.uncounted(|| frame.image());
+        let image = self.context.cpu.uncounted(|| frame.image());
         self.context.carry(image.rgb.len())?;
         Ok(sensing::Image { width: image.width, height: image.height, rgb: image.rgb.to_vec() })
     }
@@ -142,7 +143,7 @@ impl<T: Send + 'static> sensing::HostWithStore<T> for HasSelf<Run> {
 }
 
 /// Writes an observation every so many ticks until the reader or the link is gone.
-async fn watch(context: Arc<Context>, writer: Writer<Observed>, every_ticks: f32) {
+async fn watch(context: Arc<Call>, writer: Writer<Observed>, every_ticks: f32) {
     let robot = &context.site.robot;
     let start = robot.tick();
     for count in 0.. {

@@ -2,13 +2,15 @@
 
 use wasmtime::component::{Accessor, HasSelf};
 
-use super::{Fault, Run};
+use super::Run;
+use crate::contract::Fault;
+use crate::contract::{Outcome, TaskRequest};
 use crate::contract::{Refusal, skills, types};
-use crate::error::{Exhausted, SkillError};
-use crate::host::{Outcome, TaskRequest};
+use crate::error::SkillError;
 use crate::limits::Budget;
+use crate::limits::Exhausted;
 use crate::manifest::permission::Permission;
-use crate::supervisor::Start;
+use crate::run::Launch;
 
 impl skills::Host for Run {}
 
@@ -37,14 +39,15 @@ impl<T: Send + 'static> skills::HostWithStore<T> for HasSelf<Run> {
         };
         let (site, family) = (&context.site, context.meter.family());
         let callers = context.job.callers.iter().copied().chain([context.job.id]).collect();
-        let (id, events) = (site.runs.number(), context.events.clone());
+        // What the filter does to another skill is told to whoever watches this run, and does not count against this version.
+        let (id, events) = (site.runs.number(), context.job.events.clone());
         // A record is of one run; what another came to is in its answer.
-        let start = Start { id, request, callers, events, file: None, family, journal: None };
+        let launch = Launch { id, request, callers, events, file: None, family, journal: None };
         let _waiting = context.waiting();
-        let ended = context.holds.settle(site.run(&skill, start)).await;
+        let ended = context.holds.settle((site.launch)(&skill, launch)).await;
         ended.map(Outcome::into).map_err(|error| {
             Fault::Refused(match error {
-                SkillError::NotLoaded { .. } | SkillError::Quarantined { .. } | SkillError::Crowded { .. } => {
+                SkillError::NotLoaded { .. } | SkillError::Quarantined { .. } => {
                     Refusal::Unavailable(error.to_string())
                 }
                 SkillError::Stopped { .. } => Refusal::Stopped,

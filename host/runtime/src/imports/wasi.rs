@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
+use rand_chacha::rand_core::SeedableRng;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource, ResourceTable, ResourceType};
 use wasmtime_wasi_io::bytes::Bytes;
@@ -16,16 +16,13 @@ use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
 use wasmtime_wasi_io::streams::{DynInputStream, DynOutputStream, InputStream, OutputStream, StreamError};
 use wasmtime_wasi_io::{IoView, async_trait};
 
-use crate::imports::{self, Context, Run};
+use crate::imports::{self, Call, Run};
 use crate::record::value::{Canonical, arguments};
 use crate::record::{Tape, awaited};
 use crate::run::events::Event;
 
 /// Of the interfaces; the linker takes any 0.2 for it.
 const VERSION: &str = "0.2.6";
-
-/// The most random bytes in one call.
-const MOST_RANDOM_BYTES: u64 = 1 << 20;
 
 /// The longest line that is logged as one.
 const LONGEST_LINE: usize = 4096;
@@ -43,7 +40,7 @@ impl Wasi {
     }
 
     /// Of a run: its lines are reported, and recorded if it is.
-    pub fn of(context: &Arc<Context>, tape: Option<Arc<Tape>>) -> Self {
+    pub fn of(context: &Arc<Call>, tape: Option<Arc<Tape>>) -> Self {
         let (seed, log_bytes) = (context.seed, context.site.options.budgets.log_bytes);
         let context = context.clone();
         Self::new(seed, log_bytes, move |line| {
@@ -158,36 +155,9 @@ impl Sandboxed for Run {
 /// Links everything that this module's description names.
 pub(crate) fn link<T: Sandboxed>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     wasmtime_wasi_io::add_to_linker_async(linker)?;
-    link_random(linker, |data: &mut T| &mut data.wasi().random)?;
+    crate::controllers::random::link_random(linker, |data: &mut T| &mut data.wasi().random)?;
     link_clocks(linker)?;
     link_cli(linker)
-}
-
-/// Links random numbers, which a toolchain's hash tables want even in a controller.
-pub(crate) fn link_random<T: 'static>(
-    linker: &mut Linker<T>,
-    random: fn(&mut T) -> &mut ChaCha8Rng,
-) -> wasmtime::Result<()> {
-    let bytes = move |mut store: StoreContextMut<'_, T>, (count,): (u64,)| {
-        if count > MOST_RANDOM_BYTES {
-            return Err(wasmtime::Error::msg(format!("{count} random bytes are more than {MOST_RANDOM_BYTES}")));
-        }
-        let mut bytes = vec![0; count as usize];
-        random(store.data_mut()).fill_bytes(&mut bytes);
-        Ok((bytes,))
-    };
-    let number = move |mut store: StoreContextMut<'_, T>, (): ()| Ok((random(store.data_mut()).next_u64(),));
-    let mut interface = linker.instance(&format!("wasi:random/random@{VERSION}"))?;
-    interface.func_wrap("get-random-bytes", bytes)?;
-    interface.func_wrap("get-random-u64", number)?;
-    let mut interface = linker.instance(&format!("wasi:random/insecure@{VERSION}"))?;
-    interface.func_wrap("get-insecure-random-bytes", bytes)?;
-    interface.func_wrap("get-insecure-random-u64", number)?;
-    let mut interface = linker.instance(&format!("wasi:random/insecure-seed@{VERSION}"))?;
-    interface.func_wrap("insecure-seed", move |mut store: StoreContextMut<'_, T>, (): ()| {
-        let random = random(store.data_mut());
-        Ok(((random.next_u64(), random.next_u64()),))
-    })
 }
 
 fn link_clocks<T: Sandboxed>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
@@ -252,7 +222,7 @@ fn link_cli<T: Sandboxed>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
 
 /// Rings at an instant of robot time.
 struct Alarm {
-    context: Arc<Context>,
+    context: Arc<Call>,
     until_ns: u64,
     tape: Option<(Arc<Tape>, u64)>,
 }

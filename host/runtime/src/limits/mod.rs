@@ -10,8 +10,6 @@ use std::time::Duration;
 use cpu_time::ThreadTime;
 use wasmtime::ResourceLimiter;
 
-use crate::error::Exhausted;
-
 /// What one run of a skill may use.
 ///
 /// Rates are of robot time, which under lockstep stands still while a skill thinks. A budget ends the run with
@@ -132,29 +130,70 @@ impl fmt::Display for Budget {
     }
 }
 
-/// The CPU time of a run's thread since it last waited, and since the run began. A thread's CPU clock stands still while
-/// the thread waits, and other threads do not advance it.
+/// A budget and its limit.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{budget} is used up (limit: {limit})")]
+pub struct Exhausted {
+    /// Which.
+    pub budget: Budget,
+    /// With its unit.
+    pub limit: String,
+}
+
+impl Exhausted {
+    pub(crate) fn time(budget: Budget, limit: Duration) -> Self {
+        Self { budget, limit: format!("{limit:?}") }
+    }
+}
+
+/// Handles of all kinds that a run may hold, for one of the host's.
+pub(crate) const KINDS_OF_HANDLES: usize = 4;
+
+/// The CPU time of a skill on its run's thread: since it last waited, and since it began. A thread's CPU clock stands still
+/// while the thread waits, and other threads do not advance it.
 #[derive(Clone)]
-pub(crate) struct Burst(Arc<Since>);
+pub(crate) struct CpuClock(Arc<Since>);
 
 struct Since {
     /// Of the thread's CPU time, ns: moved on by what does not count.
     waited: AtomicU64,
     began: AtomicU64,
+    /// What had been used when the clock was paused, ns.
+    used: AtomicU64,
 }
 
-/// Begins both times, on the run's own thread.
-impl Default for Burst {
+/// Begins both times, on this thread.
+impl Default for CpuClock {
     fn default() -> Self {
         let now = thread_ns();
-        Self(Arc::new(Since { waited: AtomicU64::new(now), began: AtomicU64::new(now) }))
+        Self(Arc::new(Since { waited: AtomicU64::new(now), began: AtomicU64::new(now), used: AtomicU64::new(0) }))
     }
 }
 
-impl Burst {
-    /// The skill has waited: its time begins anew. On the run's own thread.
+impl CpuClock {
+    /// Begins both times anew, of this thread: the one on which the skill works from here on.
+    pub fn start(&self) {
+        let now = thread_ns();
+        self.0.waited.store(now, Ordering::Relaxed);
+        self.0.began.store(now, Ordering::Relaxed);
+    }
+
+    /// The skill has waited: its time between two waits begins anew. On the run's own thread.
     pub fn begin(&self) {
         self.0.waited.store(thread_ns(), Ordering::Relaxed);
+    }
+
+    /// What the thread does from here on is somebody else's. On the run's own thread.
+    pub fn pause(&self) {
+        let used = thread_ns().saturating_sub(self.0.began.load(Ordering::Relaxed));
+        self.0.used.store(used, Ordering::Relaxed);
+    }
+
+    /// The skill goes on after [`CpuClock::pause`]. On the run's own thread.
+    pub fn resume(&self) {
+        let now = thread_ns();
+        self.0.waited.store(now, Ordering::Relaxed);
+        self.0.began.store(now.saturating_sub(self.0.used.load(Ordering::Relaxed)), Ordering::Relaxed);
     }
 
     /// On the run's own thread.
@@ -253,31 +292,52 @@ impl ResourceLimiter for Growth {
 mod tests {
     use super::*;
 
-    fn over(burst: &Burst, cpu_burst_ms: u64, cpu_time_ms: u64) -> Option<(Budget, String)> {
+    fn over(clock: &CpuClock, cpu_burst_ms: u64, cpu_time_ms: u64) -> Option<(Budget, String)> {
         let [cpu_burst, cpu_time] = [cpu_burst_ms, cpu_time_ms].map(Duration::from_millis);
-        let checked = burst.check(&Budgets { cpu_burst, cpu_time, ..Budgets::default() });
+        let checked = clock.check(&Budgets { cpu_burst, cpu_time, ..Budgets::default() });
         checked.err().map(|over| (over.budget, over.limit))
     }
 
     #[test]
     fn waiting_and_the_hosts_own_work_do_not_count_as_a_burst() {
-        let burst = Burst::default();
+        let clock = CpuClock::default();
         std::thread::sleep(Duration::from_millis(60));
-        burst.uncounted(|| spin(Duration::from_millis(60)));
-        assert_eq!(over(&burst, 40, 40), None);
+        clock.uncounted(|| spin(Duration::from_millis(60)));
+        assert_eq!(over(&clock, 40, 40), None);
         spin(Duration::from_millis(60));
-        assert_eq!(over(&burst, 40, 40), Some((Budget::CpuBurst, "40ms".into())));
+        assert_eq!(over(&clock, 40, 40), Some((Budget::CpuBurst, "40ms".into())));
     }
 
     #[test]
     fn many_short_bursts_use_up_the_time_of_the_run() {
-        let burst = Burst::default();
+        let clock = CpuClock::default();
         for _ in 0..3 {
-            burst.begin();
+            clock.begin();
             spin(Duration::from_millis(20));
         }
-        assert_eq!(over(&burst, 40, 50), Some((Budget::CpuTime, "50ms".into())));
-        assert_eq!(over(&burst, 40, 500), None);
+        assert_eq!(over(&clock, 40, 50), Some((Budget::CpuTime, "50ms".into())));
+        assert_eq!(over(&clock, 40, 500), None);
+    }
+
+    #[test]
+    fn what_another_does_on_the_thread_while_the_clock_is_paused_does_not_count() {
+        let clock = CpuClock::default();
+        spin(Duration::from_millis(20));
+        clock.pause();
+        spin(Duration::from_millis(60));
+        clock.resume();
+        assert_eq!(over(&clock, 40, 50), None);
+        spin(Duration::from_millis(35));
+        assert_eq!(over(&clock, 40, 50), Some((Budget::CpuTime, "50ms".into())));
+    }
+
+    #[test]
+    fn a_clock_that_was_made_on_another_thread_counts_from_its_start_on_this_one() {
+        spin(Duration::from_millis(60));
+        let clock = std::thread::spawn(CpuClock::default).join().unwrap();
+        assert!(over(&clock, 40, 40).is_some(), "the clocks of two threads have nothing to do with each other");
+        clock.start();
+        assert_eq!(over(&clock, 40, 40), None);
     }
 
     #[test]

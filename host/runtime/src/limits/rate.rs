@@ -1,29 +1,30 @@
 //! What counts the calls of a run: how many are under way, how much they carry, how often the model is asked.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::Exhausted;
-use crate::limits::{Budget, Budgets, mebibytes};
+use parking_lot::Mutex;
 
-/// What is under way at once, against a limit.
+use crate::limits::{Budget, Budgets, Exhausted, mebibytes};
+
+/// What is under way at once, against a limit: the calls of a run, or it and all that it invoked.
 #[derive(Clone, Default)]
-pub(crate) struct Crowd(Arc<AtomicUsize>);
+pub(crate) struct Concurrent(Arc<AtomicUsize>);
 
-/// One of a crowd, until it is dropped.
-pub(crate) struct Place(Crowd);
+/// One of them, until it is dropped.
+pub(crate) struct Slot(Concurrent);
 
-impl Crowd {
-    fn enter(&self, budget: Budget, most: usize) -> Result<Place, Exhausted> {
+impl Concurrent {
+    fn enter(&self, budget: Budget, most: usize) -> Result<Slot, Exhausted> {
         let one_more = |count: usize| (count < most).then_some(count + 1);
         match self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more) {
-            Ok(_) => Ok(Place(self.clone())),
+            Ok(_) => Ok(Slot(self.clone())),
             Err(_) => Err(Exhausted { budget, limit: most.to_string() }),
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::AcqRel);
     }
@@ -56,19 +57,19 @@ impl Bucket {
 
 /// The meters of one run.
 pub(crate) struct Meter {
-    calls: Crowd,
+    calls: Concurrent,
     most_calls: usize,
     /// Shared by a run and all that it invoked.
-    family: Crowd,
+    family: Concurrent,
     most_invocations: usize,
     bytes: Mutex<Bucket>,
     requests: Mutex<Bucket>,
 }
 
 impl Meter {
-    pub fn new(budgets: &Budgets, family: Crowd, now_ns: u64) -> Self {
+    pub fn new(budgets: &Budgets, family: Concurrent, now_ns: u64) -> Self {
         Self {
-            calls: Crowd::default(),
+            calls: Concurrent::default(),
             most_calls: budgets.calls,
             family,
             most_invocations: budgets.invocations,
@@ -78,17 +79,17 @@ impl Meter {
     }
 
     /// A call, a stream or a rollout begins; it has ended when the place is dropped.
-    pub fn call(&self) -> Result<Place, Exhausted> {
+    pub fn call(&self) -> Result<Slot, Exhausted> {
         self.calls.enter(Budget::Calls, self.most_calls)
     }
 
     /// Another skill is invoked; it has ended when the place is dropped.
-    pub fn invocation(&self) -> Result<Place, Exhausted> {
+    pub fn invocation(&self) -> Result<Slot, Exhausted> {
         self.family.enter(Budget::Invocations, self.most_invocations)
     }
 
     /// The run and all that it invoked, as what it invokes counts itself.
-    pub fn family(&self) -> Crowd {
+    pub fn family(&self) -> Concurrent {
         self.family.clone()
     }
 
@@ -108,8 +109,7 @@ impl Meter {
 }
 
 fn take(bucket: &Mutex<Bucket>, amount: f64, now_ns: u64) -> Result<(), f64> {
-    // Numbers, each written in a single step: a panic cannot leave them half changed.
-    let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut bucket = bucket.lock();
     if bucket.take(amount, now_ns) { Ok(()) } else { Err(bucket.per_s) }
 }
 
@@ -122,7 +122,7 @@ mod tests {
     fn meter() -> Meter {
         let budgets =
             Budgets { calls: 2, invocations: 1, bytes_per_s: 1 << 20, model_requests_per_s: 10, ..Budgets::default() };
-        Meter::new(&budgets, Crowd::default(), 0)
+        Meter::new(&budgets, Concurrent::default(), 0)
     }
 
     #[test]

@@ -3,13 +3,13 @@
 pub mod permission;
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use waza_model::About;
 use waza_robot::{Embodiment, Tightening};
 
+use crate::ids::SkillId;
 use crate::manifest::permission::Permission;
 use crate::model::Ability;
 
@@ -56,46 +56,6 @@ pub struct Needs {
     pub sensors: Vec<String>,
     /// Abilities of the model.
     pub abilities: Vec<Ability>,
-}
-
-/// `vendor/name`, each of lower-case letters, digits and single hyphens.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct SkillId(String);
-
-impl SkillId {
-    /// The whole id.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for SkillId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
-
-impl From<SkillId> for String {
-    fn from(id: SkillId) -> Self {
-        id.0
-    }
-}
-
-impl TryFrom<String> for SkillId {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let word = |word: &str| {
-            (1..=64).contains(&word.len())
-                && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-                && !(word.starts_with('-') || word.ends_with('-') || word.contains("--"))
-        };
-        match text.split_once('/') {
-            Some((vendor, name)) if word(vendor) && word(name) => Ok(Self(text)),
-            _ => Err(format!("the id `{text}` is not vendor/name of lower-case letters, digits and hyphens")),
-        }
-    }
 }
 
 /// Why a manifest was refused. Each message is one line with the place and a way out.

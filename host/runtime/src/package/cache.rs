@@ -9,8 +9,8 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use crate::error::RuntimeError;
-use crate::package::code::Code;
-use crate::package::compile::Digest;
+use crate::ids::Digest;
+use crate::package::compile::Code;
 use crate::state::{self, StateFolder};
 
 /// Compiled components that are kept; the oldest go first.

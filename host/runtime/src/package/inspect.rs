@@ -1,118 +1,139 @@
-//! What a component may consist of, counted before it is compiled: a small file can be much work.
-//!
-//! A compiler's time grows with the code, and faster than that with a single function's; instances multiply, because a
-//! component can make several of one that makes several of another. Everything here is far beyond what toolchains make,
-//! a Python interpreter included.
+//! Which of the contract's worlds a component is of, and what it imports, against what its manifest asks for.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use wasmparser::{ComponentInstance, Instance, Parser, Payload};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+use wasmtime::component::types::ComponentItem;
 
 use crate::error::RuntimeError;
+use crate::manifest::permission::Permission;
+use crate::manifest::{Manifest, WIT};
 
-/// Functions, those between components included.
-const MOST_FUNCTIONS: u64 = 100_000;
-/// Code of one function, bytes.
-const LONGEST_FUNCTION: u64 = 512 << 10;
-/// Modules and components, each inside another or beside it.
-const MOST_PARTS: u64 = 200;
-/// Components in components, and a module in the last.
-const DEEPEST: u64 = 8;
-/// Instances that come of instantiating it once, at most.
-const MOST_INSTANCES: u64 = 500;
-/// Imports, exports and aliases.
-const MOST_NAMES: u64 = 20_000;
-/// Bytes of a page of memory, where a module does not say otherwise.
-const PAGE: u64 = 64 << 10;
+/// Which interfaces of the contract a skill may import.
+const INTERFACES: [(&str, Needs); 9] = [
+    ("types", Needs::Nothing),
+    ("clock", Needs::Nothing),
+    ("actions", Needs::Nothing),
+    ("sensing", Needs::One(Permission::Sensing)),
+    ("model", Needs::One(Permission::Model)),
+    ("operator", Needs::One(Permission::Operator)),
+    ("durable", Needs::One(Permission::Durable)),
+    ("motion", Needs::Any("motion:<part>", |it| matches!(it, Permission::Motion(_)))),
+    ("skills", Needs::Any("skills:<vendor/name>", |it| matches!(it, Permission::Skills(_)))),
+];
 
-/// What has been counted so far.
-#[derive(Default)]
-struct Count {
-    functions: u64,
-    parts: u64,
-    names: u64,
-    /// The instances that each component around this place makes itself: of modules, and of components.
-    open: Vec<(u64, u64)>,
-    /// The most instances that any component which has ended makes.
-    largest: u64,
+enum Needs {
+    Nothing,
+    One(Permission),
+    Any(&'static str, fn(&Permission) -> bool),
 }
 
-/// Refuses a component that is more work than any useful one, or declares more memory than a run may use.
-pub(crate) fn check(bytes: &[u8], path: &Path, memory_bytes: usize, table_elements: usize) -> Result<(), RuntimeError> {
-    let damaged = |error: &dyn std::fmt::Display| {
-        let what = format!("the file is truncated or damaged ({error}); build or copy it again");
-        RuntimeError::NotAComponent { path: path.into(), what }
-    };
-    let within = |what: &str, count: u64, most: u64| {
-        if count <= most {
-            return Ok(());
-        }
-        let what = format!("{what}: {count}, the host takes at most {most}");
-        Err(RuntimeError::Outsized { path: path.into(), what })
-    };
-    let mut count = Count::default();
-    if !Parser::is_component(bytes) {
-        // What else it may be is said when it is compiled.
-        return Ok(());
+/// Whether a manifest declares what an interface of the contract needs; if not, the permission to add.
+fn undeclared(interface: &str, manifest: &Manifest) -> Option<String> {
+    let (_, needs) = INTERFACES.iter().find(|(name, _)| *name == interface)?;
+    let declared = &manifest.permissions;
+    match needs {
+        Needs::Nothing => None,
+        Needs::One(permission) => (!declared.contains(permission)).then(|| permission.to_string()),
+        Needs::Any(spelled, matches) => (!declared.iter().any(matches)).then(|| (*spelled).into()),
     }
-    for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(|error| damaged(&error))? {
-            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => count.parts += 1,
-            Payload::Version { .. } => count.open.push((0, 0)),
-            Payload::End(_) => {
-                let (modules, components) = count.open.pop().unwrap_or_default();
-                let made = modules.saturating_add(components.saturating_mul(count.largest.max(1)));
-                count.largest = count.largest.max(made);
+}
+
+/// The interfaces of the contract that a manifest declares what is needed for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Interfaces(BTreeSet<&'static str>);
+
+impl Interfaces {
+    pub fn of(manifest: &Manifest) -> Self {
+        let declared = INTERFACES.iter().filter(|(name, _)| undeclared(name, manifest).is_none());
+        Self(declared.map(|(name, _)| *name).collect())
+    }
+
+    pub fn contains(&self, interface: &str) -> bool {
+        self.0.contains(interface)
+    }
+}
+
+/// What of WASI is there. Linked as described in [`crate::imports::wasi`].
+const WASI: [&str; 4] = ["wasi:cli/", "wasi:clocks/", "wasi:io/", "wasi:random/"];
+
+/// A world of the contract.
+pub(crate) enum World {
+    Skill,
+    Controller,
+}
+
+/// The world of a component.
+pub(crate) fn world(engine: &Engine, component: &Component, path: &Path) -> Result<World, RuntimeError> {
+    let this = component.component_type();
+    let has = |interface: &str, functions: &[&str], world| {
+        let name = format!("waza:skill/{interface}@{WIT}");
+        let Some((_, item)) = this.exports(engine).find(|(export, _)| *export == name) else { return Ok(None) };
+        let ComponentItem::ComponentInstance(instance) = item.ty else { return Ok(None) };
+        let missing = functions.iter().find(|function| {
+            let found = instance.exports(engine).find(|(export, _)| *export == **function);
+            !matches!(found, Some((_, item)) if matches!(item.ty, ComponentItem::ComponentFunc(_)))
+        });
+        match missing {
+            Some(function) => {
+                Err(RuntimeError::MissingExport { path: path.into(), missing: format!("{name}#{function}"), world })
             }
-            Payload::InstanceSection(instances) => {
-                for instance in instances {
-                    if let Instance::Instantiate { .. } = instance.map_err(|error| damaged(&error))?
-                        && let Some((modules, _)) = count.open.last_mut()
-                    {
-                        *modules += 1;
-                    }
-                }
-            }
-            Payload::ComponentInstanceSection(instances) => {
-                for instance in instances {
-                    if let ComponentInstance::Instantiate { .. } = instance.map_err(|error| damaged(&error))?
-                        && let Some((_, components)) = count.open.last_mut()
-                    {
-                        *components += 1;
-                    }
-                }
-            }
-            Payload::CodeSectionEntry(body) => {
-                let code = body.range();
-                within("bytes of a function", (code.end - code.start) as u64, LONGEST_FUNCTION)?;
-            }
-            Payload::FunctionSection(functions) => count.functions += u64::from(functions.count()),
-            Payload::ComponentCanonicalSection(functions) => count.functions += u64::from(functions.count()),
-            Payload::ImportSection(names) => count.names += u64::from(names.count()),
-            Payload::ExportSection(names) => count.names += u64::from(names.count()),
-            Payload::ComponentImportSection(names) => count.names += u64::from(names.count()),
-            Payload::ComponentExportSection(names) => count.names += u64::from(names.count()),
-            Payload::ComponentAliasSection(aliases) => count.names += u64::from(aliases.count()),
-            Payload::MemorySection(memories) => {
-                for memory in memories {
-                    let memory = memory.map_err(|error| damaged(&error))?;
-                    let page = memory.page_size_log2.map_or(PAGE, |log2| 1 << log2.min(16));
-                    within("bytes of memory", memory.initial.saturating_mul(page), memory_bytes as u64)?;
-                }
-            }
-            Payload::TableSection(tables) => {
-                for table in tables {
-                    let table = table.map_err(|error| damaged(&error))?;
-                    within("elements of a table", table.ty.initial, table_elements as u64)?;
-                }
-            }
-            _ => {}
+            None => Ok(Some(())),
         }
-        within("functions", count.functions, MOST_FUNCTIONS)?;
-        within("modules and components", count.parts, MOST_PARTS)?;
-        within("imports, exports and aliases", count.names, MOST_NAMES)?;
-        within("components in components", count.open.len() as u64, DEEPEST)?;
-        within("instances", count.largest, MOST_INSTANCES)?;
+    };
+    if has("task", &["run"], "skill")?.is_some() {
+        return Ok(World::Skill);
+    }
+    if has("control", &["start", "tick", "state"], "controller")?.is_some() {
+        return Ok(World::Controller);
+    }
+    let foreign = this.exports(engine).find(|(export, _)| export.starts_with("waza:skill/"));
+    Err(match foreign {
+        Some((found, _)) => RuntimeError::WrongWit { path: path.into(), found: found.into() },
+        None => {
+            RuntimeError::MissingExport { path: path.into(), missing: format!("waza:skill/task@{WIT}"), world: "skill" }
+        }
+    })
+}
+
+/// Refuses a component that imports what its manifest does not ask for, or what no skill gets.
+pub(crate) fn check_imports(
+    engine: &Engine,
+    component: &Component,
+    path: &Path,
+    manifest: &Manifest,
+) -> Result<(), RuntimeError> {
+    let this = component.component_type();
+    for (import, item) in this.imports(engine) {
+        let forbidden =
+            |what: &str| Err(RuntimeError::Forbidden { path: path.into(), import: import.into(), what: what.into() });
+        if let Some(of_ours) = import.strip_prefix("waza:skill/") {
+            let (interface, version) = of_ours.split_once('@').unwrap_or((of_ours, ""));
+            if version != WIT.to_string() {
+                return Err(RuntimeError::WrongWit { path: path.into(), found: import.into() });
+            }
+            if !INTERFACES.iter().any(|(name, _)| *name == interface) {
+                return forbidden("is no interface of the contract; build it against the released WIT");
+            }
+            // An interface of which only types are used gives no power.
+            let calls = match &item.ty {
+                ComponentItem::ComponentInstance(instance) => {
+                    instance.exports(engine).any(|(_, item)| matches!(item.ty, ComponentItem::ComponentFunc(_)))
+                }
+                _ => true,
+            };
+            if calls && let Some(permission) = undeclared(interface, manifest) {
+                return Err(RuntimeError::Undeclared { path: path.into(), import: import.into(), permission });
+            }
+        } else if import.starts_with("wasi:filesystem/") {
+            return forbidden("no skill gets: there are no files; keep data in the component or in checkpoints");
+        } else if import.starts_with("wasi:sockets/") || import.starts_with("wasi:http/") {
+            return forbidden("no skill gets: there is no network; ask the host's model or another skill instead");
+        } else if !WASI.iter().any(|has| import.starts_with(has)) {
+            return forbidden("this host does not know; a skill imports waza:skill and a little of WASI 0.2");
+        }
     }
     Ok(())
 }

@@ -1,7 +1,145 @@
-//! Packages: from a file to a checked component, and the code made of it.
+//! A package: from its folder to a checked component, and what everybody may know of it.
 
 pub(crate) mod cache;
-pub(crate) mod code;
 pub(crate) mod compile;
-pub(crate) mod engines;
 pub(crate) mod inspect;
+mod size;
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use wasmtime::Engine;
+use waza_model::About;
+use waza_robot::{Embodiment, Tightening, Within};
+
+use crate::error::RuntimeError;
+use crate::ids::{Digest, SkillId, VersionId};
+use crate::manifest::Manifest;
+use crate::manifest::permission::{Grants, Permission};
+use cache::Cache;
+use compile::{Code, Engines, compile};
+use inspect::World;
+
+/// The longest component that is read.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// A version of a skill or a controller, as it was loaded.
+pub(crate) struct Package {
+    pub manifest: Manifest,
+    /// Of its component.
+    pub digest: Digest,
+    pub grants: Grants,
+    /// The limits of its manifest over this robot's; `None`: it has none.
+    pub within: Option<Arc<Within>>,
+    pub code: Code,
+    pub world: World,
+    /// Its component.
+    pub path: PathBuf,
+}
+
+impl Package {
+    pub fn id(&self) -> &SkillId {
+        &self.manifest.id
+    }
+
+    /// Which version it is.
+    pub fn version(&self) -> VersionId {
+        VersionId { id: self.manifest.id.clone(), version: self.manifest.version.clone(), digest: self.digest }
+    }
+
+    /// The robot as this package may use it.
+    pub fn robot<'a>(&'a self, whole: &'a Embodiment) -> &'a Embodiment {
+        self.within.as_ref().map_or(whole, |within| within.embodiment())
+    }
+
+    pub fn summary(&self) -> SkillSummary {
+        let Manifest { id, version, permissions, .. } = self.manifest.clone();
+        SkillSummary { id, version, digest: self.digest, permissions }
+    }
+}
+
+/// A loaded skill or controller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkillSummary {
+    /// `vendor/name`.
+    pub id: SkillId,
+    /// Of the skill.
+    pub version: semver::Version,
+    /// Of its component.
+    pub digest: Digest,
+    /// What it asks to be allowed.
+    pub permissions: BTreeSet<Permission>,
+}
+
+/// What a package must fit.
+pub(crate) struct Fits<'a> {
+    pub robot: &'a Arc<Embodiment>,
+    pub model: &'a About,
+    /// Permissions that no package gets, whatever it declares.
+    pub withheld: &'a BTreeSet<Permission>,
+}
+
+impl Package {
+    /// Reads, compiles and checks the component that a manifest in `folder` names.
+    pub fn open(
+        folder: &Path,
+        manifest: Manifest,
+        fits: &Fits<'_>,
+        engines: &Engines,
+        cache: Option<&Cache>,
+    ) -> Result<Self, RuntimeError> {
+        let mismatch = |what: String| RuntimeError::Mismatch { id: manifest.id.clone(), what };
+        let lacking = manifest.mismatches(fits.robot, fits.model);
+        if !lacking.is_empty() {
+            return Err(mismatch(lacking.join("; ")));
+        }
+        let path = folder.join(&manifest.component);
+        let bytes = read(&path)?;
+        let digest = Digest::of(&bytes);
+        let compiled = |engine: &Engine| -> Result<Code, RuntimeError> {
+            if let Some(component) = cache.and_then(|cache| cache.find(engine, digest)) {
+                return Ok(component);
+            }
+            size::check(&bytes, &path, engines.memory_bytes, engines.table_elements)?;
+            let component = compile(engine, &bytes, &path)?;
+            Ok(match cache {
+                Some(cache) => cache.keep(engine, digest, component),
+                None => Code::Made(component),
+            })
+        };
+        // Exports decide about the engine, so look at them with the one that takes both worlds.
+        let code = compiled(&engines.skill)?;
+        let world = inspect::world(&engines.skill, code.component(), &path)?;
+        inspect::check_imports(&engines.skill, code.component(), &path, &manifest)?;
+        let code = match world {
+            World::Skill => code,
+            World::Controller => compiled(&engines.controller)?,
+        };
+        let grants = Grants::new(&manifest.permissions, fits.withheld);
+        let within = match &manifest.limits {
+            none if *none == Tightening::default() => None,
+            limits => Some(fits.robot.within(limits, "its [limits]").map_err(|error| mismatch(error.to_string()))?),
+        };
+        Ok(Self { manifest, digest, grants, within, code, world, path })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, RuntimeError> {
+    let unreadable = |source| RuntimeError::Read { path: path.into(), source };
+    let too_large = |bytes| RuntimeError::TooLarge { path: path.into(), bytes, most: MOST_BYTES };
+    let about = std::fs::metadata(path).map_err(unreadable)?;
+    if !about.is_file() {
+        // Opening a pipe waits for somebody to write, and a device has no end.
+        return Err(unreadable(io::Error::other("it is no file")));
+    }
+    if about.len() > MOST_BYTES {
+        return Err(too_large(about.len()));
+    }
+    let mut bytes = Vec::with_capacity(about.len() as usize);
+    // It may grow while it is read.
+    File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() as u64 > MOST_BYTES { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
+}

@@ -13,10 +13,11 @@ use std::task::Poll;
 use wasmtime::component::Resource;
 use waza_robot::{Observation, Robot};
 
+use crate::contract::Fault;
+use crate::contract::Outcome;
 use crate::contract::{Refusal, types};
 use crate::error::SkillError;
-use crate::host::Outcome;
-use crate::imports::{Fault, Run};
+use crate::imports::Run;
 use crate::record::value::{Canonical, Misspelt, Reader};
 
 /// Takes what a run writes down. Called on the run's thread, under lockstep while robot time stands still: it must neither
@@ -227,7 +228,7 @@ pub(crate) trait Answer: Sized {
     /// The run ends with this.
     fn fatal(error: wasmtime::Error) -> Self;
 
-    fn observation(&self) -> Option<&Resource<crate::imports::Observed>>;
+    fn observation(&self) -> Option<&Resource<crate::contract::Observed>>;
 }
 
 /// The run ended with this when it was recorded, so it does again.
@@ -278,7 +279,7 @@ impl<T: Canonical> Answer for Result<T, Fault> {
         Err(Fault::Fatal(error))
     }
 
-    fn observation(&self) -> Option<&Resource<crate::imports::Observed>> {
+    fn observation(&self) -> Option<&Resource<crate::contract::Observed>> {
         self.as_ref().ok().and_then(T::observation)
     }
 }
@@ -303,7 +304,7 @@ impl<T: Canonical> Answer for wasmtime::Result<T> {
         Err(error)
     }
 
-    fn observation(&self) -> Option<&Resource<crate::imports::Observed>> {
+    fn observation(&self) -> Option<&Resource<crate::contract::Observed>> {
         self.as_ref().ok().and_then(T::observation)
     }
 }

@@ -7,8 +7,8 @@
 
 use wasmtime::component::Resource;
 
+use crate::contract::{Chunk, Observed};
 use crate::contract::{Refusal, model, motion, sensing, types};
-use crate::imports::{Chunk, Observed};
 use crate::leases::Lease;
 
 /// A text is not the spelling of what it should be.

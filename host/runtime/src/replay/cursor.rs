@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::difference::Difference;
-use crate::limits::Burst;
+use crate::limits::CpuClock;
 use crate::record::{Answer, Delivery, Ending, Entry};
 
 /// The replay goes no further: it differs, or the record ends.
@@ -57,11 +57,11 @@ struct State {
     halted: Option<Halted>,
     /// The run is over: what is dropped now is dropped by the host.
     over: bool,
-    burst: Burst,
+    burst: CpuClock,
 }
 
 impl Cursor {
-    pub fn new(entries: Vec<(u64, Entry)>, burst: Burst) -> Self {
+    pub fn new(entries: Vec<(u64, Entry)>, burst: CpuClock) -> Self {
         // A new version may say what it likes: that moves nothing.
         let entries = entries.into_iter().filter(|(_, entry)| !matches!(entry, Entry::Log { .. })).collect();
         let waiting = BTreeMap::new();

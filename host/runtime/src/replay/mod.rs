@@ -23,20 +23,20 @@ use wasmtime_wasi_io::{IoView, async_trait};
 pub(crate) use cursor::Cursor;
 pub use difference::Difference;
 
+use crate::contract::Fault;
+use crate::contract::TaskRequest;
 use crate::contract::skill::SkillPre;
 use crate::contract::skill::exports::waza::skill::task::Request;
 use crate::error::{RuntimeError, SkillError};
-use crate::host::TaskRequest;
+use crate::ids::SkillId;
+use crate::imports;
 use crate::imports::recorded::Replayer;
 use crate::imports::wasi::{Datetime, Sandboxed, Until, Wasi};
-use crate::imports::{self, Fault};
-use crate::limits::{Budgets, Burst, Growth};
-use crate::manifest::SkillId;
-use crate::package::compile::compile;
-use crate::package::engines::Engines;
+use crate::limits::KINDS_OF_HANDLES;
+use crate::limits::{Budgets, CpuClock, Growth};
+use crate::package::compile::{Engines, compile};
 use crate::record::value::{Canonical, arguments};
 use crate::record::{Answer, Delivery, Ending, Entry, RecordedFatal};
-use crate::supervisor::{KINDS_OF_HANDLES, explain};
 use cursor::Halted;
 
 /// What is replayed.
@@ -92,7 +92,7 @@ impl Replay {
     /// Runs it against a record.
     pub fn run(&self, recorded: Recorded) -> Verdict {
         let Recorded { skill, request, entries } = recorded;
-        let burst = Burst::default();
+        let burst = CpuClock::default();
         let cursor = Cursor::new(entries, burst.clone());
         let mut store = Store::new(&self.engines.skill, Replayed::new(cursor.clone(), request.seed, &self.budgets));
         store.limiter(|replayed| &mut replayed.growth);
@@ -116,7 +116,7 @@ impl Replay {
             Some(Ok(Ok(outcome))) => Some(Ending::of(&Ok(outcome.into()))),
             Some(Ok(Err(refusal))) => Some(Ending::of(&Err(SkillError::Returned { skill, refusal }))),
             Some(Err(error)) if error.is::<RecordedFatal>() => None,
-            Some(Err(error)) => Some(Ending::of(&Err(explain(skill, &error, log.last(), &self.budgets)))),
+            Some(Err(error)) => Some(Ending::of(&Err(SkillError::explained(skill, &error, log.last(), &self.budgets)))),
         };
         let (calls, halted, ended) = cursor.end(ending.as_ref());
         match halted {

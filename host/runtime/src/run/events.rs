@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use waza_robot::Intervention;
 
-use crate::manifest::SkillId;
+use crate::ids::SkillId;
 
 /// Something happened in a run, or in a skill that it invoked. Reported on the run's thread, under lockstep while robot
 /// time stands still; whoever listens must not wait.

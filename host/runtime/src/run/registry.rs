@@ -1,33 +1,13 @@
 //! The runs of a host: their numbers, and those in flight.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
-use serde::{Deserialize, Serialize};
+use parking_lot::Mutex;
 
-use crate::manifest::SkillId;
-use crate::supervisor::Job;
-
-/// A run's number: unique in a host, and in all hosts that used its state folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct RunId(pub(crate) u64);
-
-impl fmt::Display for RunId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
-    }
-}
-
-impl std::str::FromStr for RunId {
-    type Err = std::num::ParseIntError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
-}
+use crate::ids::{RunId, SkillId};
+use crate::run::Job;
 
 /// A run in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,19 +54,19 @@ impl Runs {
     }
 
     pub fn begin(&self, job: &Arc<Job>) {
-        self.lock().insert(job.id, Arc::downgrade(job));
+        self.live.lock().insert(job.id, Arc::downgrade(job));
     }
 
     pub fn end(&self, run: RunId) {
-        self.lock().remove(&run);
+        self.live.lock().remove(&run);
+    }
+
+    /// A run in flight.
+    pub fn job(&self, run: RunId) -> Option<Arc<Job>> {
+        self.live.lock().get(&run).and_then(Weak::upgrade)
     }
 
     pub fn jobs(&self) -> Vec<Arc<Job>> {
-        self.lock().values().filter_map(Weak::upgrade).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<RunId, Weak<Job>>> {
-        // Every change under this lock is a single step, so a panic cannot leave it half done.
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        self.live.lock().values().filter_map(Weak::upgrade).collect()
     }
 }

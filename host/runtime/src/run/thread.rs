@@ -3,11 +3,12 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::Wake;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use waza_robot::{Reply, TimeHold};
 
 /// Work that the host does for a run beside the skill's own, until the run ends.
@@ -20,7 +21,7 @@ pub(crate) struct Holds(Arc<Mutex<Vec<TimeHold>>>);
 impl Holds {
     /// Until the run waits again.
     pub fn keep(&self, hold: TimeHold) {
-        self.lock().push(hold);
+        self.0.lock().push(hold);
     }
 
     /// Keeps the hold of an answer.
@@ -37,13 +38,8 @@ impl Holds {
     /// Lets time go on.
     pub fn release(&self) {
         // Dropped outside the lock: it wakes the control loop.
-        let released = std::mem::take(&mut *self.lock());
+        let released = std::mem::take(&mut *self.0.lock());
         drop(released);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<TimeHold>> {
-        // Pushing and taking are single steps, so a panic cannot leave the list half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

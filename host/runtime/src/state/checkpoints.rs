@@ -10,14 +10,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::contract::TaskRequest;
 use crate::error::RuntimeError;
-use crate::host::{Skill, TaskRequest};
-use crate::manifest::SkillId;
-use crate::package::compile::Digest;
-use crate::run::registry::RunId;
+use crate::ids::{Digest, RunId, SkillId};
+use crate::package::Package;
+use crate::run::Job;
 use crate::state::StateFolder;
 use crate::state::disk_writer::{Desk, Scribe, Written};
-use crate::supervisor::Job;
 
 /// The most that a file may have: a checkpoint of 1 MiB, and what the run was.
 const MOST_BYTES: u64 = 4 << 20;
@@ -96,7 +95,7 @@ impl RunFiles {
 
 impl RunFile {
     /// Keeps a checkpoint in place of the one before.
-    pub fn keep(&self, job: &Job, skill: &Skill, checkpoint: &[u8]) -> std::io::Result<Written> {
+    pub fn keep(&self, job: &Job, skill: &Package, checkpoint: &[u8]) -> std::io::Result<Written> {
         let header = Header {
             run: job.id,
             skill: skill.manifest.id.clone(),

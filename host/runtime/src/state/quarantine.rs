@@ -15,8 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::error::SkillError;
-use crate::manifest::{Manifest, SkillId};
-use crate::package::compile::Digest;
+use crate::ids::{Digest, SkillId, VersionId};
 use crate::state;
 
 /// With which strike a version is quarantined.
@@ -57,17 +56,9 @@ struct Record {
     why: Vec<String>,
 }
 
-/// Which version of what is judged.
-#[derive(Clone, Copy)]
-pub(crate) struct Edition<'a> {
-    pub manifest: &'a Manifest,
-    /// Of its component.
-    pub digest: Digest,
-}
-
 impl Record {
-    fn is_of(&self, Edition { manifest, digest }: Edition<'_>) -> bool {
-        self.digest == digest && self.skill == manifest.id.as_str() && self.version == manifest.version
+    fn is_of(&self, of: &VersionId) -> bool {
+        self.digest == of.digest && self.skill == of.id.as_str() && self.version == of.version
     }
 }
 
@@ -87,11 +78,11 @@ impl Quarantine {
     }
 
     /// Refuses a version that is quarantined.
-    pub fn check(&self, edition: Edition<'_>) -> Result<(), SkillError> {
-        match self.lock().iter().find(|record| record.quarantined && record.is_of(edition)) {
+    pub fn check(&self, version: &VersionId) -> Result<(), SkillError> {
+        match self.lock().iter().find(|record| record.quarantined && record.is_of(version)) {
             Some(record) => Err(SkillError::Quarantined {
-                skill: edition.manifest.id.clone(),
-                version: edition.manifest.version.clone(),
+                skill: version.id.clone(),
+                version: version.version.clone(),
                 why: record.why.join("; "),
             }),
             None => Ok(()),
@@ -99,20 +90,20 @@ impl Quarantine {
     }
 
     /// Counts how a run ended.
-    pub fn judge(&self, edition: Edition<'_>, error: &SkillError) {
-        if is_a_fault(error) {
-            self.strike(edition, error);
+    pub fn judge(&self, version: &VersionId, error: &SkillError) {
+        if error.is_the_versions_fault() {
+            self.strike(version, error);
         }
     }
 
     /// Counts a failure, whatever it is.
-    pub fn strike(&self, edition: Edition<'_>, error: &SkillError) {
-        self.add(edition, error.to_string(), |record| record.why.len() >= STRIKES);
+    pub fn strike(&self, version: &VersionId, error: &SkillError) {
+        self.add(version, error.to_string(), |record| record.why.len() >= STRIKES);
     }
 
     /// Quarantines a version whatever its runs came to.
-    pub fn condemn(&self, edition: Edition<'_>, why: &str) {
-        self.add(edition, why.into(), |_| true);
+    pub fn condemn(&self, version: &VersionId, why: &str) {
+        self.add(version, why.into(), |_| true);
     }
 
     /// Forgets every strike of a skill, whichever version's. Says whether one of them was quarantined.
@@ -135,14 +126,14 @@ impl Quarantine {
         self.lock().iter().filter(|record| record.quarantined).filter_map(shown).collect()
     }
 
-    fn add(&self, edition: Edition<'_>, why: String, quarantines: impl FnOnce(&Record) -> bool) {
+    fn add(&self, version: &VersionId, why: String, quarantines: impl FnOnce(&Record) -> bool) {
         let mut records = self.lock();
-        let mut record = match records.iter().position(|record| record.is_of(edition)) {
+        let mut record = match records.iter().position(|record| record.is_of(version)) {
             Some(index) => records.remove(index),
             None => Record {
-                skill: edition.manifest.id.as_str().into(),
-                version: edition.manifest.version.clone(),
-                digest: edition.digest,
+                skill: version.id.as_str().into(),
+                version: version.version.clone(),
+                digest: version.digest,
                 quarantined: false,
                 why: Vec::new(),
             },
@@ -173,18 +164,6 @@ impl Quarantine {
     fn lock(&self) -> MutexGuard<'_, Vec<Record>> {
         // A panic between removing a record and adding it again forgets it at worst.
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Whether the version is to blame for how its run ended.
-pub(crate) fn is_a_fault(error: &SkillError) -> bool {
-    match error {
-        SkillError::Trapped { .. } | SkillError::Exhausted { .. } | SkillError::Denied { .. } => true,
-        SkillError::NotLoaded { .. }
-        | SkillError::Crowded { .. }
-        | SkillError::Returned { .. }
-        | SkillError::Quarantined { .. }
-        | SkillError::Stopped { .. } => false,
     }
 }
 

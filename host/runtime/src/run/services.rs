@@ -1,0 +1,54 @@
+//! What all runs share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use waza_robot::Robot;
+
+use crate::controllers::Controllers;
+use crate::ids::SkillId;
+use crate::leases::Leases;
+use crate::model::Model;
+use crate::package::compile::Engines;
+use crate::run::Launch;
+use crate::run::options::HostOptions;
+use crate::run::registry::Runs;
+use crate::run::running::Running;
+use crate::state::StateFolder;
+use crate::state::checkpoints::RunFiles;
+use crate::state::quarantine::Quarantine;
+
+/// What all runs share.
+pub(crate) struct Services {
+    pub engines: Engines,
+    pub robot: Robot,
+    pub model: Arc<dyn Model>,
+    pub options: HostOptions,
+    /// Ticks of robot time charged for an inference; 0 in real time.
+    pub latency_ticks: u32,
+    pub leases: Leases,
+    pub checkpoints: Checkpoints,
+    pub runs: Runs,
+    pub quarantine: Quarantine,
+    pub controllers: Controllers,
+    /// Starts a run of a skill that another run invokes. Whoever starts runs lies above this, so it hands its door in.
+    pub launch: Box<dyn Fn(&str, Launch) -> Running + Send + Sync>,
+    pub files: Option<RunFiles>,
+    /// Kept for as long as anybody writes there.
+    pub _state: Option<StateFolder>,
+}
+
+/// The last state that each skill left.
+#[derive(Default)]
+pub(crate) struct Checkpoints(Mutex<BTreeMap<SkillId, Vec<u8>>>);
+
+impl Checkpoints {
+    pub fn keep(&self, skill: &SkillId, state: Vec<u8>) {
+        self.0.lock().insert(skill.clone(), state);
+    }
+
+    pub fn of(&self, skill: &SkillId) -> Option<Vec<u8>> {
+        self.0.lock().get(skill).cloned()
+    }
+}
