@@ -15,7 +15,7 @@ use futures_channel::mpsc;
 use futures_util::StreamExt;
 use pollster::block_on;
 use wasmtime::component::Component;
-use waza_robot::drive::PATIENCE_S;
+use waza_robot::safety::PATIENCE_S;
 use waza_robot::{Drive, DriveInput, Ended, PlayReport, Reply, RobotError};
 
 use crate::bindings::{Refusal, motion};
