@@ -95,7 +95,7 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
             since_tick: chunk.since_tick,
             within: context.skill.within.clone(),
         };
-        let ended = context.holds.settle(context.site.robot.play(play)).await;
+        let ended = context.holds.settle(context.site.robot.play_under(play, motion.fence())).await;
         Ok(interventions(&context, finished(&context, &motion, ended)?))
     }
 
@@ -157,7 +157,8 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         let joints = motion.joints().clone();
         let body = context.skill.robot(robot.embodiment());
         let play = Play::joints_to(body, joints, &robot.commanded(), &positions, speed).map_err(RobotError::Play)?;
-        let ended = context.holds.settle(robot.play(play.within(context.skill.within.clone()))).await;
+        let ended =
+            context.holds.settle(robot.play_under(play.within(context.skill.within.clone()), motion.fence())).await;
         Ok(interventions(&context, finished(&context, &motion, ended)?))
     }
 
@@ -266,7 +267,8 @@ async fn grip(context: &Call, motion: &Motion, opening: f32, effort: f32) -> Res
     target[index] = (low + opening * (high - low)).clamp(low, high);
     let direction = (target[index] - from[index]).signum();
     let play = Play::joints_to(embodiment, joints.clone(), &from, &target, GRIP_SPEED).map_err(RobotError::Play)?;
-    let mut playing = pin!(context.holds.settle(robot.play(play.within(context.skill.within.clone()))));
+    let mut playing =
+        pin!(context.holds.settle(robot.play_under(play.within(context.skill.within.clone()), motion.fence())));
     let seen = loop {
         // What is not waited for must be gone before anything else is: an unread answer keeps robot time still.
         let seen = {
@@ -283,8 +285,7 @@ async fn grip(context: &Call, motion: &Motion, opening: f32, effort: f32) -> Res
             }
             // Only what resists the motion: a gripper that opens may still feel what it held.
             Ok(seen) if seen.joints.efforts[index] * direction >= effort => {
-                motion.check()?;
-                robot.hold(&joints);
+                motion.hold(&joints)?;
                 break seen;
             }
             Ok(_) => {}

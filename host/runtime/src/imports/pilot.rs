@@ -12,7 +12,7 @@ use futures_channel::mpsc;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use pollster::block_on;
-use waza_robot::drive::PATIENCE_S;
+use waza_robot::safety::PATIENCE_S;
 use waza_robot::{Drive, DriveInput, Ended, PlayReport, Reply, RobotError};
 
 use crate::contract::{Refusal, motion};
@@ -69,7 +69,7 @@ pub(crate) fn engage(context: &Arc<Call>, lease: &Lease, name: &str, goal: Vec<f
         failed(error.to_string())
     })?;
     let motion = lease.begin()?;
-    let drive = site.robot.drive(motion.joints(), context.skill.within.clone())?;
+    let drive = site.robot.drive_under(motion.joints(), context.skill.within.clone(), motion.fence())?;
     let (sender, notes) = mpsc::unbounded();
     let hz = site.robot.embodiment().control_hz;
     let pilot = Pilot {

@@ -164,7 +164,7 @@ impl Rollout {
         going.ends = since + (rows.len() as f64 * row_ticks).round() as u64;
         let joints = self.motion.joints().clone();
         let within = self.context.skill.within.clone();
-        going.playing.push(robot.play(Play { joints, rate_hz, rows, since_tick, within }));
+        going.playing.push(robot.play_under(Play { joints, rate_hz, rows, since_tick, within }, self.motion.fence()));
         self.events.push(Event::Chunk(going.chunks)).map_err(unread)?;
         going.chunks += 1;
         Ok(since + (f64::from(self.replan_rows) * row_ticks).round() as u64)

@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use waza_robot::Robot;
+use waza_robot::{Fence, Robot};
 
 use crate::ids::{RunId, SkillId};
 use table::{LeaseId, Table, Terms};
@@ -150,6 +150,10 @@ pub struct Authority {
 pub(crate) struct Motion {
     lease: Lease,
     number: u64,
+    /// The authority over the joints as it was when the motion began. Whoever ends the lease, or tells the joints to hold,
+    /// raises another, and the control loop refuses what comes later under this one: what was checked and what is done cannot
+    /// fall apart.
+    fence: Fence,
 }
 
 impl Leases {
@@ -240,9 +244,11 @@ impl Authority {
 
     /// Puts a new motion in charge.
     pub(crate) fn begin(self: &Arc<Self>) -> Result<Motion, LeaseError> {
-        self.registry.change(|table, now| table.begin(self.id, &self.why_lost, now))?;
-        let number = self.motions.fetch_add(1, Ordering::AcqRel) + 1;
-        Ok(Motion { lease: self.clone(), number })
+        self.registry.change(|table, now| {
+            table.begin(self.id, &self.why_lost, now)?;
+            let number = self.motions.fetch_add(1, Ordering::AcqRel) + 1;
+            Ok(Motion { lease: self.clone(), number, fence: self.registry.robot.standing_fence(&self.joints) })
+        })
     }
 }
 
@@ -272,16 +278,122 @@ impl Motion {
         self.lease.motions.load(Ordering::Acquire) == self.number
     }
 
+    /// Under what the control loop takes a play or a drive of this motion.
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
     /// Brings the joints to a hold unless something else is in charge of them by now.
     pub fn end(&self) {
-        if self.check().is_ok() {
-            self.lease.registry.robot.hold(&self.lease.joints);
-        }
+        // Whoever is in charge decides.
+        let _ = self.hold(&self.lease.joints);
+    }
+
+    /// Brings some of the joints to a hold.
+    ///
+    /// # Errors
+    /// As [`Motion::check`]; nothing holds then.
+    pub fn hold(&self, joints: &BTreeSet<usize>) -> Result<(), LeaseError> {
+        let registry = &self.lease.registry;
+        // Nobody else can have the joints before this returns.
+        registry.change(|table, now| {
+            table.check(self.lease.id, &self.lease.why_lost, now)?;
+            if !self.is_in_charge() {
+                return Err(LeaseError::Superseded);
+            }
+            registry.robot.hold(joints);
+            Ok(())
+        })
     }
 }
 
 impl Drop for Motion {
     fn drop(&mut self) {
         self.lease.registry.change(|table, _| table.ended(self.lease.id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hint::spin_loop;
+    use std::sync::Barrier;
+
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::{RngCore, SeedableRng};
+    use waza_robot::observation::Measurement;
+    use waza_robot::{
+        Embodiment, Ended, Frame, Guard, Link, LinkError, Pace, Play, Proprioception, Robot, RobotOptions,
+    };
+
+    use super::*;
+
+    /// The joints are where they were commanded to be.
+    struct Follower(Vec<f32>);
+
+    impl Link for Follower {
+        fn read(&mut self) -> Result<Measurement, LinkError> {
+            let still = vec![0.0; self.0.len()];
+            let joints = Proprioception { positions: self.0.clone(), velocities: still.clone(), efforts: still };
+            Ok(Measurement { joints, samples: vec![vec![0.0; 6]] })
+        }
+
+        fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {
+            self.0 = positions.to_vec();
+            Ok(())
+        }
+
+        fn capture(&mut self) -> Result<Vec<Frame>, LinkError> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[test]
+    fn what_is_played_under_a_lease_that_is_revoked_at_the_same_time_never_moves_on_after_it() {
+        const ROUNDS: u32 = 10_000;
+        let embodiment = Arc::new(Embodiment::so101());
+        let options = RobotOptions {
+            pace: Pace::Lockstep,
+            kinematics: Box::new(waza_robot::sim::arm::tool_position),
+            guard: Guard::On,
+        };
+        let rest = vec![0.0, -0.6, 0.8, 0.6, 0.0, 0.3];
+        let robot = Robot::start(embodiment.clone(), Box::new(Follower(rest)), options).unwrap();
+        let leases = Leases::new(robot.clone(), Duration::from_secs(30));
+        let joints = embodiment.part_joints("arm").unwrap();
+        let skill = SkillId::try_from("test/skill".to_owned()).unwrap();
+        let mut random = ChaCha8Rng::seed_from_u64(7);
+        let mut spins = || random.next_u32() % 3000;
+        let meet = Barrier::new(2);
+        for round in 0..ROUNDS {
+            let holder = Holder {
+                run: RunId(round.into()),
+                instance: 0,
+                skill: skill.clone(),
+                priority: 0,
+                callers: [].into(),
+                heartbeat: Arc::default(),
+            };
+            let lease = leases.acquire(&holder, joints.clone()).unwrap();
+            let (mine, theirs) = (spins(), spins());
+            let here = robot.commanded();
+            let mut there = here.clone();
+            there[0] = if here[0] > 0.0 { -1.0 } else { 1.0 };
+            let played = std::thread::scope(|scope| {
+                let (meet, leases, skill) = (&meet, &leases, &skill);
+                scope.spawn(move || {
+                    meet.wait();
+                    (0..theirs).for_each(|_| spin_loop());
+                    leases.revoke(skill);
+                });
+                meet.wait();
+                let motion = lease.begin().ok()?;
+                (0..mine).for_each(|_| spin_loop());
+                let play = Play::joints_to(&embodiment, joints.clone(), &here, &there, 1.0).unwrap();
+                Some(futures_executor::block_on(robot.play_under(play, motion.fence())))
+            });
+            let Some(played) = played else { continue };
+            assert_eq!(played.value.unwrap().ended, Ended::Held, "round {round}: it went on under no lease");
+            drop(played.hold);
+        }
     }
 }

@@ -287,3 +287,115 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::leases::Heartbeat;
+
+    const JOINTS: usize = 4;
+    const TERMS: Terms = Terms { silence: 50, term: Duration::from_millis(500), grace: 20, kept: 20 };
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Acquire { run: u64, instance: u32, caller: Option<u64>, joints: BTreeSet<usize> },
+        Begin(usize),
+        Ended(usize),
+        GiveUp(usize),
+        Revoke(u64),
+        SafePoint(u64),
+        Bequeath(u64, u32),
+        Settle(u64),
+        EndRun(u64),
+        Pass(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let run = 0..4_u64;
+        let joints = proptest::collection::btree_set(0..JOINTS, 1..=JOINTS);
+        prop_oneof![
+            4 => (run.clone(), 0..3_u32, proptest::option::of(0..4_u64), joints)
+                .prop_map(|(run, instance, caller, joints)| Step::Acquire { run, instance, caller, joints }),
+            2 => (0..8_usize).prop_map(Step::Begin),
+            1 => (0..8_usize).prop_map(Step::Ended),
+            1 => (0..8_usize).prop_map(Step::GiveUp),
+            1 => run.clone().prop_map(Step::Revoke),
+            1 => run.clone().prop_map(Step::SafePoint),
+            1 => (run.clone(), 0..3_u32).prop_map(|(run, instance)| Step::Bequeath(run, instance)),
+            1 => run.clone().prop_map(Step::Settle),
+            1 => run.prop_map(Step::EndRun),
+            2 => (1..60_u64).prop_map(Step::Pass),
+        ]
+    }
+
+    fn skill(run: u64) -> SkillId {
+        SkillId::try_from(format!("test/skill{run}")).unwrap()
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: a joint has one holder, but for what a caller has lent; and a joint that loses
+        /// its holder is told to hold before anybody else can have it.
+        #[test]
+        fn a_joint_has_one_holder_and_is_released_before_the_next(steps in proptest::collection::vec(step(), 1..60)) {
+            let mut table = Table::new((0..JOINTS).map(|joint| format!("joint {joint}")).collect(), TERMS);
+            let beats: Vec<Arc<Heartbeat>> = (0..4).map(|_| Arc::default()).collect();
+            let mut leases: Vec<(LeaseId, Arc<OnceLock<String>>)> = Vec::new();
+            let mut now = 0;
+            for step in steps {
+                let before: Vec<_> = table.live.iter().map(|(id, lease)| (*id, lease.joints.clone())).collect();
+                let mut inherits = None;
+                match step {
+                    Step::Acquire { run, instance, caller, joints } => {
+                        let holder = Holder {
+                            run: RunId(run),
+                            instance,
+                            skill: skill(run),
+                            priority: run as u8,
+                            callers: caller.filter(|caller| *caller != run).map(RunId).into_iter().collect(),
+                            heartbeat: beats[run as usize].clone(),
+                        };
+                        inherits = Some(RunId(run));
+                        if let Ok(granted) = table.acquire(&holder, joints, now) {
+                            leases.push((granted.id, granted.why_lost));
+                        }
+                    }
+                    Step::Begin(index) => if let Some((id, why)) = leases.get(index) {
+                        let lost = table.begin(*id, why, now).is_err();
+                        prop_assert!(lost || table.live.contains_key(id), "a motion begins under a lease that is gone");
+                    },
+                    Step::Ended(index) => if let Some((id, _)) = leases.get(index) { table.ended(*id) },
+                    Step::GiveUp(index) => if let Some((id, _)) = leases.get(index) { table.give_up(*id) },
+                    Step::Revoke(run) => {
+                        table.revoke(&skill(run));
+                        prop_assert!(table.of_run(RunId(run)).is_empty(), "a revoked skill has joints");
+                    }
+                    Step::SafePoint(run) => table.safe_point(RunId(run)),
+                    Step::Bequeath(run, instance) => table.bequeath(RunId(run), instance),
+                    Step::Settle(run) => table.settle(RunId(run)),
+                    Step::EndRun(run) => {
+                        table.end_run(RunId(run));
+                        prop_assert!(table.of_run(RunId(run)).is_empty(), "a run that is over has joints");
+                    }
+                    Step::Pass(ticks) => now += ticks,
+                }
+                let released = table.take_released();
+                for (id, joints) in before.iter().filter(|(id, _)| !table.live.contains_key(id)) {
+                    // A successor in the same run takes joints over without a hold.
+                    let of_the_run = inherits.map(|run| table.of_run(run)).unwrap_or_default();
+                    let dropped: Vec<_> = joints.iter().filter(|it| !released.contains(it) && !of_the_run.contains(it)).collect();
+                    prop_assert!(dropped.is_empty(), "the joints {dropped:?} of {id:?} were dropped");
+                }
+                let live: Vec<_> = table.live.iter().collect();
+                for (index, (id, lease)) in live.iter().enumerate() {
+                    for (other, theirs) in &live[index + 1..] {
+                        let lent = lease.lenders.contains(other) || theirs.lenders.contains(id)
+                            || !lease.lenders.is_disjoint(&theirs.lenders);
+                        prop_assert!(lent || lease.joints.is_disjoint(&theirs.joints), "{id:?} and {other:?} share a joint");
+                    }
+                }
+            }
+        }
+    }
+}

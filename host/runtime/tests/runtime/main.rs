@@ -15,6 +15,7 @@ mod motion;
 mod packages;
 mod quarantine;
 mod replaying;
+mod rooms;
 mod services;
 mod state;
 mod swapping;

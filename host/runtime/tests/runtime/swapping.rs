@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 use waza_robot::{Pace, Reply, TimeHold};
 use waza_runtime::{Budgets, Event, HostOptions, Refusal, Running, SkillError, SwapOptions, TaskRequest};
 
@@ -215,6 +217,77 @@ fn the_newest_of_several_versions_is_the_one_that_takes_over() {
     let outcome = futures_executor::block_on(running).value.unwrap();
     assert_eq!(outcome.data, "newest from 2 to 30");
     assert_eq!(story(&bench)[2..], ["0.1.0 to 0.3.0", "0.3.0 settled"]);
+}
+
+#[test]
+fn a_version_that_is_replaced_before_the_next_checkpoint_was_never_there() {
+    let bench = bench(Pace::Lockstep, options(), "steady");
+    let hold = bench.robot.hold_time();
+    let running = start(&bench, "count", 20);
+    let hold = load_at(&bench, hold, bench.robot.tick() + 12, "0.2.0", "newer");
+    load(&bench, "0.1.0", "steady");
+    drop(hold);
+    let outcome = futures_executor::block_on(running).value.unwrap();
+    assert_eq!(outcome.data, "steady from 0 to 20");
+    assert!(story(&bench).iter().all(|told| told == "0.2.0 offered"), "{:?}", story(&bench));
+    assert_eq!(loaded(&bench), "0.1.0");
+    assert_eq!(bench.host.instances(), 0);
+}
+
+#[test]
+fn a_version_that_is_unloaded_before_the_next_checkpoint_was_never_there() {
+    let bench = bench(Pace::Lockstep, options(), "steady");
+    let hold = bench.robot.hold_time();
+    let running = start(&bench, "count", 20);
+    let hold = load_at(&bench, hold, bench.robot.tick() + 12, "0.2.0", "newer");
+    assert!(bench.host.unload(&"test/relay".to_owned().try_into().unwrap()));
+    drop(hold);
+    assert_eq!(futures_executor::block_on(running).value.unwrap().data, "steady from 0 to 20");
+}
+
+#[test]
+fn a_version_that_failed_in_one_run_does_not_begin_in_another_to_which_it_was_offered_as_well() {
+    let bench = bench(Pace::Lockstep, options(), "steady");
+    let hold = bench.robot.hold_time();
+    let first = start(&bench, "count", 20);
+    // It comes to its checkpoints five ticks after the first.
+    let reached = bench.robot.reach(bench.robot.tick() + 5);
+    drop(hold);
+    let Reply { hold, .. } = futures_executor::block_on(reached);
+    let second = start(&bench, "count", 20);
+    drop(load_at(&bench, hold, bench.robot.tick() + 3, "0.2.0", "panic"));
+    for running in [first, second] {
+        assert_eq!(futures_executor::block_on(running).value.unwrap().data, "steady from 0 to 20");
+    }
+    let back = story(&bench).iter().filter(|told| told.contains("back to")).count();
+    assert_eq!(back, 1, "the quarantined version began again: {:?}", story(&bench));
+    assert_eq!(bench.host.quarantined().len(), 1);
+}
+
+#[test]
+fn versions_that_are_offered_to_runs_that_end_at_any_time_leave_no_instance() {
+    let state = tempfile::tempdir().unwrap();
+    let bench = bench(Pace::RealTime, HostOptions { state: Some(state.path().into()), ..options() }, "steady");
+    let versions = [("0.1.0", "steady"), ("0.2.0", "newer")];
+    let mut random = ChaCha8Rng::seed_from_u64(7);
+    let mut runs = Vec::new();
+    for round in 0..500 {
+        runs.push(start(&bench, "count", 1 + (random.next_u32() % 3) as u8));
+        let (version, conduct) = versions[round % 2];
+        load(&bench, version, conduct);
+        while runs.len() > (random.next_u32() % 6) as usize {
+            // Dropping a run ends it wherever it stands.
+            drop(runs.swap_remove(random.next_u32() as usize % runs.len()));
+        }
+    }
+    for running in runs {
+        let _ = futures_executor::block_on(running).value;
+    }
+    // Runs that nobody waits for end in their own time.
+    while !bench.host.runs().is_empty() {
+        std::thread::yield_now();
+    }
+    assert_eq!(bench.host.instances(), 0);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::embodiment::{Embodiment, EmbodimentError, Workspace};
-use crate::limits::Limits;
+use crate::trajectory::limits::Limits;
 
 /// Longer than any file of limits.
 const LONGEST_BYTES: u64 = 64 * 1024;
@@ -151,7 +151,7 @@ impl Embodiment {
     pub fn within(self: &Arc<Self>, by: &Tightening, origin: &str) -> Result<Arc<Within>, EmbodimentError> {
         let embodiment = self.tightened(by, origin)?;
         Ok(Arc::new(Within {
-            limits: embodiment.joints.iter().map(|joint| Limits::of(joint, self.control_hz)).collect(),
+            limits: embodiment.joints.iter().map(|joint| joint.limits(self.control_hz)).collect(),
             forbidden: by.forbidden.clone(),
             robot: self.clone(),
             embodiment,
