@@ -10,17 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::about::About;
-use crate::architecture::Architecture;
-use crate::checkpoint::{Checkpoint, CheckpointError, Normalization};
+use crate::architecture::{Architecture, Backbone};
+use crate::checkpoint::{Checkpoint, CheckpointError, Normalization, WeightSource};
 use crate::device::{self, Device};
 use crate::error::ModelError;
 use crate::executor::{Executor, ExecutorError, Resident, Source, Target, forget};
 use crate::image::{Image, patches_from_image};
-use crate::plan::{
-    DenoisePlan, EncodePlan, Network, Numbers, Pick, Plan, PrefixPlan, Role, Shape, View, Weight, WeightSource,
-};
+use crate::plan::{DenoisePlan, EncodePlan, Network, Numbers, Pick, Plan, PrefixPlan, Role, Shape, View, Weight};
 use crate::recent::Recent;
-use crate::tensors::Backbone;
 use inputs::{Host, PrefixKey, Prepared};
 
 /// Requests that run together at most: memory grows with them, and beyond this even a large GPU has enough to do.

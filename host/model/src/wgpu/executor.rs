@@ -13,9 +13,9 @@ use super::fuse::{Fused, fuse};
 use super::kernels::Format;
 use super::lower::{Dispatch, ENOUGH_WORKGROUPS, Profile, Slot, Turns, lower};
 use super::pipelines::Pipelines;
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, WeightSource};
 use crate::executor::{Executor, ExecutorError, Memory, Resident, Source, Target};
-use crate::plan::{Layout, Numbers, Plan, Role, View, Weight, WeightSource};
+use crate::plan::{Layout, Numbers, Plan, Role, View, Weight};
 
 /// Dispatches that are handed to the device together: it begins with the first while later ones are encoded.
 const DISPATCHES_AT_ONCE: usize = 64;

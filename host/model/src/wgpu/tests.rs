@@ -7,12 +7,12 @@ use std::sync::Arc;
 use super::fuse::FEW_ROWS;
 use super::kernels::Format;
 use super::{Adapters, Gpu, WgpuExecutor};
-use crate::CheckpointError;
+use crate::checkpoint::{CheckpointError, WeightSource};
 use crate::cpu::CpuExecutor;
 use crate::executor::{Executor, Source, Target};
 use crate::plan::{
     Activation, Buffer, BufferId, KeyValue, Layout, Mask, Numbers, Op, Operand, Pick, Plan, Role, View, Weight,
-    WeightId, WeightSource,
+    WeightId,
 };
 
 /// Rounds of each test; every round draws new shapes.
