@@ -299,7 +299,7 @@ impl Pinned {
                 hasher.update((file.len() as u64).to_le_bytes());
                 hasher.update(file);
             }
-            hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+            hex::encode(hasher.finalize())
         })
     }
 }
