@@ -355,6 +355,10 @@ impl Executor for WgpuExecutor {
     fn lose(&mut self) {
         self.gpu.device().destroy();
     }
+    fn hang(&mut self) {
+        self.gpu.hang();
+    }
+
 
     fn bytes(&self) -> u64 {
         let buffers = self.prepared.values().flat_map(|prepared| &prepared.buffers);
