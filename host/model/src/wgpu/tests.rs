@@ -575,6 +575,24 @@ fn pixel_shuffle_agrees_with_a_loop() {
 }
 
 #[test]
+fn all_that_was_made_for_a_plan_goes_when_it_is_forgotten() {
+    let Some(gpu) = gpu() else { return };
+    let mut bench = Bench::new(0);
+    let (half, positions) = (8, 5000);
+    let view = bench.view(2, 2 * half);
+    let op = Op::Rope { view, batch: 1, head_dim: 2 * half, first_position: 0, positions, theta: 10_000.0 };
+    let mut executor = WgpuExecutor::new(gpu, &bench.weights, &bench).unwrap();
+    let before = executor.bytes();
+    let buffers = Arc::from(bench.buffers.clone());
+    let plan = Plan { name: "test", layout: Layout::new(), variant: 0, buffers, ops: vec![op] };
+    executor.run(&plan, &[], &mut []).unwrap();
+    let table = 4 * 2 * half * positions;
+    assert!(executor.bytes() - before >= table as u64, "{} bytes after {before}", executor.bytes());
+    executor.forget(plan.layout);
+    assert_eq!(executor.bytes(), before);
+}
+
+#[test]
 fn a_plan_beyond_the_adapters_limits_is_refused_with_both_sizes() {
     let Some(gpu) = gpu() else { return };
     let offered = gpu.limits().max_storage_buffer_binding_size;
