@@ -116,6 +116,22 @@ fn on_answer(answer: &mut Answer, action: impl Fn() + Send + Sync + 'static) {
     assert!(answer.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
 }
 
+/// A broker whose device hangs in the middle of each chunk, where it says so, until the sender is dropped.
+fn hanging() -> (ModelHandle, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let (hang, hangs) = mpsc::channel();
+    let (answer, answers) = mpsc::channel::<()>();
+    let answers = Arc::new(Mutex::new(answers));
+    let started = Broker::start(move || {
+        let (hang, answers) = (hang.clone(), Arc::clone(&answers));
+        faulty(move || {
+            hang.send(()).unwrap();
+            // An error means that the sender was dropped.
+            let _ = answers.lock().unwrap().recv();
+        })
+    });
+    (started.unwrap(), hangs, answer)
+}
+
 /// Keeps the model's thread busy, until this is opened, with the answer to a first request.
 struct Gate {
     open: mpsc::Sender<()>,
@@ -329,18 +345,7 @@ fn a_request_that_waits_is_told_at_its_deadline_while_the_model_is_busy() {
 
 #[test]
 fn whoever_asked_a_device_that_hangs_is_told_that_it_is_late_and_the_next_is_served_once_it_answers() {
-    let (hang, hangs) = mpsc::channel();
-    let (answer, answers) = mpsc::channel::<()>();
-    let answers = Arc::new(Mutex::new(answers));
-    let handle = Broker::start(move || {
-        let (hang, answers) = (hang.clone(), Arc::clone(&answers));
-        faulty(move || {
-            hang.send(()).unwrap();
-            // An error means that the device answers from now on.
-            let _ = answers.lock().unwrap().recv();
-        })
-    })
-    .unwrap();
+    let (handle, hangs, answer) = hanging();
     let begun = handle.act(query(1), &ticket("skill").within(Duration::from_secs(1)));
     hangs.recv_timeout(Duration::from_secs(60)).unwrap();
     let waits = handle.act(query(1), &ticket("skill").within(Duration::from_millis(20)));
@@ -354,22 +359,12 @@ fn whoever_asked_a_device_that_hangs_is_told_that_it_is_late_and_the_next_is_ser
 
 #[test]
 fn a_request_that_the_device_works_on_is_withdrawn_at_once_too() {
-    let (begin, begun) = mpsc::channel();
-    let (go_on, goes_on) = mpsc::channel::<()>();
-    let goes_on = Arc::new(Mutex::new(goes_on));
-    let handle = Broker::start(move || {
-        let (begin, goes_on) = (begin.clone(), Arc::clone(&goes_on));
-        faulty(move || {
-            begin.send(()).unwrap();
-            let _ = goes_on.lock().unwrap().recv();
-        })
-    })
-    .unwrap();
+    let (handle, hangs, answer) = hanging();
     let asked = handle.act(query(1), &ticket("skill"));
-    begun.recv_timeout(Duration::from_secs(60)).unwrap();
+    hangs.recv_timeout(Duration::from_secs(60)).unwrap();
     drop(asked);
     assert_eq!(handle.statistics().cancelled, 1);
-    drop(go_on);
+    drop(answer);
     soon(handle.act(query(1), &ticket("skill"))).unwrap();
     assert_eq!((handle.statistics().cancelled, handle.statistics().served), (1, 1));
 }
