@@ -1,7 +1,7 @@
 //! What becomes of requests that several skills make of one model: on the CPU, and where a device must be lost, on whatever
 //! adapter is here.
 
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests, too
+#![allow(clippy::expect_used, clippy::unwrap_used)] // the helpers of tests are tests, too
 
 use std::path::PathBuf;
 use std::pin::Pin;
