@@ -64,6 +64,7 @@ pub fn model_fault(error: ModelError) -> anyhow::Error {
         | ModelError::Batch
         | ModelError::Busy { .. }
         | ModelError::Late { .. }
+        | ModelError::Panicked { .. }
         | ModelError::Quota { .. }
         | ModelError::Superseded
         | ModelError::Thread(_)

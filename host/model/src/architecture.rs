@@ -1,8 +1,10 @@
 //! The dimensions of a network, all that its plans and its list of tensors are derived from.
 
+mod backbone;
+
 use serde::Serialize;
 
-pub use crate::tensors::Backbone;
+pub use backbone::Backbone;
 
 /// What one checkpoint's network looks like. Made by [`crate::Checkpoint::open`] from `config.json` and the VLM's
 /// configuration, which bound every number in it.

@@ -4,15 +4,13 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, WeightSource};
 use crate::device::{self, Device};
 use crate::error::ModelError;
 use crate::executor::{Source, Target};
 use crate::image::Image;
 use crate::noise::fill_normal;
-use crate::plan::{
-    Activation, Buffer, BufferId, Layout, Numbers, Op, Pick, Plan, Role, View, Weight, WeightId, WeightSource,
-};
+use crate::plan::{Activation, Buffer, BufferId, Layout, Numbers, Op, Pick, Plan, Role, View, Weight, WeightId};
 use crate::policy::{Cost, Noise, Policy, Query, Sections};
 
 /// Runs whose time does not count: the first prepares the device, the next ones fill caches.

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::checkpoint::WeightSource;
 use crate::cpu::CpuExecutor;
 use crate::error::ModelError;
 use crate::executor::Executor;
-use crate::plan::{Weight, WeightSource};
+use crate::plan::Weight;
 
 /// A choice of device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

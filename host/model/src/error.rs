@@ -122,6 +122,12 @@ pub enum ModelError {
     /// The system gave the broker no thread.
     #[error("the model got no thread of its own: {0}. End other programs")]
     Thread(std::io::Error),
+    /// The model panicked over the request: a defect of this crate or of a driver. The model is opened again.
+    #[error("the model failed unexpectedly: {cause}. It is loaded again; ask again, and report this if it repeats")]
+    Panicked {
+        /// What the panic said.
+        cause: String,
+    },
     /// The broker's thread has ended.
     #[error("the model has stopped. Restart the host; its log says why")]
     Stopped,

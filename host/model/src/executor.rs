@@ -41,6 +41,10 @@ pub trait Executor: Send {
     #[doc(hidden)]
     fn lose(&mut self) {}
 
+    /// From now on gives the device no time at all, as if it hung, where that can happen. For tests.
+    #[doc(hidden)]
+    fn hang(&mut self) {}
+
     /// Bytes of weights and buffers that it holds; residents are not counted.
     fn bytes(&self) -> u64;
 
@@ -124,6 +128,16 @@ pub enum ExecutorError {
         device: String,
         /// What it reported.
         cause: String,
+    },
+    /// The device does not answer. Whoever frees what is on it may wait for it.
+    #[error(
+        "{device} has not answered for {seconds} s. It can be opened again; if it hangs again, restart the machine"
+    )]
+    Hung {
+        /// The adapter.
+        device: String,
+        /// How long it was waited for.
+        seconds: u64,
     },
     /// The device has too little memory.
     #[error("{device} has too little memory: {cause}")]

@@ -87,7 +87,7 @@ pub use about::{Ability, About};
 pub use broker::{Answering, Broker, ModelHandle, Priority, Statistics, Ticket};
 pub use checkpoint::{
     AnyCheckpoint, Card, Checkpoint, CheckpointError, InstructionError, Misshapen, TensorMismatch, TextStream,
-    TokenEmbeddings, VlmCheckpoint, VlmTokenizer,
+    TokenEmbeddings, VlmCheckpoint, VlmTokenizer, WeightSource,
 };
 pub use device::{Device, UnknownDevice};
 pub use error::ModelError;

@@ -1,23 +1,29 @@
 //! What becomes of requests that several skills make of one model: on the CPU, and where a device must be lost, on whatever
 //! adapter is here.
 
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests, too
+#![allow(clippy::expect_used, clippy::unwrap_used)] // the helpers of tests are tests, too
 
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{Thread, current, park};
 use std::time::{Duration, Instant};
 
+use waza_model::plan::{Numbers, Weight};
 use waza_model::{
-    Ability, Actions, Answering, Broker, Checkpoint, Decoding, Device, Image, Model, ModelError, ModelHandle, Noise,
-    Policy, Priority, Query, Question, Ticket, Vlm, VlmCheckpoint,
+    Ability, Actions, Answering, Broker, Checkpoint, CheckpointError, Decoding, Device, Image, Model, ModelError,
+    ModelHandle, Noise, Policy, Priority, Query, Question, Ticket, Vlm, VlmCheckpoint, WeightSource,
 };
 
-fn policy(device: Device) -> Result<Policy, ModelError> {
+fn checkpoint() -> Checkpoint {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/smolvla-a/checkpoint");
-    Policy::new(&Checkpoint::open(&folder).unwrap(), device)
+    Checkpoint::open(&folder).unwrap()
+}
+
+fn policy(device: Device) -> Result<Policy, ModelError> {
+    Policy::new(&checkpoint(), device)
 }
 
 fn broker() -> ModelHandle {
@@ -32,6 +38,23 @@ fn batching() -> ModelHandle {
         Ok(policy.into())
     })
     .unwrap()
+}
+
+/// Weights whose table of words does something in the middle of each chunk, on the model's own thread.
+struct Faulty<F>(Checkpoint, F);
+
+impl<F: Fn()> WeightSource for Faulty<F> {
+    fn load(&self, weight: &Weight) -> Result<Numbers, CheckpointError> {
+        if weight.tensors.iter().any(|name| name.contains("embed_tokens")) {
+            (self.1)();
+        }
+        self.0.load(weight)
+    }
+}
+
+/// A policy that does something in the middle of each chunk that is of something new.
+fn faulty(fault: impl Fn() + Send + Sync + 'static) -> Result<Model, ModelError> {
+    Ok(Policy::with_weights(&checkpoint(), Faulty(checkpoint(), fault), Device::Cpu)?.into())
 }
 
 fn image(seed: u32) -> Image {
@@ -72,6 +95,13 @@ fn wait<F: Future>(future: F) -> F::Output {
     }
 }
 
+/// As [`wait`], and fails instead of waiting for ever.
+fn soon<T: Send + 'static>(answer: impl Future<Output = T> + Send + 'static) -> T {
+    let (send, sent) = mpsc::channel();
+    std::thread::spawn(move || send.send(wait(answer)));
+    sent.recv_timeout(Duration::from_secs(60)).expect("nobody answers")
+}
+
 /// Does something on the model's own thread when a request is answered: that thread wakes whoever waits.
 struct OnAnswer<F>(F);
 
@@ -84,6 +114,22 @@ impl<F: Fn() + Send + Sync + 'static> Wake for OnAnswer<F> {
 fn on_answer(answer: &mut Answer, action: impl Fn() + Send + Sync + 'static) {
     let waker = Waker::from(Arc::new(OnAnswer(action)));
     assert!(answer.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+}
+
+/// A broker whose device hangs in the middle of each chunk, where it says so, until the sender is dropped.
+fn hanging() -> (ModelHandle, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let (hang, hangs) = mpsc::channel();
+    let (answer, answers) = mpsc::channel::<()>();
+    let answers = Arc::new(Mutex::new(answers));
+    let started = Broker::start(move || {
+        let (hang, answers) = (hang.clone(), Arc::clone(&answers));
+        faulty(move || {
+            hang.send(()).unwrap();
+            // An error means that the sender was dropped.
+            let _ = answers.lock().unwrap().recv();
+        })
+    });
+    (started.unwrap(), hangs, answer)
 }
 
 /// Keeps the model's thread busy, until this is opened, with the answer to a first request.
@@ -281,15 +327,88 @@ fn requests_that_wait_run_together_and_each_gets_what_it_would_get_alone() {
 }
 
 #[test]
-fn when_the_models_thread_dies_everybody_is_told() {
+fn a_request_that_waits_is_told_at_its_deadline_while_the_model_is_busy() {
     let handle = broker();
     let gate = Gate::shut(&handle);
-    let mut fatal: Answer = Box::pin(handle.act(query(1), &ticket("skill").of(Priority::High)));
-    on_answer(&mut fatal, || panic!("on the model's thread"));
+    let late = soon(handle.act(query(1), &ticket("skill").within(Duration::from_millis(20)))).unwrap_err();
+    assert!(matches!(late, ModelError::Late { .. }), "{late}");
+    // The deadlines that are waited for change with every request.
+    let later = handle.act(query(1), &ticket("skill").within(Duration::from_millis(200)));
+    let earlier = handle.act(query(1), &ticket("skill").within(Duration::from_millis(20)));
+    assert!(matches!(soon(earlier), Err(ModelError::Late { .. })));
+    assert!(matches!(soon(later), Err(ModelError::Late { .. })));
+    gate.open();
+    wait(handle.act(query(1), &ticket("skill"))).unwrap();
+    let done = handle.statistics();
+    assert_eq!((done.late, done.served), (3, 2));
+}
+
+#[test]
+fn whoever_asked_a_device_that_hangs_is_told_that_it_is_late_and_the_next_is_served_once_it_answers() {
+    let (handle, hangs, answer) = hanging();
+    let begun = handle.act(query(1), &ticket("skill").within(Duration::from_secs(1)));
+    hangs.recv_timeout(Duration::from_secs(60)).unwrap();
+    let waits = handle.act(query(1), &ticket("skill").within(Duration::from_millis(20)));
+    assert!(matches!(soon(waits), Err(ModelError::Late { .. })));
+    assert!(matches!(soon(begun), Err(ModelError::Late { .. })));
+    drop(answer);
+    soon(handle.act(query(1), &ticket("skill"))).unwrap();
+    let done = handle.statistics();
+    assert_eq!((done.late, done.served, done.failed, done.runs), (2, 1, 0, 2));
+}
+
+#[test]
+fn a_request_that_the_device_works_on_is_withdrawn_at_once_too() {
+    let (handle, hangs, answer) = hanging();
+    let asked = handle.act(query(1), &ticket("skill"));
+    hangs.recv_timeout(Duration::from_secs(60)).unwrap();
+    drop(asked);
+    assert_eq!(handle.statistics().cancelled, 1);
+    drop(answer);
+    soon(handle.act(query(1), &ticket("skill"))).unwrap();
+    assert_eq!((handle.statistics().cancelled, handle.statistics().served), (1, 1));
+}
+
+#[test]
+fn a_model_that_panics_is_opened_again_and_only_whom_it_served_is_told() {
+    let (opened, broken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (opens, breaks) = (Arc::clone(&opened), Arc::clone(&broken));
+    let handle = Broker::start(move || {
+        assert_ne!(opens.fetch_add(1, Ordering::SeqCst), 1, "while opening");
+        let breaks = Arc::clone(&breaks);
+        faulty(move || assert_ne!(breaks.fetch_add(1, Ordering::SeqCst), 0, "in the middle of a chunk"))
+    })
+    .unwrap();
+    let asked = [0, 1, 2].map(|seed| handle.act(query(seed), &ticket("skill")));
+    let [hit, reopening, waits] = asked.map(soon);
+    let panicked = |result: Result<Actions, ModelError>, at: &str| match result.unwrap_err() {
+        ModelError::Panicked { cause } => assert!(cause.contains(at), "{cause}"),
+        other => panic!("{other}"),
+    };
+    panicked(hit, "in the middle of a chunk");
+    panicked(reopening, "while opening");
+    assert_eq!(waits.unwrap().rows, policy(Device::Cpu).unwrap().act(&query(2)).unwrap().rows);
+    let done = handle.statistics();
+    assert_eq!((opened.load(Ordering::SeqCst), done.reopened, done.failed, done.served), (3, 1, 2, 1));
+}
+
+#[test]
+fn whoever_panics_when_woken_harms_nobody_else() {
+    let handle = broker();
+    let gate = Gate::shut(&handle);
+    // On the thread that keeps deadlines.
+    let mut late: Answer = Box::pin(handle.act(query(1), &ticket("skill").within(Duration::from_millis(20))));
+    on_answer(&mut late, || panic!("on purpose, when late"));
+    let later = handle.act(query(1), &ticket("skill").within(Duration::from_millis(40)));
+    assert!(matches!(soon(later), Err(ModelError::Late { .. })));
+    // On the model's.
+    let mut served: Answer = Box::pin(handle.act(query(1), &ticket("skill").of(Priority::High)));
+    on_answer(&mut served, || panic!("on purpose, when served"));
     let waiting = handle.act(query(1), &ticket("skill"));
     gate.open();
-    assert!(matches!(wait(waiting), Err(ModelError::Stopped)));
-    assert!(matches!(wait(handle.act(query(1), &ticket("skill"))), Err(ModelError::Stopped)));
+    soon(waiting).unwrap();
+    let done = handle.statistics();
+    assert_eq!((done.late, done.served, done.reopened), (2, 3, 0));
 }
 
 #[test]
@@ -297,7 +416,8 @@ fn a_model_that_cannot_be_opened_says_why() {
     let missing = || Checkpoint::open("no such folder".as_ref()).map_err(ModelError::from);
     let error = Broker::start(move || Ok(Policy::new(&missing()?, Device::Cpu)?.into())).unwrap_err();
     assert!(matches!(error, ModelError::Checkpoint(_)), "{error}");
-    assert!(matches!(Broker::start(|| panic!("while opening")), Err(ModelError::Stopped)));
+    let error = Broker::start(|| panic!("while opening")).unwrap_err();
+    assert!(error.to_string().contains("while opening"), "{error}");
 }
 
 #[test]
@@ -458,7 +578,6 @@ fn whatever_is_asked_and_withdrawn_nobody_waits_for_ever_and_the_counts_add_up()
 #[cfg(feature = "gpu")]
 mod devices {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// A broker whose device is lost so many times before it stays, and how often the model was opened. None: there is no
     /// adapter here; with `WAZA_REQUIRE_GPU=1` there has to be one.
@@ -490,6 +609,22 @@ mod devices {
         assert_eq!(rows, expected);
         let done = handle.statistics();
         assert_eq!((opened.load(Ordering::Relaxed), done.reopened, done.retried, done.served), (2, 1, 1, 1));
+    }
+
+    #[test]
+    fn a_device_that_hangs_is_given_up_and_opened_again() {
+        let mut hang = true;
+        let started = Broker::start(move || {
+            let mut policy = policy(Device::Gpu)?;
+            if std::mem::take(&mut hang) {
+                policy.hang_device();
+            }
+            Ok(policy.into())
+        });
+        let Ok(handle) = started else { return };
+        let rows = soon(handle.act(query(1), &ticket("skill"))).unwrap().rows;
+        assert_eq!(rows, policy(Device::Gpu).unwrap().act(&query(1)).unwrap().rows);
+        assert_eq!((handle.statistics().reopened, handle.statistics().retried), (1, 1));
     }
 
     #[test]

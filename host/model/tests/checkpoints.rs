@@ -13,8 +13,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use safetensors::tensor::Dtype;
 use waza_model::architecture::{Sensors, Video};
-use waza_model::plan::{Network, Numbers, Pick, Weight, WeightSource};
-use waza_model::{Checkpoint, CheckpointError, Device, Image, InstructionError, ModelError, Noise, Policy, Query};
+use waza_model::plan::{Network, Numbers, Pick, Weight};
+use waza_model::{
+    Checkpoint, CheckpointError, Device, Image, InstructionError, ModelError, Noise, Policy, Query, WeightSource,
+};
 
 /// A copy of the first worked example that a test may break.
 struct Copy(common::Copy);

@@ -4,15 +4,20 @@
 //! broker decides whose turn it is. Requests carry a [`Ticket`]. They are served by [`Priority`]; within a class by the
 //! earliest deadline, as long as no skill gets far ahead of another one that waits; then as they came.
 //!
+//! - Classes are strict: as long as requests of a higher one keep coming, those of a lower one do not begin, and end at
+//!   their deadlines. That is on purpose: a robot that moves comes before everybody who only asks. Whoever hands out
+//!   [`Priority::High`] has to bound how much of the model's time it takes.
 //! - A request that has not begun by its deadline is dropped: [`ModelError::Late`]. Nothing is dropped because it would
 //!   *probably* be late: the first request of a shape takes much longer than the ones after it, and whoever goes by that
-//!   never finds out.
-//! - A skill has at most 16 requests waiting ([`ModelError::Quota`]), all skills together 256 ([`ModelError::Busy`]).
-//! - Dropping the future of a request that has not begun withdraws it, at once.
+//!   never finds out. What has begun is answered after its deadline, too, for 5 s; then it is late as well.
+//! - Deadlines are kept by a thread of their own, so they hold while the device is busy, and while it hangs.
+//! - A skill has at most 16 requests waiting or being answered ([`ModelError::Quota`]), all skills together 256
+//!   ([`ModelError::Busy`]).
+//! - Dropping the future of a request withdraws it, at once. What the device has begun of it, it still does.
 //! - An answer in words is made token by token, and between two tokens whatever is more urgent is served. One answer is in
 //!   the making at a time: it has the room for keys and values to itself. So when another question is the most urgent
 //!   request, the answer in the making goes on for it. An answer that is not whole at its deadline ends there.
-//! - A camera's frame is encoded once, however many skills ask about it: [`Policy`](crate::Policy) keeps what it encoded.
+//! - A camera's frame is encoded once, however many skills ask about it: [`Policy`] keeps what it encoded.
 //!   Four skills that ask about one frame take 1.07 times the vision time of one (0.65 ms and 0.61 ms: bundled checkpoint,
 //!   2 CPU threads).
 //! - On a GPU, requests of one shape that wait at the same time run together. A batch may round differently than a request
@@ -20,28 +25,33 @@
 //!   alone: four requests take 6.7 ms together and 6.9 ms one after the other (bundled checkpoint, 2 threads), but the
 //!   first answer is there after 2.4 ms.
 //! - A lost device is opened again, with the model on it, and what was hit is tried once more. The second time its caller
-//!   gets the error, and the next request begins with a device that was opened once more.
+//!   gets the error, and the next request begins with a device that was opened once more. A device that does not answer
+//!   counts as lost after 20 s, a software one after 120 s.
+//! - Where the model panics, its callers get [`ModelError::Panicked`], and the next request begins with a model that was
+//!   opened again.
 
+mod deadlines;
 mod queue;
 mod serve;
 mod ticket;
 
-use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
+use std::{fmt, mem};
 
 use futures_channel::{mpsc as stream, oneshot};
+use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 
 use crate::about::About;
 use crate::error::ModelError;
 use crate::image::Image;
 use crate::model::Model;
-use crate::policy::{Actions, Query};
+use crate::policy::{Actions, Policy, Query, Shapes};
 use crate::vlm::{Answer, Decoding, Detection, Question, boxes, locating};
 use queue::Queue;
-use serve::{Job, Server};
+use serve::{Job, Server, on_model};
 pub use ticket::{Priority, Ticket};
 
 /// Starts the thread that owns a model.
@@ -53,6 +63,8 @@ pub struct Broker;
 pub struct ModelHandle {
     shared: Arc<Shared>,
     about: Arc<About>,
+    /// Of a model whose requests may run together.
+    shapes: Option<Shapes>,
 }
 
 /// What became of the requests so far: every one that was asked is waiting, being answered, or one of the others.
@@ -62,9 +74,9 @@ pub struct Statistics {
     pub asked: usize,
     /// Not let in: too many waited, or the model had stopped.
     pub refused: usize,
-    /// Dropped at their deadline.
+    /// Dropped at their deadline, or after it if the device had begun and did not come back.
     pub late: usize,
-    /// Withdrawn before they began, or in the middle of an answer in words.
+    /// Withdrawn before they were answered.
     pub cancelled: usize,
     /// Answered with what was asked for.
     pub served: usize,
@@ -74,7 +86,7 @@ pub struct Statistics {
     pub runs: usize,
     /// Requests that were tried again because the device failed.
     pub retried: usize,
-    /// Times that the model was opened again because its device was lost.
+    /// Times that the model was opened again because its device was lost, or because it panicked.
     pub reopened: usize,
     /// Camera frames encoded for actions.
     pub frames: usize,
@@ -89,52 +101,56 @@ struct Shared {
     state: Mutex<State>,
     /// There may be something to do.
     news: Condvar,
+    /// Something may be late earlier than [`State::late_next`], or the model's thread has ended.
+    deadlines: Condvar,
 }
 
 struct State {
     queue: Queue<Job>,
     statistics: Statistics,
     handles: usize,
-    /// The thread has ended.
+    /// The model's thread has ended.
     stopped: bool,
-    /// Until the last handle has gone, which waits for it: a process that ends while a thread closes its device may crash.
-    thread: Option<JoinHandle<()>>,
+    /// When deadlines are looked at next.
+    late_next: Option<Instant>,
+    /// The model's and the deadlines', until the last handle has gone, which waits for them: a process that ends while a
+    /// thread closes its device may crash.
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Broker {
-    /// Gives a model a thread of its own. `open` loads it there, now and again whenever its device was lost.
+    /// Gives a model a thread of its own. `open` loads it there, now and again whenever its device was lost or it panicked.
     ///
     /// # Errors
-    /// Those of `open`; [`ModelError::Thread`] if the system gives no thread.
+    /// Those of `open`; [`ModelError::Panicked`] if it panics; [`ModelError::Thread`] if the system gives no thread.
     pub fn start(
         mut open: impl FnMut() -> Result<Model, ModelError> + Send + 'static,
     ) -> Result<ModelHandle, ModelError> {
-        let state =
-            State { queue: Queue::new(), statistics: Statistics::default(), handles: 1, stopped: false, thread: None };
-        let shared = Arc::new(Shared { state: Mutex::new(state), news: Condvar::new() });
+        let shared = Arc::new(Shared::new());
         let (ready, opened) = mpsc::channel();
         let stopping = Stopping(Arc::clone(&shared));
         let work = move || {
             // Also if this panics: whoever waits is told.
             let stopping = stopping;
-            match open() {
+            match on_model(&mut open) {
                 Ok(model) => {
+                    let shapes = model.policy.as_ref().filter(|policy| policy.batches()).map(Policy::shapes);
                     // Whoever started this thread waits for it.
-                    let _ = ready.send(Ok(model.about().clone()));
+                    let _ = ready.send(Ok((model.about().clone(), shapes)));
                     Server::new(open, model, Arc::clone(&stopping.0)).serve();
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }
         };
-        let thread = thread::Builder::new().name("waza-model".to_owned()).spawn(work).map_err(ModelError::Thread)?;
-        shared.lock().thread = Some(thread);
-        match opened.recv().unwrap_or(Err(ModelError::Stopped)) {
-            Ok(about) => Ok(ModelHandle { shared, about: Arc::new(about) }),
-            Err(error) => {
-                shared.end();
-                Err(error)
-            }
-        }
+        shared.spawn("waza-model", work)?;
+        let (about, shapes) = opened.recv().unwrap_or(Err(ModelError::Stopped)).inspect_err(|_| shared.end())?;
+        let handle = ModelHandle { shared: Arc::clone(&shared), about: Arc::new(about), shapes };
+        // If there is no thread for them, dropping the handle ends the model's.
+        shared.spawn("waza-deadlines", {
+            let shared = Arc::clone(&shared);
+            move || deadlines::keep(&shared)
+        })?;
+        Ok(handle)
     }
 }
 
@@ -146,22 +162,25 @@ impl ModelHandle {
 
     /// What became of the requests so far, of all handles.
     pub fn statistics(&self) -> Statistics {
-        self.shared.lock().statistics
+        self.shared.state.lock().statistics
     }
 
     /// As [`Policy::act`](crate::Policy::act), on the model's own thread. The request is made when this returns; the future
-    /// only waits for the answer, on any runtime, and dropping it withdraws a request that has not begun.
+    /// only waits for the answer, on any runtime, and dropping it withdraws the request.
     ///
     /// # Errors
     /// Those of [`Policy::act`](crate::Policy::act); [`ModelError::Quota`] or [`ModelError::Busy`] if too many requests
-    /// wait; [`ModelError::Late`] if its turn did not come in time; [`ModelError::Stopped`] if the thread died.
+    /// wait; [`ModelError::Late`] if its turn did not come in time; [`ModelError::Panicked`] if the model panicked over it;
+    /// [`ModelError::Stopped`] if the thread died.
     pub fn act(
         &self,
         query: Query,
         ticket: &Ticket,
     ) -> impl Future<Output = Result<Actions, ModelError>> + Send + use<> {
         let (answer, answered) = oneshot::channel();
-        let asked = self.ask_for(Job::Act { query: Box::new(query), shape: None, answer }, ticket);
+        // Here, because it takes time: nobody else waits for it.
+        let shape = self.shapes.as_ref().and_then(|shapes| shapes.of(&query));
+        let asked = self.ask_for(Job::Act { query: Arc::new(query), shape, answer }, ticket);
         async move {
             let _withdraw = asked?;
             answered.await.unwrap_or(Err(ModelError::Stopped))
@@ -174,8 +193,10 @@ impl ModelHandle {
     /// # Errors
     /// Those of [`Vlm::ask`](crate::Vlm::ask), and of the broker as for [`ModelHandle::act`]; [`Answering::whole`] has them.
     pub fn ask(&self, question: Question, decoding: Decoding, ticket: &Ticket) -> Answering {
+        // As many pieces as the answer may have tokens, which the model's context bounds.
         let (pieces, words) = stream::unbounded();
         let (answer, answered) = oneshot::channel();
+        let question = Arc::new(question);
         let asked = self.ask_for(Job::Ask { question, decoding, pieces, sent: 0, answer }, ticket);
         Answering { words, answered, asked }
     }
@@ -205,7 +226,7 @@ impl ModelHandle {
         ticket: &Ticket,
     ) -> impl Future<Output = Result<Vec<f32>, ModelError>> + Send + use<> {
         let (answer, answered) = oneshot::channel();
-        let asked = self.ask_for(Job::Embed { text, images, answer }, ticket);
+        let asked = self.ask_for(Job::Embed { question: Arc::new(Question { text, images }), answer }, ticket);
         async move {
             let _withdraw = asked?;
             answered.await.unwrap_or(Err(ModelError::Stopped))
@@ -213,31 +234,37 @@ impl ModelHandle {
     }
 
     fn ask_for(&self, job: Job, ticket: &Ticket) -> Result<Withdraw, ModelError> {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         state.statistics.asked += 1;
         let pushed =
             if state.stopped { Err(ModelError::Stopped) } else { state.queue.push(ticket, job, Instant::now()) };
-        if pushed.is_err() {
-            state.statistics.refused += 1;
+        match &pushed {
+            Ok((_, deadline)) if state.is_late_earlier(*deadline) => drop(self.shared.deadlines.notify_one()),
+            Ok(_) => {}
+            Err(_) => state.statistics.refused += 1,
         }
         drop(state);
         self.shared.news.notify_one();
-        Ok(Withdraw { shared: Arc::clone(&self.shared), id: pushed? })
+        let (id, _) = pushed?;
+        Ok(Withdraw { shared: Arc::clone(&self.shared), id })
     }
 }
 
 impl Clone for ModelHandle {
     fn clone(&self) -> Self {
-        self.shared.lock().handles += 1;
-        Self { shared: Arc::clone(&self.shared), about: Arc::clone(&self.about) }
+        self.shared.state.lock().handles += 1;
+        Self { shared: Arc::clone(&self.shared), about: Arc::clone(&self.about), shapes: self.shapes.clone() }
     }
 }
 
 impl Drop for ModelHandle {
     fn drop(&mut self) {
-        self.shared.lock().handles -= 1;
-        self.shared.news.notify_one();
-        if self.shared.lock().handles == 0 {
+        let mut state = self.shared.state.lock();
+        state.handles -= 1;
+        let is_last = state.handles == 0;
+        drop(state);
+        if is_last {
+            self.shared.news.notify_one();
             self.shared.end();
         }
     }
@@ -250,22 +277,35 @@ impl fmt::Debug for ModelHandle {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // What panics while it holds the lock leaves the queue whole: requests come and go in single steps.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new() -> Self {
+        let state = State {
+            queue: Queue::new(),
+            statistics: Statistics::default(),
+            handles: 1,
+            stopped: false,
+            late_next: None,
+            threads: Vec::new(),
+        };
+        Self { state: Mutex::new(state), news: Condvar::new(), deadlines: Condvar::new() }
     }
 
-    /// Waits for the thread, which has nothing to do any more but what it has begun.
+    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), ModelError> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(work).map_err(ModelError::Thread)?;
+        self.state.lock().threads.push(thread);
+        Ok(())
+    }
+
+    /// Waits for the threads, which have nothing to do any more but what they have begun.
     fn end(&self) {
-        let thread = self.lock().thread.take();
-        if let Some(thread) = thread.filter(|it| it.thread().id() != thread::current().id()) {
+        let threads = mem::take(&mut self.state.lock().threads);
+        if threads.iter().any(|it| it.thread().id() == thread::current().id()) {
+            // The last handle went with somebody whom one of them woke; they end by themselves.
+            return;
+        }
+        for thread in threads {
             // If it panicked, whoever asked it was told.
             let _ = thread.join();
         }
-    }
-
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.news.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -292,7 +332,7 @@ impl Answering {
     }
 }
 
-/// Withdraws a request, if it still waits.
+/// Withdraws a request, if it was not answered.
 struct Withdraw {
     shared: Arc<Shared>,
     id: u64,
@@ -300,7 +340,7 @@ struct Withdraw {
 
 impl Drop for Withdraw {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         let withdrawn = state.queue.remove(self.id);
         state.statistics.cancelled += usize::from(withdrawn.is_some());
         // What the request holds is dropped outside the lock.
@@ -313,12 +353,12 @@ struct Stopping(Arc<Shared>);
 
 impl Drop for Stopping {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         state.stopped = true;
         let waiting = state.queue.clear();
         state.statistics.failed += waiting.len();
         drop(state);
-        // Answered by dropping: whoever waits is told that the model has stopped.
-        drop(waiting);
+        self.0.deadlines.notify_one();
+        waiting.into_iter().for_each(|entry| entry.job.fail(ModelError::Stopped));
     }
 }

@@ -13,6 +13,9 @@ pub const QUOTA: usize = 16;
 pub const MOST_WAITING: usize = 16 * QUOTA;
 /// How long a request without a deadline may wait: long enough for the slowest model, and not for ever.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
+/// How long after its deadline a request that has begun may still be answered. A chunk of actions is of some use until its
+/// last row is due, at most 5 s with 50 rows at 10 a second; a device that takes longer hangs, for all that its caller knows.
+const GRACE: Duration = Duration::from_secs(5);
 /// By how much of the model's time a skill may get ahead of another one that waits. Less, and deadlines count for less;
 /// more, and a skill that asks without pause holds the others up for longer.
 const LEAD: Duration = Duration::from_millis(250);
@@ -32,13 +35,15 @@ pub(super) struct Queue<J> {
     last: u64,
 }
 
-/// A request that waits, or that is being answered word by word.
+/// A request that waits or is being answered.
 #[derive(Debug)]
 pub(super) struct Entry<J> {
     pub id: u64,
     pub job: J,
     /// It was hit by a failure of the device and is tried for the second time.
     pub again: bool,
+    /// It is its turn now: the device works on it.
+    running: bool,
     skill: Arc<str>,
     priority: Priority,
     deadline: Instant,
@@ -53,10 +58,6 @@ struct Account {
 }
 
 impl<J> Entry<J> {
-    pub fn skill(&self) -> Arc<str> {
-        Arc::clone(&self.skill)
-    }
-
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
@@ -64,6 +65,11 @@ impl<J> Entry<J> {
     /// Why it is not served once its deadline has passed.
     pub fn late(&self) -> ModelError {
         ModelError::Late { given: self.deadline.saturating_duration_since(self.arrived) }
+    }
+
+    fn is_late(&self, now: Instant) -> bool {
+        let grace = if self.running { GRACE } else { Duration::ZERO };
+        self.deadline <= now && now - self.deadline >= grace
     }
 }
 
@@ -76,8 +82,8 @@ impl<J> Queue<J> {
         self.entries.len()
     }
 
-    /// Lets a request wait; returns its number.
-    pub fn push(&mut self, ticket: &Ticket, job: J, now: Instant) -> Result<u64, ModelError> {
+    /// Lets a request wait; returns its number and its deadline.
+    pub fn push(&mut self, ticket: &Ticket, job: J, now: Instant) -> Result<(u64, Instant), ModelError> {
         let waiting = self.entries.len();
         if waiting >= MOST_WAITING {
             return Err(ModelError::Busy { waiting });
@@ -86,26 +92,27 @@ impl<J> Queue<J> {
             return Err(ModelError::Quota { most: QUOTA });
         }
         self.last += 1;
-        self.put_back(Entry {
-            id: self.last,
-            job,
-            again: false,
-            skill: Arc::clone(&ticket.skill),
-            priority: ticket.priority,
-            deadline: ticket.deadline.unwrap_or(now + LONGEST_WAIT),
-            arrived: now,
-        });
-        Ok(self.last)
-    }
-
-    /// Lets a request that was taken wait once more; it was let in already.
-    pub fn put_back(&mut self, entry: Entry<J>) {
-        let (since, account) = (self.served, self.account(&entry.skill));
+        let (since, account) = (self.served, self.account(&ticket.skill));
         if account.entries == 0 {
             account.served = account.served.max(since);
         }
         account.entries += 1;
-        self.entries.push(entry);
+        let deadline = ticket.deadline.unwrap_or(now + LONGEST_WAIT);
+        self.entries.push(Entry {
+            id: self.last,
+            job,
+            again: false,
+            running: false,
+            skill: Arc::clone(&ticket.skill),
+            priority: ticket.priority,
+            deadline,
+            arrived: now,
+        });
+        Ok((self.last, deadline))
+    }
+
+    pub fn get(&self, id: u64) -> Option<&Entry<J>> {
+        self.entries.iter().find(|entry| entry.id == id)
     }
 
     pub fn get_mut(&mut self, id: u64) -> Option<&mut Entry<J>> {
@@ -122,10 +129,22 @@ impl<J> Queue<J> {
         Some(entry)
     }
 
-    /// Removes everything whose deadline has passed.
+    /// Removes everything that is too late: what has not begun at its deadline, what has begun [`GRACE`] after it.
     pub fn remove_late(&mut self, now: Instant) -> Vec<Entry<J>> {
-        let late: Vec<u64> = self.entries.iter().filter(|entry| entry.deadline <= now).map(|entry| entry.id).collect();
+        let late: Vec<u64> = self.entries.iter().filter(|entry| entry.is_late(now)).map(|entry| entry.id).collect();
         late.into_iter().filter_map(|id| self.remove(id)).collect()
+    }
+
+    /// When a request is late next, if none is now; not later than that, whatever begins or ends its turn until then.
+    pub fn late_next(&self, now: Instant) -> Option<Instant> {
+        let next = |entry: &Entry<J>| {
+            if entry.deadline > now {
+                entry.deadline
+            } else {
+                entry.deadline.checked_add(GRACE).unwrap_or(entry.deadline)
+            }
+        };
+        self.entries.iter().map(next).min()
     }
 
     /// Removes everything.
@@ -152,13 +171,20 @@ impl<J> Queue<J> {
         entries
     }
 
-    /// A turn of `skill` begins.
-    pub fn begin(&mut self, skill: &Arc<str>) {
-        self.served = self.served.max(self.account(skill).served);
+    /// The turn of a request begins; returns whose it is.
+    pub fn begin(&mut self, id: u64) -> Option<Arc<str>> {
+        let entry = self.get_mut(id)?;
+        entry.running = true;
+        let skill = Arc::clone(&entry.skill);
+        self.served = self.served.max(self.account(&skill).served);
+        Some(skill)
     }
 
-    /// A turn of `skill` has ended, after this much of the model's time.
-    pub fn charge(&mut self, skill: &Arc<str>, time: Duration) {
+    /// The turn of a request of `skill` has ended, after this much of the model's time. It may be gone, or wait once more.
+    pub fn end(&mut self, id: u64, skill: &Arc<str>, time: Duration) {
+        if let Some(entry) = self.get_mut(id) {
+            entry.running = false;
+        }
         let account = self.account(skill);
         account.served += time;
         let served = account.served;
@@ -183,10 +209,9 @@ mod tests {
     fn drain(queue: &mut Queue<&'static str>, took: Duration) -> Vec<&'static str> {
         let mut names = Vec::new();
         while let Some(id) = queue.most_urgent().map(|entry| entry.id) {
-            let entry = queue.remove(id).unwrap();
-            queue.begin(&entry.skill());
-            queue.charge(&entry.skill(), took);
-            names.push(entry.job);
+            let skill = queue.begin(id).unwrap();
+            names.push(queue.remove(id).unwrap().job);
+            queue.end(id, &skill, took);
         }
         names
     }
@@ -215,6 +240,21 @@ mod tests {
             ask(&mut queue, skill);
         }
         assert_eq!(drain(&mut queue, Duration::from_secs(1)), ["new", "old", "new", "old", "new", "old"]);
+    }
+
+    #[test]
+    fn what_has_begun_is_late_some_seconds_after_its_deadline_and_is_looked_at_no_later() {
+        let (mut queue, start) = (Queue::new(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let late = |queue: &mut Queue<_>, now| queue.remove_late(now).iter().map(|entry| entry.job).collect::<Vec<_>>();
+        for (name, deadline) in [("begun", 1), ("waits", 1), ("waits longer", 3)] {
+            queue.push(&Ticket::new(name).until(after(deadline)), name, start).unwrap();
+        }
+        queue.begin(1).unwrap();
+        assert_eq!((queue.late_next(start), late(&mut queue, after(1))), (Some(after(1)), vec!["waits"]));
+        assert_eq!((queue.late_next(after(1)), late(&mut queue, after(5))), (Some(after(3)), vec!["waits longer"]));
+        assert_eq!((queue.late_next(after(5)), late(&mut queue, after(6))), (Some(after(6)), vec!["begun"]));
+        assert_eq!(queue.late_next(after(6)), None);
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! The thread that owns the model.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_channel::{mpsc as stream, oneshot};
+use parking_lot::MutexGuard;
 
 use super::queue::{Entry, Queue};
 use super::{Shared, State};
 use crate::error::ModelError;
 use crate::executor::ExecutorError;
-use crate::image::Image;
 use crate::model::Model;
 use crate::plan::Shape;
 use crate::policy::{Actions, LARGEST_BATCH, Policy, Query};
@@ -19,13 +22,13 @@ use crate::vlm::{Answer, Decoding, Generation, Question, Step, Vlm};
 #[derive(Debug)]
 pub(super) enum Job {
     Act {
-        query: Box<Query>,
-        /// What it must have in common with others to run together with them, once that is known.
+        query: Arc<Query>,
+        /// What it must have in common with others to run together with them, if it may.
         shape: Option<Shape>,
         answer: oneshot::Sender<Result<Actions, ModelError>>,
     },
     Ask {
-        question: Question,
+        question: Arc<Question>,
         decoding: Decoding,
         pieces: stream::UnboundedSender<String>,
         /// Characters that were sent. They are not sent again if the answer is begun again.
@@ -33,8 +36,7 @@ pub(super) enum Job {
         answer: oneshot::Sender<Result<Answer, ModelError>>,
     },
     Embed {
-        text: String,
-        images: Vec<Image>,
+        question: Arc<Question>,
         answer: oneshot::Sender<Result<Vec<f32>, ModelError>>,
     },
 }
@@ -54,7 +56,7 @@ pub(super) struct Server<F> {
 }
 
 struct Making {
-    /// The number of its request, which stays in the queue meanwhile.
+    /// The number of its request.
     id: u64,
     generation: Generation,
     /// Characters so far.
@@ -67,23 +69,42 @@ struct Encoded {
     images: usize,
 }
 
-/// What is done next.
-enum Turn {
-    Late(Vec<Entry<Job>>),
-    Act(Vec<Entry<Job>>),
-    Embed(Entry<Job>),
-    Begin { id: u64, skill: Arc<str>, question: Question, decoding: Decoding },
-    Step { id: u64, skill: Arc<str> },
+/// What is done next, and for whom. The requests stay in the queue meanwhile, where they may be withdrawn or late.
+struct Turn {
+    asked: Vec<Asked>,
+    work: Work,
+}
+
+/// A request whose turn it is.
+struct Asked {
+    id: u64,
+    skill: Arc<str>,
+}
+
+enum Work {
+    Act(Vec<Arc<Query>>),
+    Embed(Arc<Question>),
+    Begin(Arc<Question>, Decoding),
+    Step,
+}
+
+/// How a turn ended for the model.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Loss {
+    None,
+    Lost,
+    /// Whoever closes the device waits for it.
+    Hung,
 }
 
 impl Job {
-    fn fail(self, error: ModelError) {
-        // Whoever asked may have gone away in the meantime.
-        match self {
+    pub fn fail(self, error: ModelError) {
+        wake(move || match self {
+            // Whoever asked may have gone away in the meantime.
             Self::Act { answer, .. } => drop(answer.send(Err(error))),
             Self::Ask { answer, .. } => drop(answer.send(Err(error))),
             Self::Embed { answer, .. } => drop(answer.send(Err(error))),
-        }
+        });
     }
 }
 
@@ -94,13 +115,12 @@ impl<F: FnMut() -> Result<Model, ModelError>> Server<F> {
     }
 
     pub fn serve(mut self) {
-        while let Some(turn) = self.next() {
-            match turn {
-                Turn::Late(late) => drop_late(late),
-                Turn::Act(entries) => self.act(entries),
-                Turn::Embed(entry) => self.embed(entry),
-                Turn::Begin { id, skill, question, decoding } => self.begin(id, &skill, &question, &decoding),
-                Turn::Step { id, skill } => self.step(id, &skill),
+        while let Some(Turn { asked, work }) = self.next() {
+            match work {
+                Work::Act(queries) => self.act(&asked, &queries),
+                Work::Embed(question) => self.embed(&asked, &question),
+                Work::Begin(question, decoding) => self.begin(&asked, &question, &decoding),
+                Work::Step => self.step(&asked),
             }
         }
     }
@@ -108,49 +128,40 @@ impl<F: FnMut() -> Result<Model, ModelError>> Server<F> {
     /// Waits for something to do. None: it will not come.
     fn next(&mut self) -> Option<Turn> {
         let shared = Arc::clone(&self.shared);
-        let mut state = shared.lock();
-        while state.queue.len() == 0 {
-            if state.handles == 0 {
+        let mut state = shared.state.lock();
+        loop {
+            let late = state.take_late(Instant::now());
+            if !late.is_empty() {
+                MutexGuard::unlocked(&mut state, || fail_late(late));
+            } else if state.queue.len() > 0 {
+                break;
+            } else if state.handles == 0 {
                 return None;
+            } else {
+                shared.news.wait(&mut state);
             }
-            state = shared.wait(state);
-        }
-        let now = Instant::now();
-        let late = state.queue.remove_late(now);
-        if !late.is_empty() {
-            state.statistics.late += late.len();
-            return Some(Turn::Late(late));
         }
         // Its request may have been withdrawn or late.
-        self.making.take_if(|making| state.queue.get_mut(making.id).is_none());
+        self.making.take_if(|making| state.queue.get(making.id).is_none());
         let urgent = state.queue.most_urgent()?;
-        let skill = urgent.skill();
-        let turn = match (&urgent.job, &self.making) {
+        let (ids, work) = match (&urgent.job, &self.making) {
             (Job::Act { .. }, _) => {
-                let together = self.goes_together(&mut state.queue, now);
-                let entries: Vec<_> = together.into_iter().filter_map(|id| state.queue.remove(id)).collect();
-                entries.iter().for_each(|entry| state.queue.begin(&entry.skill()));
-                return Some(Turn::Act(entries));
+                let ids = self.goes_together(&mut state.queue, Instant::now());
+                let query = |id: &u64| match &state.queue.get(*id)?.job {
+                    Job::Act { query, .. } => Some(Arc::clone(query)),
+                    Job::Ask { .. } | Job::Embed { .. } => None,
+                };
+                let queries = ids.iter().filter_map(query).collect();
+                (ids, Work::Act(queries))
             }
-            (Job::Embed { .. }, _) => {
-                let id = urgent.id;
-                Turn::Embed(state.queue.remove(id)?)
+            (Job::Embed { question, .. }, _) => (vec![urgent.id], Work::Embed(Arc::clone(question))),
+            (Job::Ask { .. }, Some(making)) => (vec![making.id], Work::Step),
+            (Job::Ask { question, decoding, .. }, None) => {
+                (vec![urgent.id], Work::Begin(Arc::clone(question), *decoding))
             }
-            (Job::Ask { .. }, Some(Making { id, .. })) => {
-                Turn::Step { id: *id, skill: state.queue.get_mut(*id)?.skill() }
-            }
-            (Job::Ask { question, decoding, .. }, None) => Turn::Begin {
-                id: urgent.id,
-                skill: Arc::clone(&skill),
-                question: question.clone(),
-                decoding: *decoding,
-            },
         };
-        match &turn {
-            Turn::Step { skill, .. } => state.queue.begin(skill),
-            _ => state.queue.begin(&skill),
-        }
-        Some(turn)
+        let begin = |id| state.queue.begin(id).map(|skill| Asked { id, skill });
+        Some(Turn { asked: ids.into_iter().filter_map(begin).collect(), work })
     }
 
     /// The most urgent request, and those that run together with it.
@@ -158,12 +169,9 @@ impl<F: FnMut() -> Result<Model, ModelError>> Server<F> {
     /// They are of the same shape, and all of them will be done before the earliest of their deadlines even if together
     /// they take as long as one after the other. What was hit by a failure of the device is tried alone.
     fn goes_together(&self, queue: &mut Queue<Job>, now: Instant) -> Vec<u64> {
-        let policy = self.model.as_ref().and_then(|model| model.policy.as_ref()).filter(|policy| policy.batches());
-        let shape_of = |entry: &mut Entry<Job>| match &mut entry.job {
-            Job::Act { query, shape, .. } if !entry.again => {
-                *shape = shape.or_else(|| policy.and_then(|policy| policy.shape_of(query).ok()));
-                *shape
-            }
+        let batches = self.model.as_ref().and_then(|model| model.policy.as_ref()).is_some_and(Policy::batches);
+        let shape_of = |entry: &Entry<Job>| match &entry.job {
+            Job::Act { shape, .. } if batches && !entry.again => *shape,
             _ => None,
         };
         let Some(first) = queue.most_urgent() else { return Vec::new() };
@@ -184,43 +192,40 @@ impl<F: FnMut() -> Result<Model, ModelError>> Server<F> {
         together
     }
 
-    fn act(&mut self, entries: Vec<Entry<Job>>) {
+    fn act(&mut self, asked: &[Asked], queries: &[Arc<Query>]) {
         let start = Instant::now();
-        let skills: Vec<Arc<str>> = entries.iter().map(Entry::skill).collect();
-        let queries: Vec<&Query> = entries.iter().filter_map(|entry| entry.job.query()).collect();
-        let mut results = self.act_together(&queries);
+        let results = self.act_together(queries);
         let took = start.elapsed();
-        let batch = entries.len();
-        if batch == 1 {
+        if let [Ok(_)] = results[..] {
             self.alone = took;
         }
-        let lost = results.iter().any(is_lost);
-        if lost {
-            self.lose_model();
-        }
+        let loss = self.lose_model(results.iter().filter_map(|result| result.as_ref().err()));
         let encoded = self.encoded();
-        let mut state = self.shared.lock();
-        skills.iter().for_each(|skill| state.queue.charge(skill, took / batch as u32));
+        let mut state = self.shared.state.lock();
         state.statistics.runs += 1;
-        state.note(encoded);
-        let mut answers = Vec::with_capacity(batch);
-        for (entry, result) in entries.into_iter().zip(results.drain(..)) {
+        let mut answers = Vec::with_capacity(asked.len());
+        for (Asked { id, .. }, result) in asked.iter().zip(results) {
             // Alone the second time, because together they may have been too much.
-            let again = lost || (batch > 1 && is_of_device(&result));
-            match state.conclude(entry, result, again) {
-                Some((Job::Act { answer, .. }, result)) => answers.push((answer, result)),
-                _ => continue,
+            let again = loss != Loss::None || asked.len() > 1;
+            if let Some((Job::Act { answer, .. }, result)) = state.conclude(*id, result, again) {
+                answers.push((answer, result));
             }
         }
+        state.turn_is_over(asked, took, encoded);
         drop(state);
         for (answer, result) in answers {
-            let _ = answer.send(result);
+            wake(|| drop(answer.send(result)));
         }
     }
 
-    fn act_together(&mut self, queries: &[&Query]) -> Vec<Result<Actions, ModelError>> {
-        match self.policy() {
-            Ok(policy) => policy.act_together(queries),
+    /// One result for each query.
+    fn act_together(&mut self, queries: &[Arc<Query>]) -> Vec<Result<Actions, ModelError>> {
+        let together: Vec<&Query> = queries.iter().map(Arc::as_ref).collect();
+        match on_model(|| Ok(self.policy()?.act_together(&together))) {
+            Ok(results) => results,
+            Err(ModelError::Panicked { cause }) => {
+                queries.iter().map(|_| Err(ModelError::Panicked { cause: cause.clone() })).collect()
+            }
             Err(error) => {
                 // Errors cannot be copied; the first one carries the cause.
                 let mut error = Some(error);
@@ -229,92 +234,91 @@ impl<F: FnMut() -> Result<Model, ModelError>> Server<F> {
         }
     }
 
-    fn embed(&mut self, entry: Entry<Job>) {
+    fn embed(&mut self, asked: &[Asked], question: &Question) {
         let start = Instant::now();
-        let Job::Embed { text, images, .. } = &entry.job else { return };
-        let result = self.vlm().and_then(|vlm| vlm.embed(text, images));
-        let skill = entry.skill();
-        let (mut state, lost) = self.turn_is_over(&skill, start, &result);
-        let concluded = state.conclude(entry, result, lost);
-        drop(state);
-        if let Some((Job::Embed { answer, .. }, result)) = concluded {
-            let _ = answer.send(result);
+        let result = on_model(|| self.vlm()?.embed(&question.text, &question.images));
+        if let Some((Job::Embed { answer, .. }, result)) = self.conclude(asked, start, result) {
+            wake(|| drop(answer.send(result)));
         }
     }
 
-    fn begin(&mut self, id: u64, skill: &Arc<str>, question: &Question, decoding: &Decoding) {
+    fn begin(&mut self, asked: &[Asked], question: &Question, decoding: &Decoding) {
         let start = Instant::now();
-        let result = match self.vlm().and_then(|vlm| vlm.begin(question, decoding)) {
+        match on_model(|| self.vlm()?.begin(question, decoding)) {
             Ok(generation) => {
-                self.making = Some(Making { id, generation, said: 0 });
-                Ok(Step::Text(String::new()))
+                self.making = asked.first().map(|Asked { id, .. }| Making { id: *id, generation, said: 0 });
+                let encoded = self.encoded();
+                self.shared.state.lock().turn_is_over(asked, start.elapsed(), encoded);
             }
-            Err(error) => Err(error),
-        };
-        self.went_on(id, skill, start, result);
+            Err(error) => self.answer(asked, start, Err(error)),
+        }
     }
 
-    fn step(&mut self, id: u64, skill: &Arc<str>) {
+    /// One more token of the answer in the making.
+    fn step(&mut self, asked: &[Asked]) {
         let start = Instant::now();
         let Some(mut making) = self.making.take() else { return };
-        let result = self.vlm().and_then(|vlm| vlm.step(&mut making.generation));
-        if matches!(result, Ok(Step::Text(_))) {
-            self.making = Some(making);
-        }
+        let result = on_model(|| self.vlm()?.step(&mut making.generation));
         let wrote = matches!(&result, Ok(Step::Text(_)) | Ok(Step::Done(Answer { ended: true, .. })));
-        self.shared.lock().statistics.tokens += usize::from(wrote);
-        self.went_on(id, skill, start, result);
-    }
-
-    /// An answer has come one step further, or to its end.
-    fn went_on(&mut self, id: u64, skill: &Arc<str>, start: Instant, result: Result<Step, ModelError>) {
-        let said = self.making.as_ref().map_or(0, |making| making.said);
-        let (mut state, lost) = self.turn_is_over(skill, start, &result);
-        let result = match result {
+        self.shared.state.lock().statistics.tokens += usize::from(wrote);
+        match result {
             Ok(Step::Text(text)) => {
-                let Some(Entry { job: Job::Ask { pieces, sent, .. }, .. }) = state.queue.get_mut(id) else { return };
-                let (pieces, known) = (pieces.clone(), sent.saturating_sub(said));
-                let fresh: String = text.chars().skip(known).collect();
-                let said = said + text.chars().count();
-                *sent = said.max(*sent);
-                drop(state);
-                if let Some(making) = &mut self.making {
-                    making.said = said;
-                }
-                if !fresh.is_empty() {
-                    // Whoever asked may want the whole answer only.
-                    let _ = pieces.unbounded_send(fresh);
-                }
-                return;
+                self.say(asked, start, making.said, &text);
+                making.said += text.chars().count();
+                self.making = Some(making);
             }
-            Ok(Step::Done(answer)) => Ok(answer),
-            Err(error) => Err(error),
-        };
-        // It may have been withdrawn meanwhile.
-        let Some(entry) = state.queue.remove(id) else { return };
-        let concluded = state.conclude(entry, result, lost);
-        drop(state);
-        if let Some((Job::Ask { answer, pieces, .. }, result)) = concluded {
-            drop(pieces);
-            let _ = answer.send(result);
+            Ok(Step::Done(answer)) => self.answer(asked, start, Ok(answer)),
+            Err(error) => {
+                // If the device is lost, what lies on it goes with it.
+                self.making = Some(making);
+                self.answer(asked, start, Err(error));
+            }
         }
     }
 
-    fn turn_is_over<T>(
-        &mut self,
-        skill: &Arc<str>,
-        start: Instant,
-        result: &Result<T, ModelError>,
-    ) -> (std::sync::MutexGuard<'_, State>, bool) {
-        let lost = is_lost(result);
-        if lost {
-            self.lose_model();
-        }
+    /// Hands on what is new of a text that comes after so many characters.
+    fn say(&self, asked: &[Asked], start: Instant, said: usize, text: &str) {
         let encoded = self.encoded();
-        let mut state = self.shared.lock();
-        state.queue.charge(skill, start.elapsed());
-        state.note(encoded);
-        (state, lost)
+        let mut state = self.shared.state.lock();
+        let mut fresh = None;
+        for Asked { id, .. } in asked {
+            if let Some(Entry { job: Job::Ask { pieces, sent, .. }, .. }) = state.queue.get_mut(*id) {
+                let known = sent.saturating_sub(said);
+                *sent = (said + text.chars().count()).max(*sent);
+                fresh = Some((pieces.clone(), text.chars().skip(known).collect::<String>()));
+            }
+        }
+        state.turn_is_over(asked, start.elapsed(), encoded);
+        drop(state);
+        if let Some((pieces, fresh)) = fresh.filter(|(_, fresh)| !fresh.is_empty()) {
+            // Whoever asked may want the whole answer only.
+            wake(|| drop(pieces.unbounded_send(fresh)));
+        }
+    }
+
+    /// An answer in words has come to its end.
+    fn answer(&mut self, asked: &[Asked], start: Instant, result: Result<Answer, ModelError>) {
+        if let Some((Job::Ask { answer, pieces, .. }, result)) = self.conclude(asked, start, result) {
+            wake(|| {
+                drop(pieces);
+                drop(answer.send(result));
+            });
+        }
+    }
+
+    /// Ends the turn of one request. None: it waits once more, or nobody waits for it.
+    fn conclude<T>(
+        &mut self,
+        asked: &[Asked],
+        start: Instant,
+        result: Result<T, ModelError>,
+    ) -> Option<(Job, Result<T, ModelError>)> {
+        let loss = self.lose_model(result.as_ref().err().into_iter());
+        let encoded = self.encoded();
+        let mut state = self.shared.state.lock();
+        let concluded = asked.first().and_then(|Asked { id, .. }| state.conclude(*id, result, loss != Loss::None));
+        state.turn_is_over(asked, start.elapsed(), encoded);
+        concluded
     }
 
     fn policy(&mut self) -> Result<&mut Policy, ModelError> {
@@ -330,16 +334,28 @@ impl<F: FnMut() -> Result<Model, ModelError>> Server<F> {
     fn model(&mut self) -> Result<&mut Model, ModelError> {
         if self.model.is_none() {
             self.model = Some((self.open)()?);
-            self.shared.lock().statistics.reopened += 1;
+            self.shared.state.lock().statistics.reopened += 1;
         }
         self.model.as_mut().ok_or(ModelError::Stopped)
     }
 
-    /// The device is gone, with all that was on it.
-    fn lose_model(&mut self) {
+    /// Gives the model up, with all that is on its device, if one of these errors says that it is of no use any more.
+    fn lose_model<'a>(&mut self, errors: impl Iterator<Item = &'a ModelError>) -> Loss {
+        let loss = errors.map(Loss::of).max().unwrap_or(Loss::None);
+        if loss == Loss::None {
+            return loss;
+        }
         self.before = self.encoded();
-        self.making = None;
-        self.model = None;
+        let lost = (self.making.take(), self.model.take());
+        // A driver that has failed may well do so again.
+        let close = move || drop(catch_unwind(AssertUnwindSafe(move || drop(lost))));
+        if loss == Loss::Hung {
+            // Without a thread it is closed, and waited for, here.
+            let _ = thread::Builder::new().name("waza-closing".to_owned()).spawn(close);
+        } else {
+            close();
+        }
+        loss
     }
 
     fn encoded(&self) -> Encoded {
@@ -353,46 +369,70 @@ impl<F: FnMut() -> Result<Model, ModelError>> Server<F> {
 }
 
 impl State {
-    fn note(&mut self, Encoded { frames, images }: Encoded) {
-        (self.statistics.frames, self.statistics.images) = (frames, images);
+    /// Takes what is too late out of the queue.
+    pub(super) fn take_late(&mut self, now: Instant) -> Vec<Entry<Job>> {
+        let late = self.queue.remove_late(now);
+        self.statistics.late += late.len();
+        late
     }
 
-    /// Counts a result; what failed because of the device is tried `again`, once. None: it waits once more.
+    /// Counts a result; what failed because of the device is tried `again`, once. None: it waits once more, or nobody waits
+    /// for it any more.
     fn conclude<T>(
         &mut self,
-        mut entry: Entry<Job>,
+        id: u64,
         result: Result<T, ModelError>,
         again: bool,
     ) -> Option<(Job, Result<T, ModelError>)> {
+        let entry = self.queue.get_mut(id)?;
         if again && is_of_device(&result) && !entry.again {
             entry.again = true;
             self.statistics.retried += 1;
-            self.queue.put_back(entry);
             return None;
         }
         *if result.is_ok() { &mut self.statistics.served } else { &mut self.statistics.failed } += 1;
-        Some((entry.job, result))
+        Some((self.queue.remove(id)?.job, result))
+    }
+
+    fn turn_is_over(&mut self, asked: &[Asked], took: Duration, Encoded { frames, images }: Encoded) {
+        let each = took / asked.len().max(1) as u32;
+        asked.iter().for_each(|Asked { id, skill }| self.queue.end(*id, skill, each));
+        (self.statistics.frames, self.statistics.images) = (frames, images);
     }
 }
 
-impl Job {
-    fn query(&self) -> Option<&Query> {
-        match self {
-            Self::Act { query, .. } => Some(query),
-            Self::Ask { .. } | Self::Embed { .. } => None,
+impl Loss {
+    fn of(error: &ModelError) -> Self {
+        match error {
+            ModelError::Executor(ExecutorError::Hung { .. }) => Self::Hung,
+            // What it was about to do is half done.
+            ModelError::Executor(ExecutorError::Lost { .. }) | ModelError::Panicked { .. } => Self::Lost,
+            _ => Self::None,
         }
     }
 }
 
-fn drop_late(late: Vec<Entry<Job>>) {
+/// Does what the model does; a panic in it is an error of the request, not the end of the thread.
+pub(super) fn on_model<T>(work: impl FnOnce() -> Result<T, ModelError>) -> Result<T, ModelError> {
+    // Whoever gets `Panicked` gives the model up.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(ModelError::Panicked { cause: said(&*panic) }))
+}
+
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("it did not say why").to_owned()
+}
+
+/// Wakes whoever waits. Their wakers run on this thread, and if one panics, that is nobody else's business.
+fn wake(waiting: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(waiting));
+}
+
+pub(super) fn fail_late(late: Vec<Entry<Job>>) {
     for entry in late {
         let error = entry.late();
         entry.job.fail(error);
     }
-}
-
-fn is_lost<T>(result: &Result<T, ModelError>) -> bool {
-    matches!(result, Err(ModelError::Executor(ExecutorError::Lost { .. })))
 }
 
 /// Not an error of the request itself.

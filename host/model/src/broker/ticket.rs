@@ -10,12 +10,14 @@ pub struct Ticket {
     pub skill: Arc<str>,
     /// Before all others of a lower one.
     pub priority: Priority,
-    /// A request that has not begun by then is dropped. Without one it is dropped after ten minutes.
+    /// A request that has not begun by then is dropped, one that has begun 5 s later. Without one it is dropped after ten
+    /// minutes.
     pub deadline: Option<Instant>,
 }
 
 /// Classes of requests. A class is served only when none waits of a higher one: what moves a robot must not be late because
-/// somebody's question has a nearer deadline, and no deadline says how much is lost when it passes.
+/// somebody's question has a nearer deadline, and no deadline says how much is lost when it passes. So a class may wait for
+/// as long as a higher one takes all of the model's time, and its requests then end at their deadlines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     /// Nobody waits for it: a measurement, say.

@@ -21,7 +21,7 @@ pub use error::{CheckpointError, Misshapen, TensorMismatch};
 pub use prompt::{TextStream, VlmTokenizer};
 pub use tokenizer::InstructionError;
 pub use vlm::VlmCheckpoint;
-pub use weights::TokenEmbeddings;
+pub use weights::{TokenEmbeddings, WeightSource};
 
 pub(crate) use config::Features;
 #[cfg(fuzzing)]
@@ -29,9 +29,9 @@ pub(crate) use header::Header;
 pub(crate) use processors::{Normalization, Processors};
 pub(crate) use tokenizer::Tokenizer;
 
-use crate::architecture::Architecture;
-use crate::plan::{Numbers, Weight, WeightSource};
-use crate::tensors::{Backbone, is_cut_off, tensors};
+use crate::architecture::{Architecture, Backbone};
+use crate::plan::{Numbers, Weight};
+use crate::tensors::{is_cut_off, tensors};
 use weights::WeightFile;
 
 /// Largest configuration, processor or tokenizer file that is read, bytes.
@@ -299,7 +299,7 @@ impl Pinned {
                 hasher.update((file.len() as u64).to_le_bytes());
                 hasher.update(file);
             }
-            hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+            hex::encode(hasher.finalize())
         })
     }
 }

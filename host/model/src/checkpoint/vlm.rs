@@ -6,10 +6,10 @@ use serde::Deserialize;
 
 use super::config::{VlmConfig, vlm_architecture};
 use super::prompt::{VlmTokenization, VlmTokenizer};
-use super::weights::{TokenEmbeddings, WeightFile};
+use super::weights::{TokenEmbeddings, WeightFile, WeightSource};
 use super::{Card, CheckpointError, Pinned, parse, read, read_card};
 use crate::architecture::{Backbone, VlmArchitecture};
-use crate::plan::{Numbers, Weight, WeightSource};
+use crate::plan::{Numbers, Weight};
 use crate::tensors::vlm_tensors;
 
 const RESAVE: &str = "Take all files of the model from one place";

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::{CheckpointError, Misshapen, TensorMismatch};
 use super::header::{Header, TensorPlace};
 use super::{parse, read};
-use crate::plan::{Numbers, Pick, Weight, WeightSource};
+use crate::plan::{Numbers, Pick, Weight};
 use crate::tensors::Tensor;
 
 const RESAVE: &str = "Save or download the checkpoint again";
@@ -23,6 +23,15 @@ const INDEX: &str = "model.safetensors.index.json";
 
 /// Most files that the weights may be spread over.
 const MOST_SHARDS: usize = 64;
+
+/// Where an executor gets the content of a weight: a checkpoint, or random numbers for tests and benchmarks.
+pub trait WeightSource {
+    /// The `rows * columns` numbers of a weight, row by row.
+    ///
+    /// # Errors
+    /// If the checkpoint cannot be read.
+    fn load(&self, weight: &Weight) -> Result<Numbers, CheckpointError>;
+}
 
 /// The weights of a folder: mapped, and of them only what a network asks for is ever read.
 #[derive(Debug)]

@@ -2,7 +2,8 @@
 
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+
+use parking_lot::{Condvar, Mutex};
 
 /// Spins before a thread sleeps, some fifty microseconds: whoever is waited for then has lost its core. To yield instead
 /// was slower beside other programs (`docs/decisions/0004-cpu-executor.md`).
@@ -70,11 +71,11 @@ impl Barrier {
     }
 
     fn sleep_until(&self, over: impl Fn() -> bool) {
-        let mut guard = self.sleep.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.sleep.lock();
         // Either this is counted before the others look for sleepers, or what they did before that is seen here.
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         while !over() {
-            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+            self.wake.wait(&mut guard);
         }
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
@@ -82,7 +83,7 @@ impl Barrier {
     fn wake_up(&self) {
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             // Nobody is between looking and sleeping while this holds the lock.
-            drop(self.sleep.lock().unwrap_or_else(PoisonError::into_inner));
+            drop(self.sleep.lock());
             self.wake.notify_all();
         }
     }

@@ -18,9 +18,9 @@ use std::thread::available_parallelism;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::CheckpointError;
+use crate::checkpoint::{CheckpointError, WeightSource};
 use crate::executor::{Executor, ExecutorError, Memory, Resident, Source, Target};
-use crate::plan::{Layout, Plan, View, Weight, WeightSource};
+use crate::plan::{Layout, Plan, View, Weight};
 use barrier::Barrier;
 use memory::{Arena, CpuWeight};
 use ops::{Context, RopeTables};

@@ -355,15 +355,6 @@ impl Numbers {
     }
 }
 
-/// Where an executor gets the content of a weight: a checkpoint, or random numbers for tests and benchmarks.
-pub trait WeightSource {
-    /// The `rows * columns` numbers of a weight, row by row.
-    ///
-    /// # Errors
-    /// If the checkpoint cannot be read.
-    fn load(&self, weight: &Weight) -> Result<Numbers, crate::CheckpointError>;
-}
-
 /// Memory that a plan runs in; plans of one layout share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Layout(u64);

@@ -8,8 +8,8 @@ use super::collect::{Buffers, Collector, Linear, linear, matmul};
 use super::decoder::{Decoder, Place, Rest, TextLayer};
 use super::vision::{EncodePlan, Encoder};
 use super::{Activation, KeyValue, Mask, Op, Operand, Plan, PlanError, View, Weight, WeightId};
-use crate::architecture::{Architecture, ExpertAttention};
-use crate::tensors::{self as names, Backbone};
+use crate::architecture::{Architecture, Backbone, ExpertAttention};
+use crate::tensors as names;
 
 /// RoPE's base in the action path, whatever the VLM's configuration says (`apply_rope` in `smolvlm_with_expert.py`).
 const ROPE_THETA: f32 = 10_000.0;

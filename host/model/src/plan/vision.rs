@@ -2,8 +2,7 @@
 
 use super::collect::{Buffers, Collector, Linear, Norm, activated, add_linear, linear};
 use super::{Activation, KeyValue, Mask, Op, Operand, Pick, Plan, PlanError, Role, View, Weight, WeightId};
-use crate::architecture::{Video, Vision};
-use crate::tensors::Backbone;
+use crate::architecture::{Backbone, Video, Vision};
 
 /// Where the encoder's weights stand.
 #[derive(Clone, Debug)]

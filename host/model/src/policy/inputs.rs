@@ -7,7 +7,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, Normalization, Tokenizer};
 use crate::error::ModelError;
 use crate::image::Image;
 use crate::noise::fill_normal;
-use crate::plan::SpecialToken;
+use crate::plan::{Shape, SpecialToken};
 
 const FAKE_IMAGE: &str = "<fake_token_around_image>";
 const GLOBAL_IMAGE: &str = "<global-img>";
@@ -20,6 +20,8 @@ pub(super) struct Host {
     pub sensors: Option<Normalization>,
     /// Names of the cameras, in the configuration's order.
     pub cameras: Vec<String>,
+    /// Cameras that the network sees black where others are missing.
+    pub empty_cameras: usize,
     pub state_size: usize,
     pub action_size: usize,
     /// Numbers of a sensor window, and of each sample in it.
@@ -61,6 +63,7 @@ impl Host {
             action: processors.action.clone(),
             sensors: processors.sensors.clone(),
             cameras,
+            empty_cameras: features.empty_cameras,
             state_size: features.state_size,
             action_size: features.action_size,
             window_size: a.sensors.map_or(0, |sensors| sensors.samples * sensors.channels),
@@ -72,13 +75,28 @@ impl Host {
 
     /// Checks a request and brings it into the network's form.
     pub fn prepare(&self, query: &Query, noise_size: usize) -> Result<Prepared, ModelError> {
-        let prefix = PrefixKey {
+        Ok(Prepared { prefix: self.prefix(query)?, noise: noise(&query.noise, noise_size)? })
+    }
+
+    /// As [`Host::prepare`], without the noise.
+    pub fn prefix(&self, query: &Query) -> Result<PrefixKey, ModelError> {
+        Ok(PrefixKey {
             seen: self.order(query)?,
             tokens: self.tokenizer.encode(&query.instruction)?,
             state: self.normalized_state(&query.state)?,
             window: self.normalized_window(&query.sensors)?,
-        };
-        Ok(Prepared { prefix, noise: noise(&query.noise, noise_size)? })
+        })
+    }
+
+    /// What the plans depend on of a request by itself.
+    pub fn shape(&self, prefix: &PrefixKey) -> Shape {
+        let missing = self.cameras.len() + self.empty_cameras - prefix.seen.len();
+        Shape {
+            requests: 1,
+            cameras: prefix.seen.len(),
+            empty_cameras: missing.min(self.empty_cameras),
+            language_tokens: prefix.tokens.len(),
+        }
     }
 
     /// The images in the configuration's order, each with its camera's index.

@@ -10,17 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::about::About;
-use crate::architecture::Architecture;
-use crate::checkpoint::{Checkpoint, CheckpointError, Normalization};
+use crate::architecture::{Architecture, Backbone};
+use crate::checkpoint::{Checkpoint, CheckpointError, Normalization, WeightSource};
 use crate::device::{self, Device};
 use crate::error::ModelError;
 use crate::executor::{Executor, ExecutorError, Resident, Source, Target, forget};
 use crate::image::{Image, patches_from_image};
-use crate::plan::{
-    DenoisePlan, EncodePlan, Network, Numbers, Pick, Plan, PrefixPlan, Role, Shape, View, Weight, WeightSource,
-};
+use crate::plan::{DenoisePlan, EncodePlan, Network, Numbers, Pick, Plan, PrefixPlan, Role, Shape, View, Weight};
 use crate::recent::Recent;
-use crate::tensors::Backbone;
 use inputs::{Host, PrefixKey, Prepared};
 
 /// Requests that run together at most: memory grows with them, and beyond this even a large GPU has enough to do.
@@ -112,10 +109,9 @@ pub struct Policy {
     /// Width and height of the frames that the checkpoint was trained on, in the cameras' order.
     pub(crate) camera_sizes_px: Vec<[u32; 2]>,
     embeddings: Embeddings,
-    empty_cameras: usize,
     network: Network,
     executor: Box<dyn Executor>,
-    host: Host,
+    host: Arc<Host>,
     encoders: Recent<[usize; 2], EncodePlan>,
     prefixers: Recent<Shape, PrefixPlan>,
     denoisers: Recent<Shape, DenoisePlan>,
@@ -190,10 +186,9 @@ impl Policy {
         let cameras = about.cameras.len();
         Ok(Self {
             camera_sizes_px: checkpoint.features().camera_sizes_px.clone(),
-            host: Host::new(checkpoint, about.cameras.clone(), &embeddings)?,
+            host: Arc::new(Host::new(checkpoint, about.cameras.clone(), &embeddings)?),
             about,
             embeddings,
-            empty_cameras: checkpoint.features().empty_cameras,
             network,
             encoders: Recent::new(PLANS_KEPT),
             prefixers: Recent::new(PLANS_KEPT),
@@ -240,7 +235,7 @@ impl Policy {
     pub fn cost(&self, query: &Query) -> Result<Cost, ModelError> {
         let flow = &self.network.architecture().flow;
         let request = self.host.prepare(query, flow.chunk * flow.max_action)?;
-        let shape = self.shape(&request);
+        let shape = self.host.shape(&request.prefix);
         let mut plans = vec![self.network.prefix(shape)?.plan, self.network.denoise(shape)?.plan];
         let mut seen: Vec<usize> = request.prefix.seen.iter().map(|(_, frames)| frames.len()).collect();
         seen.sort_unstable();
@@ -285,7 +280,7 @@ impl Policy {
             let prepared = self.host.prepare(query, flow.chunk * flow.max_action);
             answers.push(match prepared {
                 Ok(prepared) => {
-                    let shape = self.shape(&prepared);
+                    let shape = self.host.shape(&prepared.prefix);
                     let open = |(other, group): &&mut (Shape, Vec<_>)| *other == shape && group.len() < LARGEST_BATCH;
                     match groups.iter_mut().find(open) {
                         Some((_, group)) => group.push((index, prepared)),
@@ -325,7 +320,7 @@ impl Policy {
         let prepared = self.host.prepare(query, flow.chunk * flow.max_action)?;
         let mut trace = Trace { tokens: prepared.prefix.tokens.clone(), ..Trace::default() };
         let cameras: Vec<usize> = prepared.prefix.seen.iter().map(|(camera, _)| *camera).collect();
-        let (chunks, _) = self.act_in_shape(self.shape(&prepared), &[prepared], Some(&mut trace))?;
+        let (chunks, _) = self.act_in_shape(self.host.shape(&prepared.prefix), &[prepared], Some(&mut trace))?;
         for ((camera, _), seen) in trace.image_embeddings.iter_mut().zip(cameras) {
             *camera = seen;
         }
@@ -337,10 +332,9 @@ impl Policy {
         Ok(trace)
     }
 
-    /// What a query must have in common with others to run together with them.
-    pub(crate) fn shape_of(&self, query: &Query) -> Result<Shape, ModelError> {
-        let flow = &self.network.architecture().flow;
-        Ok(self.shape(&self.host.prepare(query, flow.chunk * flow.max_action)?))
+    /// What tells which queries may run together.
+    pub(crate) fn shapes(&self) -> Shapes {
+        Shapes(Arc::clone(&self.host))
     }
 
     /// Whether a broker shall let queries that wait run together. By default where that gains much: on a GPU, which has
@@ -359,15 +353,10 @@ impl Policy {
         self.executor.lose();
     }
 
-    /// What the plans depend on of a request by itself.
-    fn shape(&self, request: &Prepared) -> Shape {
-        let missing = self.host.cameras.len() + self.empty_cameras - request.prefix.seen.len();
-        Shape {
-            requests: 1,
-            cameras: request.prefix.seen.len(),
-            empty_cameras: missing.min(self.empty_cameras),
-            language_tokens: request.prefix.tokens.len(),
-        }
+    /// Lets the device hang, where there is one that can. For tests.
+    #[doc(hidden)]
+    pub fn hang_device(&mut self) {
+        self.executor.hang();
     }
 
     /// Normalised rows for each request; all have this shape.
@@ -545,6 +534,17 @@ impl Policy {
             trace.velocity = velocity.concat();
         }
         Ok(actions)
+    }
+}
+
+/// Tells what a query must have in common with others to run together with them, without the model.
+#[derive(Clone)]
+pub(crate) struct Shapes(Arc<Host>);
+
+impl Shapes {
+    /// None: the query does not fit the model.
+    pub fn of(&self, query: &Query) -> Option<Shape> {
+        self.0.prefix(query).ok().map(|prefix| self.0.shape(&prefix))
     }
 }
 

@@ -3,8 +3,10 @@
 //! wgpu reports most faults through callbacks, and panics when nobody listens. [`Gpu`] listens, and
 //! [`Gpu::check`] turns what was heard into an [`ExecutorError`] at the next safe point.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::executor::ExecutorError;
 
@@ -17,8 +19,11 @@ pub enum Adapters {
     Any,
 }
 
-/// A device that works longer than this on one run hangs; software adapters are slow, and have no watchdog of their own.
-const LONGEST_RUN: Duration = Duration::from_secs(120);
+/// A device that works longer than this on one run hangs. Most drivers reset it themselves after 2 to 10 s, but not all of
+/// them when it computes.
+const LONGEST_RUN: Duration = Duration::from_secs(20);
+/// Software adapters are slow.
+const LONGEST_RUN_IN_SOFTWARE: Duration = Duration::from_secs(120);
 
 /// An open device with its queue.
 ///
@@ -30,6 +35,7 @@ pub struct Gpu {
     software: bool,
     software_lanes: Option<u32>,
     pipeline_cache_key: Option<String>,
+    longest_run: Duration,
     faults: Arc<Mutex<Option<Fault>>>,
 }
 
@@ -47,6 +53,8 @@ enum Kind {
     Memory,
     /// A lost device stays lost.
     Lost,
+    /// So does one that hangs, and it may not even be closed.
+    Hung,
 }
 
 impl Gpu {
@@ -108,7 +116,16 @@ impl Gpu {
             && device.features().contains(wgpu::Features::SUBGROUP)
             && lanes == info.subgroup_max_size
             && [4, 8, 16].contains(&lanes);
-        Ok(Gpu { device, queue, name, software, software_lanes: usable.then_some(lanes), pipeline_cache_key, faults })
+        Ok(Gpu {
+            device,
+            queue,
+            name,
+            software,
+            software_lanes: usable.then_some(lanes),
+            pipeline_cache_key,
+            longest_run: if software { LONGEST_RUN_IN_SOFTWARE } else { LONGEST_RUN },
+            faults,
+        })
     }
 
     /// The adapter's name with its API, and `software` where it is.
@@ -147,17 +164,18 @@ impl Gpu {
     /// Reports the first fault since the last check.
     ///
     /// # Errors
-    /// [`ExecutorError::Failed`], [`ExecutorError::Memory`] or [`ExecutorError::Lost`].
+    /// [`ExecutorError::Failed`], [`ExecutorError::Memory`], [`ExecutorError::Lost`] or [`ExecutorError::Hung`].
     pub(super) fn check(&self) -> Result<(), ExecutorError> {
-        if lock(&self.faults).is_some() {
+        if self.faults.lock().is_some() {
             // What is asked of a lost device is invalid, and that is heard first. That the device is lost, a poll says.
             let _ = self.device.poll(wgpu::PollType::Poll);
         }
-        let mut fault = lock(&self.faults);
+        let mut fault = self.faults.lock();
         let Some(Fault { kind, cause }) = fault.clone() else { return Ok(()) };
         let device = self.name.clone();
         Err(match kind {
-            Kind::Lost => return Err(ExecutorError::Lost { device, cause }),
+            Kind::Hung => ExecutorError::Hung { device, seconds: self.longest_run.as_secs() },
+            Kind::Lost => ExecutorError::Lost { device, cause },
             Kind::Memory => {
                 *fault = None;
                 ExecutorError::Memory { device, cause }
@@ -172,18 +190,22 @@ impl Gpu {
     /// Waits until `submission` is done.
     ///
     /// # Errors
-    /// If the device fails, or does not answer in time: then it counts as lost.
+    /// If the device fails, or does not answer in time.
     pub(super) fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), ExecutorError> {
-        let wait = wgpu::PollType::Wait { submission_index: submission, timeout: Some(LONGEST_RUN) };
+        let wait = wgpu::PollType::Wait { submission_index: submission, timeout: Some(self.longest_run) };
         match self.device.poll(wait) {
             Ok(_) => self.check(),
             Err(wgpu::PollError::Timeout) => {
-                let cause = format!("it did not answer for {} s", LONGEST_RUN.as_secs());
-                note(&self.faults, Fault { kind: Kind::Lost, cause });
+                note(&self.faults, Fault { kind: Kind::Hung, cause: String::new() });
                 self.check()
             }
             Err(error) => self.check().and(Err(self.failed(error.to_string()))),
         }
+    }
+
+    /// From now on gives the device no time at all, as if it hung. For tests.
+    pub(super) fn hang(&mut self) {
+        self.longest_run = Duration::ZERO;
     }
 
     /// Refuses a need beyond what the adapter offers.
@@ -227,13 +249,8 @@ fn rank(kind: wgpu::DeviceType) -> u8 {
 
 /// Keeps the first fault, since later ones follow from it; but a heavier one outranks it.
 fn note(faults: &Mutex<Option<Fault>>, fault: Fault) {
-    let mut first = lock(faults);
+    let mut first = faults.lock();
     if first.as_ref().is_none_or(|first| fault.kind > first.kind) {
         *first = Some(fault);
     }
-}
-
-fn lock(faults: &Mutex<Option<Fault>>) -> MutexGuard<'_, Option<Fault>> {
-    // A panic while the lock is held leaves a whole `Option` behind, so poisoning means nothing here.
-    faults.lock().unwrap_or_else(PoisonError::into_inner)
 }

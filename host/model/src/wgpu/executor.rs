@@ -13,9 +13,9 @@ use super::fuse::{Fused, fuse};
 use super::kernels::Format;
 use super::lower::{Dispatch, ENOUGH_WORKGROUPS, Profile, Slot, Turns, lower};
 use super::pipelines::Pipelines;
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, WeightSource};
 use crate::executor::{Executor, ExecutorError, Memory, Resident, Source, Target};
-use crate::plan::{Layout, Numbers, Plan, Role, View, Weight, WeightSource};
+use crate::plan::{Layout, Numbers, Plan, Role, View, Weight};
 
 /// Dispatches that are handed to the device together: it begins with the first while later ones are encoded.
 const DISPATCHES_AT_ONCE: usize = 64;
@@ -28,7 +28,6 @@ pub struct WgpuExecutor {
     formats: Vec<Format>,
     pub(super) profile: Profile,
     pipelines: Pipelines,
-    turns: HashMap<Turns, wgpu::Buffer>,
     prepared: HashMap<Layout, Prepared>,
 }
 
@@ -36,6 +35,8 @@ pub struct WgpuExecutor {
 struct Prepared {
     variant: usize,
     buffers: Vec<wgpu::Buffer>,
+    /// Tables of rotary embeddings: as long as the plan, so they go with it.
+    turns: HashMap<Turns, wgpu::Buffer>,
     params: wgpu::Buffer,
     dispatches: Vec<Encodable>,
 }
@@ -87,7 +88,6 @@ impl WgpuExecutor {
             weight_buffers,
             formats,
             pipelines,
-            turns: HashMap::new(),
             prepared: HashMap::new(),
         })
     }
@@ -135,6 +135,7 @@ impl WgpuExecutor {
         let params = filled(&self.gpu, "params", &params, Usages::UNIFORM | Usages::COPY_DST);
         // Bound where a kernel has a binding that an op does not use.
         let nothing = constant(&self.gpu, "nothing", &[]);
+        let mut turns = HashMap::new();
 
         let mut encodables = Vec::with_capacity(dispatches.len());
         for (dispatch, offset) in dispatches.iter().zip(places) {
@@ -146,11 +147,9 @@ impl WgpuExecutor {
                 inputs.push(match slot {
                     Slot::Weight(id) => self.weight_buffers[id.0].clone(),
                     Slot::Buffer(id) => buffers[id.0].clone(),
-                    Slot::Turns(turns) => self
-                        .turns
-                        .entry(*turns)
-                        .or_insert_with(|| constant(&self.gpu, "turns", &turns.numbers()))
-                        .clone(),
+                    Slot::Turns(of) => {
+                        turns.entry(*of).or_insert_with(|| constant(&self.gpu, "turns", &of.numbers())).clone()
+                    }
                     Slot::Nothing => nothing.clone(),
                 });
             }
@@ -175,7 +174,7 @@ impl WgpuExecutor {
         }
         self.gpu.check()?;
         self.pipelines.save();
-        Ok(Prepared { variant: plan.variant, buffers, params, dispatches: encodables })
+        Ok(Prepared { variant: plan.variant, buffers, turns, params, dispatches: encodables })
     }
 
     /// Prepares the layout of `plan`, or moves it to this variant: kernels and bindings are the same, parameters are not.
@@ -356,9 +355,15 @@ impl Executor for WgpuExecutor {
         self.gpu.device().destroy();
     }
 
+    fn hang(&mut self) {
+        self.gpu.hang();
+    }
+
     fn bytes(&self) -> u64 {
-        let buffers = self.prepared.values().flat_map(|prepared| &prepared.buffers);
-        self.weight_buffers.iter().chain(buffers).map(wgpu::Buffer::size).sum()
+        let of = |prepared: &Prepared| {
+            prepared.buffers.iter().chain(prepared.turns.values()).map(wgpu::Buffer::size).sum::<u64>()
+        };
+        self.weight_buffers.iter().map(wgpu::Buffer::size).chain(self.prepared.values().map(of)).sum()
     }
 
     fn dispatches(&self, plan: &Plan) -> Option<usize> {

@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_chunk_of_the_450m_shape_takes_at_most_1300_dispatches() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/training/shapes/smolvla-450m");
-        let checkpoint = crate::Checkpoint::open_without_weights(folder.as_ref()).unwrap();
+        let checkpoint = crate::checkpoint::Checkpoint::open_without_weights(folder.as_ref()).unwrap();
         let network = crate::plan::Network::new(checkpoint.architecture().clone());
         let shape = crate::plan::Shape { requests: 1, cameras: 2, empty_cameras: 0, language_tokens: 10 };
         let plans = [

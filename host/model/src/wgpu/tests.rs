@@ -7,12 +7,12 @@ use std::sync::Arc;
 use super::fuse::FEW_ROWS;
 use super::kernels::Format;
 use super::{Adapters, Gpu, WgpuExecutor};
-use crate::CheckpointError;
+use crate::checkpoint::{CheckpointError, WeightSource};
 use crate::cpu::CpuExecutor;
 use crate::executor::{Executor, Source, Target};
 use crate::plan::{
     Activation, Buffer, BufferId, KeyValue, Layout, Mask, Numbers, Op, Operand, Pick, Plan, Role, View, Weight,
-    WeightId, WeightSource,
+    WeightId,
 };
 
 /// Rounds of each test; every round draws new shapes.
@@ -572,6 +572,24 @@ fn pixel_shuffle_agrees_with_a_loop() {
             bench.at(&input, grid * side * side + (y * factor + dy) * side + x * factor + dx, column % width)
         });
     }
+}
+
+#[test]
+fn all_that_was_made_for_a_plan_goes_when_it_is_forgotten() {
+    let Some(gpu) = gpu() else { return };
+    let mut bench = Bench::new(0);
+    let (half, positions) = (8, 5000);
+    let view = bench.view(2, 2 * half);
+    let op = Op::Rope { view, batch: 1, head_dim: 2 * half, first_position: 0, positions, theta: 10_000.0 };
+    let mut executor = WgpuExecutor::new(gpu, &bench.weights, &bench).unwrap();
+    let before = executor.bytes();
+    let buffers = Arc::from(bench.buffers.clone());
+    let plan = Plan { name: "test", layout: Layout::new(), variant: 0, buffers, ops: vec![op] };
+    executor.run(&plan, &[], &mut []).unwrap();
+    let table = 4 * 2 * half * positions;
+    assert!(executor.bytes() - before >= table as u64, "{} bytes after {before}", executor.bytes());
+    executor.forget(plan.layout);
+    assert_eq!(executor.bytes(), before);
 }
 
 #[test]
