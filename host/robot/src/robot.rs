@@ -11,17 +11,16 @@ use futures_channel::oneshot;
 
 use crate::clock::{self, Pace};
 use crate::control::ControlLoop;
-use crate::drive::{Drive, Driven, Seat};
-use crate::embodiment::{Embodiment, EmbodimentError};
-use crate::inbox::{Answer, Command, Inbox};
-pub use crate::inbox::{Reply, TimeHold};
+use crate::control::external_drive::{Drive, Driven, Seat};
+use crate::control::inbox::{Answer, Command, Inbox};
+pub use crate::control::inbox::{Reply, TimeHold};
+use crate::control::play::{Play, PlayError, PlayReport, check_joints, check_limits};
+use crate::control::player::Prepared;
+use crate::control::stop::{SourceState, Sources, StopSource, Stopped};
+use crate::embodiment::{Embodiment, EmbodimentError, Tightening, Within};
 use crate::link::{Link, LinkError};
 use crate::observation::Observation;
-use crate::play::{Play, PlayError, PlayReport, check_joints, check_limits};
-use crate::player::Prepared;
 use crate::safety::{Guard, Kinematics, Rule};
-use crate::stop::{SourceState, Sources, StopSource, Stopped};
-use crate::tighten::{Tightening, Within};
 
 /// What a control loop needs beside an embodiment and a link.
 pub struct RobotOptions {

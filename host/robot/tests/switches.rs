@@ -10,8 +10,8 @@ use std::sync::Arc;
 use follower::{Bench, wait};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use waza_robot::embodiment::JointTightening;
 use waza_robot::embodiment::Workspace;
-use waza_robot::tighten::JointTightening;
 use waza_robot::{Embodiment, Pace, Play, Tightening, Within};
 
 const TICKS: u64 = 60_000;

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use follower::{Bench, REST, chunk, steepest, wait};
+use waza_robot::embodiment::JointTightening;
 use waza_robot::embodiment::Workspace;
-use waza_robot::tighten::JointTightening;
 use waza_robot::{Embodiment, Ended, Pace, Play, PlayError, RobotError, Rule, Tightening, Within};
 
 /// The shoulder's limits made stricter.

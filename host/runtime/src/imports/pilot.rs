@@ -12,7 +12,7 @@ use futures_channel::mpsc;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use pollster::block_on;
-use waza_robot::drive::PATIENCE_S;
+use waza_robot::safety::PATIENCE_S;
 use waza_robot::{Drive, DriveInput, Ended, PlayReport, Reply, RobotError};
 
 use crate::contract::{Refusal, motion};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::inbox::Inbox;
+use crate::control::inbox::Inbox;
 
 /// How often a [`StopFile`] is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);

@@ -8,14 +8,13 @@
 use std::array;
 use std::sync::Arc;
 
-use crate::body::Body;
-use crate::embodiment::{Embodiment, Workspace};
-use crate::feel::{Force, Load};
-use crate::limits::{Limits, State};
+use crate::embodiment::capsules::Body;
+use crate::embodiment::{Embodiment, Within, Workspace};
 use crate::observation::Measurement;
+use crate::safety::load::{Force, Load};
 use crate::safety::{Act, Guard, Kinematics, Response, Rule};
-use crate::tighten::Within;
-use crate::track::Tracker;
+use crate::trajectory::limits::{Limits, State};
+use crate::trajectory::track::Tracker;
 
 /// What is demanded of a joint.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -14,18 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Poll, Waker};
 
 use crate::clock::Pace;
-use crate::driver::{Driver, Drivers, Over, Task};
-use crate::embodiment::Embodiment;
-use crate::filter::Demand;
-use crate::inbox::{Answer, Inbox, Reply, TimeHold};
+use crate::control::inbox::{Answer, Inbox, Reply, TimeHold};
+use crate::control::joint_holders::{Driver, Drivers, Over, Task};
+use crate::control::play::{Ended, PlayError, PlayReport};
+use crate::embodiment::{Embodiment, Within};
 use crate::observation::{Measurement, Proprioception};
-use crate::play::{Ended, PlayError, PlayReport};
 use crate::robot::{Playing, RobotError};
-use crate::safety::{Act, Response, Rule};
-use crate::tighten::Within;
-
-/// A driver may miss ticks for so long in a row, seconds; then the drive is over.
-pub const PATIENCE_S: f32 = 0.25;
+use crate::safety::filter::Demand;
+use crate::safety::{Act, PATIENCE_S, Response, Rule};
 
 /// What the control loop knows at one tick. Vectors follow the embodiment's order.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -3,28 +3,33 @@
 //! It runs on a thread of its own and waits for nothing but the link and the next tick. If nothing drives a joint it
 //! holds; if the link fails every play ends, the arm brakes, and the loop tries again in the next tick.
 
+#[cfg(test)]
+mod allocation;
+pub mod external_drive;
+mod history;
+pub(crate) mod inbox;
+mod joint_holders;
+pub mod play;
+pub(crate) mod player;
+pub mod stop;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::{self, Metronome, Pace, Start, Stopwatch};
-use crate::drive::Drives;
-use crate::driver::{Over, Task};
-use crate::embodiment::Embodiment;
-use crate::filter::{Demand, Filter};
-use crate::history::History;
-use crate::inbox::{Answer, Command, Inbox};
-use crate::link::{Link, LinkError};
+use crate::control::external_drive::Drives;
+use crate::control::history::History;
+use crate::control::inbox::{Answer, Command, Inbox};
+use crate::control::joint_holders::{Over, Task};
+use crate::control::play::{Ended, PlayReport};
+use crate::control::player::Player;
+use crate::link::{self, Link, LinkError};
 use crate::observation::{Frame, Measurement, Observation};
-use crate::play::{Ended, PlayReport};
-use crate::player::Player;
 use crate::robot::{RobotError, RobotOptions, Shared};
+use crate::safety::filter::{Demand, Filter};
 use crate::safety::{Act, Response, Rule};
-
-/// A robot that is found further than this from its last command after its link was down, rad, has been moved
-/// meanwhile: it holds where it is found instead of snapping back.
-const MOVED_MEANWHILE_RAD: f32 = 0.1;
 
 pub(crate) struct ControlLoop {
     link: Box<dyn Link>,
@@ -66,7 +71,7 @@ impl ControlLoop {
     ) -> Result<Self, LinkError> {
         let embodiment = shared.embodiment.clone();
         let measured = link.read()?;
-        check(&measured, &embodiment)?;
+        link::check(&measured, &embodiment)?;
         let this = Self {
             link,
             inbox,
@@ -180,13 +185,13 @@ impl ControlLoop {
 
     fn read(&mut self) -> Result<(), LinkError> {
         let measured = self.link.read()?;
-        check(&measured, &self.shared.embodiment)?;
+        link::check(&measured, &self.shared.embodiment)?;
         self.measured = measured;
         for (history, sample) in self.histories.iter_mut().zip(&self.measured.samples) {
             history.push(self.tick, sample);
         }
         let positions = &self.measured.joints.positions;
-        if self.down.is_some() && moved(positions, self.filter.command()) {
+        if self.down.is_some() && link::moved(positions, self.filter.command()) {
             self.filter.continue_from(positions);
         }
         Ok(())
@@ -350,42 +355,6 @@ fn count(act: Act, tick: u64, acted: &mut Acted, shared: &Shared) {
     }
 }
 
-/// Whether somebody has moved a robot since its last command.
-pub(crate) fn moved(positions: &[f32], commanded: &[f32]) -> bool {
-    positions.iter().zip(commanded).any(|(is, was)| (is - was).abs() > MOVED_MEANWHILE_RAD)
-}
-
 fn raise(counter: &AtomicU64, to: Duration) {
     counter.fetch_max(u64::try_from(to.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
-}
-
-/// Whether a measurement has the shape that the embodiment promises, and only finite values.
-pub(crate) fn check(measured: &Measurement, embodiment: &Embodiment) -> Result<(), LinkError> {
-    let joints = &measured.joints;
-    let expected = embodiment.joints.len();
-    for (what, values) in
-        [("positions", &joints.positions), ("velocities", &joints.velocities), ("efforts", &joints.efforts)]
-    {
-        if values.len() != expected {
-            return Err(LinkError(format!("it read {} {what} of {expected} joints", values.len())));
-        }
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            let (name, value) = (&embodiment.joints[index].name, values[index]);
-            return Err(LinkError(format!("it read {value} among the {what}, for joint {name}")));
-        }
-    }
-    let (got, expected) = (measured.samples.len(), embodiment.sensors.len());
-    if got != expected {
-        return Err(LinkError(format!("it read samples of {got} sensors, {expected} were expected")));
-    }
-    for (sensor, sample) in embodiment.sensors.iter().zip(&measured.samples) {
-        let (name, got, expected) = (&sensor.name, sample.len(), sensor.channels.len());
-        if got != expected {
-            return Err(LinkError(format!("it read {got} values of sensor {name}, {expected} were expected")));
-        }
-        if sample.iter().any(|value| !value.is_finite()) {
-            return Err(LinkError(format!("sensor {name} reads what is no finite number")));
-        }
-    }
-    Ok(())
 }

@@ -8,17 +8,16 @@ use std::sync::Arc;
 use futures_channel::oneshot;
 
 use crate::clock::Pace;
-use crate::drive::{Driven, Drives, Seat};
-use crate::embodiment::{Embodiment, ForceLimit, Workspace};
-use crate::filter::{Demand, Filter};
-use crate::inbox::Inbox;
+use crate::control::external_drive::{Driven, Drives, Seat};
+use crate::control::inbox::Inbox;
+use crate::control::play::Play;
+use crate::control::player::{Player, Prepared};
+use crate::embodiment::{Embodiment, ForceLimit, Tightening, Workspace};
 use crate::link::Link;
 use crate::observation::{Measurement, Proprioception};
-use crate::play::Play;
-use crate::player::{Player, Prepared};
+use crate::safety::filter::{Demand, Filter};
 use crate::safety::{Act, Guard};
 use crate::sim::{SceneSpec, Simulator, arm};
-use crate::tighten::Tightening;
 
 struct Counting;
 

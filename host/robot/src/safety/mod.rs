@@ -5,7 +5,7 @@
 //! | `host_stop` | a stop source stopped the robot | latch | an operator who acknowledges that stop; nothing restarts |
 //! | `clock_jump` | the clock leapt by more than 250 ms or went backwards | hold, every play ends | a new play |
 //! | `command_age` | a play acted on an observation older than `command_age_s` | hold: it ends late, unmoved | a new play |
-//! | `command_age` | whoever drives joints did not answer the tick before | hold: they brake for this tick | the next answer; after [`PATIENCE_S`](crate::drive::PATIENCE_S) the drive ends late |
+//! | `command_age` | whoever drives joints did not answer the tick before | hold: they brake for this tick | the next answer; after [`PATIENCE_S`](crate::control::external_drive::PATIENCE_S) the drive ends late |
 //! | `not_a_number` | a demand is no finite number | hold, that joint | the next demand |
 //! | `position` | a demand is beyond a joint's limits | clamp | the next demand |
 //! | `workspace` | the tool would leave its box | clamp; hold where that fails or it comes too fast | the next demand |
@@ -49,9 +49,15 @@
 //!
 //! This is no certified safety function (ISO 10218, ISO 13482): a robot's hardware stops stay in place.
 
+pub(crate) mod filter;
+mod load;
+
 use serde::{Deserialize, Serialize};
 
 use crate::embodiment::Embodiment;
+
+/// Whoever drives joints tick by tick may miss ticks for so long in a row, seconds; then the drive is over.
+pub const PATIENCE_S: f32 = 0.25;
 
 /// Where a robot's tool is, from its joints.
 pub trait Kinematics: Send {

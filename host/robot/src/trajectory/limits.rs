@@ -4,8 +4,8 @@
 //! `v` for one tick and then slows by `change` in every tick covers `v + (v - c) + (v - 2c) + …`, which these functions
 //! sum and invert exactly; the continuous `v²/2a` would overshoot by up to a tick's travel.
 
-use crate::brake::{Brake, first_of_falling};
 use crate::embodiment;
+use crate::trajectory::brake::{Brake, first_of_falling};
 
 /// Further than any joint ever gets, and still exact to a nanoradian in `f64`, rad.
 const FAR_RAD: f64 = 1e6;

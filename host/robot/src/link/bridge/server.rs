@@ -14,11 +14,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::BridgeError;
 use super::wire::{self, Kind, MOST_BYTES, Role, Shape, Values, Wire};
 use crate::clock::{self, Metronome};
-use crate::control;
 use crate::embodiment::Embodiment;
-use crate::filter::{Demand, Filter};
-use crate::link::{Link, LinkError};
+use crate::link::{self, Link, LinkError};
 use crate::observation::{Frame, Measurement};
+use crate::safety::filter::{Demand, Filter};
 use crate::safety::{self, Kinematics};
 
 /// Control periods without a command, unless told otherwise.
@@ -96,7 +95,7 @@ impl Server {
         options: ServerOptions,
     ) -> Result<Self, BridgeError> {
         let measured = link.read()?;
-        control::check(&measured, &embodiment)?;
+        link::check(&measured, &embodiment)?;
         let listener = listen(path)?;
         let period = clock::period(embodiment.control_hz);
         let silence = period * options.silence.max(1);
@@ -405,7 +404,7 @@ impl Guard {
         }
         if self.measure().is_ok() && self.filter.stands() {
             let positions = &self.measured.joints.positions;
-            if control::moved(positions, self.filter.command()) {
+            if link::moved(positions, self.filter.command()) {
                 self.filter.continue_from(positions);
             }
         }
@@ -443,7 +442,7 @@ impl Guard {
 
     fn measure(&mut self) -> Result<(), LinkError> {
         let measured = self.link.read()?;
-        control::check(&measured, &self.embodiment)?;
+        link::check(&measured, &self.embodiment)?;
         self.measured = measured;
         self.filter.feel(&self.measured);
         Ok(())

@@ -11,15 +11,14 @@
 
 use std::sync::Arc;
 
-use crate::driver::{Driver, Drivers, Over, Task};
-use crate::embodiment::Embodiment;
-use crate::filter::Demand;
-use crate::inbox::Answer;
-use crate::limits::{Limits, State};
-use crate::play::{Ended, Play, PlayReport};
+use crate::control::inbox::Answer;
+use crate::control::joint_holders::{Driver, Drivers, Over, Task};
+use crate::control::play::{Ended, Play, PlayReport};
+use crate::embodiment::{Embodiment, Within};
+use crate::safety::filter::Demand;
 use crate::safety::{Act, Response, Rule};
-use crate::shape::Shaper;
-use crate::tighten::Within;
+use crate::trajectory::jerk_average::Shaper;
+use crate::trajectory::limits::{Limits, State};
 
 /// How long a newer play takes to prevail over what is left of an older one, seconds.
 const BLEND_S: f64 = 0.3;

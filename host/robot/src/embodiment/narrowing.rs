@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::embodiment::{Embodiment, EmbodimentError, Workspace};
-use crate::limits::Limits;
+use crate::trajectory::limits::Limits;
 
 /// Longer than any file of limits.
 const LONGEST_BYTES: u64 = 64 * 1024;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::inbox::Answer;
-use crate::play::{Ended, PlayReport};
+use crate::control::inbox::Answer;
+use crate::control::play::{Ended, PlayReport};
+use crate::embodiment::Within;
 use crate::robot::RobotError;
 use crate::safety::{Act, Record, Response};
-use crate::tighten::Within;
 
 /// What a driver does with its joints.
 pub(crate) trait Task {

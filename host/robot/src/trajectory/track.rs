@@ -5,9 +5,9 @@
 //! swinging past. Where there is a limit to its jerk, it can stop while its acceleration comes and goes by no more than
 //! that (`brake.rs`).
 
-use crate::brake::Brake;
-use crate::limits::{Limits, ROUNDING_RAD, State};
 use crate::safety::Rule;
+use crate::trajectory::brake::Brake;
+use crate::trajectory::limits::{Limits, ROUNDING_RAD, State};
 
 /// Far above the rounding of a third difference of positions in `f32`, far below anything physical.
 const RIPPLE_RAD: f64 = 1e-6;

@@ -6,10 +6,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use futures_channel::oneshot;
 
 use crate::clock::Pace;
-use crate::drive::Driven;
+use crate::control::external_drive::Driven;
+use crate::control::play::PlayReport;
+use crate::control::player::Prepared;
 use crate::observation::Observation;
-use crate::play::PlayReport;
-use crate::player::Prepared;
 use crate::robot::RobotError;
 
 /// What the control loop answers, together with robot time standing still.

@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use std::sync::Arc;
 
-use crate::embodiment::Embodiment;
-use crate::limits::Limits;
+use crate::embodiment::{Embodiment, Within};
 use crate::safety::Intervention;
-use crate::tighten::Within;
+use crate::trajectory::limits::Limits;
 
 /// The longest that one play may last, seconds.
 pub const LONGEST_PLAY_S: f32 = 300.0;
@@ -144,7 +143,7 @@ pub enum Ended {
     /// The host stop is latched. If it already was when the play arrived, nothing moved.
     Stopped,
     /// Every row was due before the play could take effect: nothing moved, and an older play goes on. Or nothing was
-    /// heard of whoever drove the joints for [`PATIENCE_S`](crate::drive::PATIENCE_S).
+    /// heard of whoever drove the joints for [`PATIENCE_S`](crate::safety::PATIENCE_S).
     Late,
 }
 

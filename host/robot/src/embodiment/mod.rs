@@ -1,9 +1,14 @@
 //! The embodiment file: one description of a robot that the control loop, the safety filter, skills and models share.
 
+pub(crate) mod capsules;
+mod narrowing;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+pub use narrowing::{ForceTightening, JointTightening, Tightening, TighteningError, Within};
 
 /// A robot, as its embodiment file describes it. Units are SI, frames follow ROS REP 103.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -230,7 +235,7 @@ const SLOWEST_ACTION_HZ: f32 = 0.1;
 /// The longest that a motion may be averaged to keep its jerk, seconds.
 pub(crate) const LONGEST_WINDOW_S: f32 = 0.5;
 
-const SO101: &str = include_str!("../embodiments/so101.toml");
+const SO101: &str = include_str!("../../embodiments/so101.toml");
 
 impl Embodiment {
     /// The simulated SO-101-like tabletop arm that ships with Waza.

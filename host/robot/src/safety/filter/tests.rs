@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::play::Play;
-use crate::tighten::{JointTightening, Tightening};
+use crate::control::play::Play;
+use crate::embodiment::{JointTightening, Tightening};
 
 const TICK: f64 = 0.01;
 const REST: [f32; 6] = [0.0, -0.6, 0.8, 0.6, 0.0, 0.3];

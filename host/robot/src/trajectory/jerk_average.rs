@@ -7,9 +7,9 @@
 //! what the filter, which keeps the jerk in the end, cannot do. It does not know what comes next.
 
 use crate::embodiment::LONGEST_WINDOW_S;
-use crate::limits::{Limits, ROUNDING_RAD, State};
 use crate::safety::Rule;
-use crate::track::Tracker;
+use crate::trajectory::limits::{Limits, ROUNDING_RAD, State};
+use crate::trajectory::track::Tracker;
 
 pub(crate) struct Shaper {
     /// What may be shaped where nothing makes it stricter.

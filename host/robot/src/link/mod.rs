@@ -1,0 +1,82 @@
+//! The trait between the control loop and something that moves.
+
+#[cfg(unix)]
+pub mod bridge;
+
+use crate::embodiment::Embodiment;
+use crate::observation::{Frame, Measurement};
+
+/// A robot, or something that behaves like one. The control loop is its only caller.
+///
+/// A hardware link talks to a bus; the simulator advances its physics. Neither may block for longer than a control
+/// period.
+pub trait Link: Send {
+    /// Reads the joints and sensors.
+    ///
+    /// # Errors
+    /// [`LinkError`] when nothing fresh can be read; the control loop then falls back and tries again.
+    fn read(&mut self) -> Result<Measurement, LinkError>;
+
+    /// Commands one position a joint (rad, embodiment's order), valid for one control period. A simulator advances its
+    /// time by that period.
+    ///
+    /// # Errors
+    /// [`LinkError`] when the command did not reach the robot.
+    fn write(&mut self, positions: &[f32]) -> Result<(), LinkError>;
+
+    /// The newest frame of every camera, in the embodiment's order.
+    ///
+    /// # Errors
+    /// [`LinkError`] when a camera is gone.
+    fn capture(&mut self) -> Result<Vec<Frame>, LinkError>;
+
+    /// Whether nothing but numbers moves: only then may the safety filter be off. A link around another one asks that.
+    fn is_simulated(&self) -> bool {
+        false
+    }
+}
+
+/// The link is down or the robot did not answer in time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the robot link failed: {0}")]
+pub struct LinkError(pub String);
+
+/// A robot that is found further than this from its last command after its link was down, rad, has been moved
+/// meanwhile: it holds where it is found instead of snapping back.
+const MOVED_MEANWHILE_RAD: f32 = 0.1;
+
+/// Whether somebody has moved a robot since its last command.
+pub(crate) fn moved(positions: &[f32], commanded: &[f32]) -> bool {
+    positions.iter().zip(commanded).any(|(is, was)| (is - was).abs() > MOVED_MEANWHILE_RAD)
+}
+
+/// Whether a measurement has the shape that the embodiment promises, and only finite values.
+pub(crate) fn check(measured: &Measurement, embodiment: &Embodiment) -> Result<(), LinkError> {
+    let joints = &measured.joints;
+    let expected = embodiment.joints.len();
+    for (what, values) in
+        [("positions", &joints.positions), ("velocities", &joints.velocities), ("efforts", &joints.efforts)]
+    {
+        if values.len() != expected {
+            return Err(LinkError(format!("it read {} {what} of {expected} joints", values.len())));
+        }
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            let (name, value) = (&embodiment.joints[index].name, values[index]);
+            return Err(LinkError(format!("it read {value} among the {what}, for joint {name}")));
+        }
+    }
+    let (got, expected) = (measured.samples.len(), embodiment.sensors.len());
+    if got != expected {
+        return Err(LinkError(format!("it read samples of {got} sensors, {expected} were expected")));
+    }
+    for (sensor, sample) in embodiment.sensors.iter().zip(&measured.samples) {
+        let (name, got, expected) = (&sensor.name, sample.len(), sensor.channels.len());
+        if got != expected {
+            return Err(LinkError(format!("it read {got} values of sensor {name}, {expected} were expected")));
+        }
+        if sample.iter().any(|value| !value.is_finite()) {
+            return Err(LinkError(format!("sensor {name} reads what is no finite number")));
+        }
+    }
+    Ok(())
+}
