@@ -39,28 +39,33 @@
 //! | `trajectory` | how one joint moves in whole ticks: within its limits, to a target, to rest |
 //! | [`observation`] | one moment of the robot, shared and immutable |
 //! | [`embodiment`] | the file that describes a robot, limits that are narrower than it, and its shape |
+//! | [`error`] | what goes wrong with a robot, and what is wrong with what was asked of it |
+//! | `rule` | the names of the safety filter's rules |
 //! | [`clock`] | robot time and its pace |
 //! | [`priority`] | who goes first when there are more threads than cores |
 
 pub mod clock;
 pub mod control;
 pub mod embodiment;
+pub mod error;
 pub mod link;
 pub mod observation;
 pub mod priority;
 pub mod robot;
+mod rule;
 pub mod safety;
 pub mod sim;
 mod trajectory;
 
 pub use clock::Pace;
 pub use control::external_drive::{Drive, DriveInput};
-pub use control::play::{Ended, Play, PlayError, PlayReport};
+pub use control::play::{Ended, Play, PlayReport};
 pub use control::stop::{SourceState, StopFile, StopSource, Stopped};
 pub use embodiment::{Embodiment, Tightening, TighteningError, Within};
+pub use error::{LinkError, PlayError, RobotError};
+pub use link::Link;
 #[cfg(unix)]
 pub use link::bridge;
-pub use link::{Link, LinkError};
 pub use observation::{Frame, Image, Observation, Proprioception};
-pub use robot::{Pending, Playing, Reply, Robot, RobotError, RobotOptions, Statistics, TimeHold};
+pub use robot::{Fence, Pending, Playing, Reply, Robot, RobotOptions, Statistics, TimeHold};
 pub use safety::{Guard, Intervention, Kinematics, Response, Rule};

@@ -1,36 +1,30 @@
 //! The handle to a robot's control loop.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_channel::oneshot;
-
 use crate::clock::{self, Pace};
-use crate::control::ControlLoop;
+pub use crate::control::RobotOptions;
+use crate::control::answer::{Answer, Keeper};
+pub use crate::control::answer::{Pending, Playing, Reply};
 use crate::control::external_drive::{Drive, Driven, Seat};
-use crate::control::inbox::{Answer, Command, Inbox};
-pub use crate::control::inbox::{Reply, TimeHold};
-use crate::control::play::{Play, PlayError, PlayReport, check_joints, check_limits};
+pub use crate::control::fence::Fence;
+use crate::control::fence::Fences;
+use crate::control::gate::Gate;
+pub use crate::control::gate::TimeHold;
+use crate::control::inbox::{Inbox, Sent};
+use crate::control::joint_holders::Claim;
+use crate::control::play::{Play, check_joints, check_limits};
 use crate::control::player::Prepared;
 use crate::control::stop::{SourceState, Sources, StopSource, Stopped};
+use crate::control::{Command, ControlLoop, Shared};
 use crate::embodiment::{Embodiment, EmbodimentError, Tightening, Within};
-use crate::link::{Link, LinkError};
+use crate::error::{PlayError, RobotError};
+use crate::link::Link;
 use crate::observation::Observation;
-use crate::safety::{Guard, Kinematics, Rule};
-
-/// What a control loop needs beside an embodiment and a link.
-pub struct RobotOptions {
-    /// How fast robot time passes.
-    pub pace: Pace,
-    /// The arm's forward kinematics: the workspace limit cannot be kept without.
-    pub kinematics: Box<dyn Kinematics>,
-    /// Whether the safety filter acts; [`Guard::Off`] is for simulated links only.
-    pub guard: Guard,
-}
+use crate::safety::{Guard, Rule};
 
 /// A robot under control. Cloning gives another handle to the same control loop; the loop brings the robot to a hold
 /// and ends when the last handle is dropped.
@@ -42,28 +36,18 @@ pub struct RobotOptions {
 pub struct Robot(Arc<Owner>);
 
 struct Owner {
-    inbox: Arc<Inbox>,
+    gate: Arc<Gate>,
+    inbox: Arc<Inbox<Command>>,
+    fences: Arc<Fences>,
+    answers: Keeper,
     shared: Arc<Shared>,
     sources: Sources,
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.inbox.close();
+        self.gate.close();
     }
-}
-
-/// What the control loop publishes at the end of every tick.
-pub(crate) struct Shared {
-    pub embodiment: Arc<Embodiment>,
-    pub tick: AtomicU64,
-    /// Bits of an `f32` each.
-    pub commanded: Box<[AtomicU32]>,
-    pub missed: AtomicU64,
-    pub longest_work_ns: AtomicU64,
-    pub latest_start_ns: AtomicU64,
-    pub link_errors: AtomicU64,
-    pub interventions: [AtomicU64; Rule::ALL.len()],
 }
 
 /// Counts since the control loop began.
@@ -83,52 +67,6 @@ pub struct Statistics {
     pub interventions: BTreeMap<Rule, u64>,
 }
 
-/// Why a robot does not do what was asked.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum RobotError {
-    /// The play is wrong in itself.
-    #[error(transparent)]
-    Play(#[from] PlayError),
-    /// The link is down. The robot holds, and the control loop keeps trying.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// Declared sources of the host stop have not been seen alive.
-    #[error("the robot is not armed: nothing has been heard of the stop source {}", .unseen.join(", "))]
-    NotArmed {
-        /// Their names.
-        unseen: Vec<String>,
-    },
-    /// The safety filter may be off for a simulated link only.
-    #[error("the safety filter can be off for a simulated robot only, and this link is none")]
-    Unguarded,
-    /// The control loop is gone: the last handle was dropped, or the link panicked.
-    #[error("the robot's control loop has ended; start it again")]
-    Ended,
-    /// The operating system refused the control loop its thread.
-    #[error("cannot start the control loop's thread: {0}")]
-    Thread(String),
-}
-
-/// An answer of the control loop, when it is there. Dropping it withdraws nothing that was asked.
-pub struct Pending<T> {
-    answer: oneshot::Receiver<Reply<Result<T, RobotError>>>,
-    inbox: Arc<Inbox>,
-}
-
-/// The end of a play.
-pub type Playing = Pending<PlayReport>;
-
-impl<T> Future for Pending<T> {
-    type Output = Reply<Result<T, RobotError>>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let answered = Pin::new(&mut self.answer).poll(context);
-        answered.map(|reply| {
-            reply.unwrap_or_else(|_| Reply { value: Err(RobotError::Ended), hold: self.inbox.hold_time() })
-        })
-    }
-}
-
 impl Robot {
     /// Starts the control loop on a thread of its own. It reads the link once, and holds where the joints then are.
     ///
@@ -139,23 +77,18 @@ impl Robot {
         if options.guard == Guard::Off && !link.is_simulated() {
             return Err(RobotError::Unguarded);
         }
-        let inbox = Inbox::new(options.pace);
-        let shared = Arc::new(Shared {
-            tick: AtomicU64::new(0),
-            commanded: embodiment.joints.iter().map(|_| AtomicU32::new(0)).collect(),
-            missed: AtomicU64::new(0),
-            longest_work_ns: AtomicU64::new(0),
-            latest_start_ns: AtomicU64::new(0),
-            link_errors: AtomicU64::new(0),
-            interventions: Default::default(),
-            embodiment,
-        });
-        let control = ControlLoop::new(link, options, inbox.clone(), shared.clone())?;
+        let gate = Gate::new(options.pace);
+        let inbox = Arc::new(Inbox::new(gate.clone()));
+        let fences = Fences::new(embodiment.joints.len());
+        let shared = Arc::new(Shared::new(embodiment));
+        let seams = (gate.clone(), inbox.clone(), fences.clone());
+        let control = ControlLoop::new(link, options, seams, shared.clone())?;
         std::thread::Builder::new()
             .name("waza-control".into())
             .spawn(move || control.run())
             .map_err(|error| RobotError::Thread(error.to_string()))?;
-        Ok(Self(Arc::new(Owner { inbox, shared, sources: Sources::default() })))
+        let (answers, sources) = Default::default();
+        Ok(Self(Arc::new(Owner { gate, inbox, fences, answers, shared, sources })))
     }
 
     /// What the robot is.
@@ -165,7 +98,7 @@ impl Robot {
 
     /// How fast robot time passes.
     pub fn pace(&self) -> Pace {
-        self.0.inbox.pace()
+        self.0.gate.pace()
     }
 
     /// The newest tick that is over; 0 before the first.
@@ -185,36 +118,50 @@ impl Robot {
 
     /// Makes robot time stand still under [`Pace::Lockstep`] until the guard is dropped.
     pub fn hold_time(&self) -> TimeHold {
-        self.0.inbox.hold_time()
+        self.0.gate.hold_time()
     }
 
     /// Under [`Pace::Lockstep`], blocks until everybody who is answered in the tick that is under way has been, so that
     /// who waits for several answers sees all of one tick together; in real time this does nothing.
     pub fn settle(&self) {
-        self.0.inbox.settle();
+        self.0.gate.settle();
     }
 
     /// Everything that the robot senses at the next tick. Frames are captured then, and only because of this.
     pub fn observe(&self) -> Pending<Arc<Observation>> {
-        self.ask(Command::Observe)
+        self.question(Command::Observe)
     }
 
     /// Resolves at the end of that tick, or of the next one if it is over, with the tick then.
     pub fn reach(&self, tick: u64) -> Pending<u64> {
-        self.ask(|answer| Command::Reach(tick, answer))
+        self.question(|answer| Command::Reach(tick, answer))
     }
 
     /// Plays rows on some joints from the next tick on, instead of what drove them; resolves when it is over.
+    ///
+    /// It is authorised at the moment of this call: when its joints are told to hold after it, also before the next tick, it
+    /// ends [`Held`](crate::Ended::Held).
     pub fn play(&self, play: Play) -> Playing {
+        self.play_if(play, None)
+    }
+
+    /// [`Robot::play`] under a fence that may have been raised long before. If the fence is not current any more when the
+    /// play arrives, nothing moves, and the play ends [`Held`](crate::Ended::Held).
+    pub fn play_under(&self, play: Play, fence: &Fence) -> Playing {
+        self.play_if(play, Some(fence))
+    }
+
+    fn play_if(&self, play: Play, fence: Option<&Fence>) -> Playing {
         let embodiment = self.embodiment();
-        match self.armed().and_then(|()| Ok(play.check(embodiment, self.tick())?)) {
-            Ok(()) => {
-                let prepared = Prepared::new(&play, embodiment, self.0.inbox.stops());
-                self.ask(|answer| Command::Play(prepared, answer))
-            }
+        let prepared = self.armed().and_then(|()| {
+            play.check(embodiment, self.tick())?;
+            Ok(Box::new(Prepared::new(&play, embodiment, self.claim(&play.joints, fence)?)))
+        });
+        match prepared {
+            Ok(prepared) => self.command(|answer| Command::Play(prepared, answer)).0,
             Err(error) => {
-                let (answer, pending) = self.pending();
-                self.0.inbox.reply(answer, Err(error));
+                let (answer, pending) = self.0.answers.pending(&self.0.gate);
+                answer.send(Err(error), None);
                 pending
             }
         }
@@ -235,48 +182,92 @@ impl Robot {
     /// [`RobotError::NotArmed`]; [`RobotError::Play`] if there are no joints, or one that the robot lacks, or the limits were
     /// made for another robot.
     pub fn drive(&self, joints: &BTreeSet<usize>, within: Option<Arc<Within>>) -> Result<Drive, RobotError> {
+        self.drive_if(joints, within, None)
+    }
+
+    /// [`Robot::drive`] under a fence that may have been raised long before. If the fence is not current any more when the
+    /// drive arrives, nothing moves, and the drive ends [`Held`](crate::Ended::Held).
+    ///
+    /// # Errors
+    /// As [`Robot::drive`]; [`RobotError::Play`] if the fence is not around one of the joints.
+    pub fn drive_under(
+        &self,
+        joints: &BTreeSet<usize>,
+        within: Option<Arc<Within>>,
+        fence: &Fence,
+    ) -> Result<Drive, RobotError> {
+        self.drive_if(joints, within, Some(fence))
+    }
+
+    fn drive_if(
+        &self,
+        joints: &BTreeSet<usize>,
+        within: Option<Arc<Within>>,
+        fence: Option<&Fence>,
+    ) -> Result<Drive, RobotError> {
         let embodiment = self.embodiment();
         self.armed()?;
         check_joints(joints, embodiment)?;
         check_limits(within.as_ref(), embodiment)?;
         let seat = Seat::new(embodiment);
-        let driven = Driven {
-            joints: joints.iter().copied().collect(),
+        let driven = Box::new(Driven {
+            claim: self.claim(joints, fence)?,
             seat: seat.clone(),
-            stops: self.0.inbox.stops(),
             demand: vec![0.0; embodiment.joints.len()],
             within,
-        };
-        let playing = self.ask(|answer| Command::Drive(driven, answer));
+        });
+        let (playing, _) = self.command(|answer| Command::Drive(driven, answer));
         Ok(Drive::new(seat, playing, embodiment))
     }
 
-    /// Ends every play and drive that drives any of these joints. Its joints stop within their limits, and stay.
+    /// Ends every play and drive that drives any of these joints, and everything that was asked for them before and has not
+    /// begun. They stop within their limits, and stay until something is asked anew. The loop sees it in its next tick,
+    /// however much else is asked of it.
     pub fn hold(&self, joints: &BTreeSet<usize>) {
-        self.0.inbox.send(Command::Hold(joints.iter().copied().collect()));
+        drop(self.fence(joints));
+    }
+
+    /// [`Robot::hold`], and the authority over these joints from now on, for [`Robot::play_under`] and
+    /// [`Robot::drive_under`]; joints that the robot lacks are passed over.
+    ///
+    /// Whoever gives joints away keeps the fence for the new holder: nothing that an earlier holder asked under an earlier
+    /// fence moves them after this. Fences around common joints are raised one after the other; of two that are raised at
+    /// once it may be that neither is current.
+    pub fn fence(&self, joints: &BTreeSet<usize>) -> Fence {
+        let fence = self.0.fences.raise(joints.iter().copied());
+        self.0.gate.rouse();
+        fence
+    }
+
+    /// [`Robot::fence`] around the joints of `fence`, if it is still current. `None`: it is not. Joints around which nobody
+    /// else has raised a fence since are told to hold all the same: they were the caller's, and the others' are left alone.
+    pub fn hold_under(&self, fence: &Fence) -> Option<Fence> {
+        let renewed = self.0.fences.renew(fence);
+        self.0.gate.rouse();
+        renewed
     }
 
     /// The host stop: ends every play and brings every joint to a hold, and latches. This is no emergency stop.
     pub fn stop(&self) {
-        self.0.inbox.stop();
+        self.0.gate.stop();
     }
 
     /// The host stop that is latched, to be acknowledged with [`Robot::reset`].
     pub fn stopped(&self) -> Option<Stopped> {
-        let stops = self.0.inbox.stops();
+        let stops = self.0.gate.stops();
         (stops % 2 == 1).then_some(Stopped(stops))
     }
 
     /// Lifts the host stop that was seen; a stop that came after it stays. Says whether it did. Nothing moves until
     /// something is played anew.
     pub fn reset(&self, acknowledged: Stopped) -> bool {
-        self.0.inbox.reset(acknowledged.0)
+        self.0.gate.reset(acknowledged.0)
     }
 
     /// Declares one way in which this robot may be stopped. From here on plays are refused with
     /// [`RobotError::NotArmed`] until the source has been seen alive.
     pub fn declare_stop_source(&self, name: &str) -> StopSource {
-        self.0.sources.declare(name, &self.0.inbox)
+        self.0.sources.declare(name, &self.0.gate)
     }
 
     /// The declared stop sources, in the order of their declaration.
@@ -286,7 +277,7 @@ impl Robot {
 
     /// Whether the host stop is latched.
     pub fn is_stopped(&self) -> bool {
-        self.0.inbox.stops() % 2 == 1
+        self.0.gate.stops() % 2 == 1
     }
 
     /// Counts up to the newest tick.
@@ -309,14 +300,32 @@ impl Robot {
         if unseen.is_empty() { Ok(()) } else { Err(RobotError::NotArmed { unseen }) }
     }
 
-    fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Pending<T> {
-        let (answer, pending) = self.pending();
-        self.0.inbox.send(command(answer));
-        pending
+    fn claim(&self, joints: &BTreeSet<usize>, fence: Option<&Fence>) -> Result<Claim, RobotError> {
+        let Owner { gate, fences, shared, .. } = &*self.0;
+        Claim::new(joints.iter().copied().collect(), fences, fence, gate.stops()).map_err(|joint| {
+            let joint = shared.embodiment.joints[joint].name.clone();
+            PlayError::NotFenced { joint }.into()
+        })
     }
 
-    fn pending<T>(&self) -> (Answer<T>, Pending<T>) {
-        let (sender, answer) = oneshot::channel();
-        (sender, Pending { answer, inbox: self.0.inbox.clone() })
+    /// What is of no use to anybody once its answer is not waited for.
+    fn question<T: Send + 'static>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Pending<T> {
+        match self.command(command) {
+            (pending, Some(sent)) => pending.asked(self.0.inbox.clone(), sent),
+            (pending, None) => pending,
+        }
+    }
+
+    fn command<T: Send + 'static>(&self, command: impl FnOnce(Answer<T>) -> Command) -> (Pending<T>, Option<Sent>) {
+        let (answer, pending) = self.0.answers.pending(&self.0.gate);
+        match self.0.inbox.send(command(answer)) {
+            Ok(sent) => (pending, Some(sent)),
+            Err(unsent) => {
+                if !self.0.gate.has_ended() {
+                    unsent.refuse(RobotError::Busy { most: Inbox::<Command>::MOST });
+                }
+                (pending, None)
+            }
+        }
     }
 }

@@ -10,16 +10,18 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use crate::clock::Pace;
-use crate::control::inbox::{Answer, Inbox, Reply, TimeHold};
-use crate::control::joint_holders::{Driver, Drivers, Over, Task};
-use crate::control::play::{Ended, PlayError, PlayReport};
+use crate::control::answer::{Answer, Playing, Reply, Spent};
+use crate::control::gate::{Gate, TimeHold};
+use crate::control::joint_holders::{Claim, Driver, Drivers, Over, Task};
+use crate::control::play::{Ended, PlayReport};
+use crate::control::shared_slot::SharedSlot;
 use crate::embodiment::{Embodiment, Within};
+use crate::error::{PlayError, RobotError};
 use crate::observation::{Measurement, Proprioception};
-use crate::robot::{Playing, RobotError};
 use crate::safety::filter::Demand;
 use crate::safety::{Act, PATIENCE_S, Response, Rule};
 
@@ -141,7 +143,7 @@ impl Drop for Drive {
 }
 
 /// The mailbox between a driver and the loop.
-pub(crate) struct Seat(Mutex<Slot>);
+pub(crate) struct Seat(SharedSlot<Slot>);
 
 struct Slot {
     input: DriveInput,
@@ -159,7 +161,7 @@ struct Slot {
 
 impl Seat {
     pub fn new(embodiment: &Embodiment) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Slot {
+        Arc::new(Self(SharedSlot::new(Slot {
             input: DriveInput::sized_for(embodiment),
             fresh: false,
             hold: None,
@@ -180,29 +182,18 @@ impl Seat {
     }
 
     fn lock(&self) -> MutexGuard<'_, Slot> {
-        // What is behind it is numbers, whole or replaced in the next tick; a panic cannot make them worse than late.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
-    /// For the loop: in real time it does not wait for a driver who is just reading or writing; there is a next tick.
     fn visit(&self, pace: Pace) -> Option<MutexGuard<'_, Slot>> {
-        match pace {
-            Pace::Lockstep => Some(self.lock()),
-            Pace::RealTime => match self.0.try_lock() {
-                Ok(slot) => Some(slot),
-                Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) => None,
-            },
-        }
+        self.0.visit(pace)
     }
 }
 
 /// What a driver asks of the loop.
 pub(crate) struct Driven {
-    pub joints: Vec<usize>,
+    pub claim: Claim,
     pub seat: Arc<Seat>,
-    /// The state of the host stop when it was asked.
-    pub stops: u64,
     /// Where the loop keeps the newest demand.
     pub demand: Vec<f32>,
     /// Stricter limits than the robot's.
@@ -211,7 +202,7 @@ pub(crate) struct Driven {
 
 /// A driver that drives its joints.
 pub(crate) struct Active {
-    driven: Driven,
+    driven: Box<Driven>,
     started: u64,
     /// The tick whose input the newest demand answers.
     answers: Option<u64>,
@@ -219,8 +210,16 @@ pub(crate) struct Active {
 }
 
 impl Task for Active {
-    fn joints(&self) -> &[usize] {
-        &self.driven.joints
+    fn claim(&self) -> &Claim {
+        &self.driven.claim
+    }
+
+    fn claim_mut(&mut self) -> &mut Claim {
+        &mut self.driven.claim
+    }
+
+    fn spent(self) -> Spent {
+        self.driven
     }
 
     fn within(&self) -> Option<&Arc<Within>> {
@@ -269,8 +268,8 @@ impl Drives {
     }
 
     /// Lets a driver take over its joints at `tick`; drives that lose a joint end.
-    pub fn start(&mut self, driven: Driven, answer: Answer<PlayReport>, tick: u64, over: &mut Vec<Over>) {
-        self.driving.supersede(&driven.joints, over);
+    pub fn start(&mut self, driven: Box<Driven>, answer: Answer<PlayReport>, tick: u64, over: &mut Vec<Over>) {
+        self.driving.supersede(&driven.claim.joints, over);
         self.driving.add(Driver::new(Active { driven, started: tick, answers: None, left: false }, answer));
     }
 
@@ -283,7 +282,7 @@ impl Drives {
                 continue;
             }
             if drive.is_prompt(tick) {
-                for &joint in &drive.driven.joints {
+                for &joint in &drive.driven.claim.joints {
                     demands[joint] = Demand::To(drive.driven.demand[joint].into());
                 }
             } else if tick > drive.started {
@@ -298,7 +297,7 @@ impl Drives {
     }
 
     /// Shows the drivers what is known at the end of `tick`.
-    pub fn publish(&self, tick: u64, measured: &Measurement, inbox: &Arc<Inbox>) {
+    pub fn publish(&self, tick: u64, measured: &Measurement, gate: &Arc<Gate>) {
         for drive in self.driving.iter() {
             let Some(mut slot) = drive.driven.seat.visit(self.pace) else { continue };
             if slot.left {
@@ -306,7 +305,7 @@ impl Drives {
             }
             slot.input.copy(tick, measured);
             slot.fresh = true;
-            slot.hold = Some(inbox.hold_time());
+            slot.hold = Some(gate.hold_time());
             if let Some(waker) = &slot.waker {
                 waker.wake_by_ref();
             }

@@ -1,214 +1,164 @@
-//! The seam between the handles of a robot and its control loop: commands, the host stop, and who holds time still.
+//! What handles ask of the control loop, on its way there.
+//!
+//! A command lies in a place of its own until the loop takes it or its sender withdraws it; either frees the place. So what
+//! lies here is what is still wanted, however much was asked and given up, and however long the loop does not tick. In real
+//! time the loop waits for no sender: it passes over a place that somebody is just writing to, and that one alone is heard a
+//! tick later.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 
-use futures_channel::oneshot;
+use crate::control::gate::Gate;
+use crate::control::shared_slot::SharedSlot;
 
-use crate::clock::Pace;
-use crate::control::external_drive::Driven;
-use crate::control::play::PlayReport;
-use crate::control::player::Prepared;
-use crate::observation::Observation;
-use crate::robot::RobotError;
+/// Places in a block: as many as a word has bits.
+const PLACES: usize = 64;
 
-/// What the control loop answers, together with robot time standing still.
-#[derive(Debug)]
-pub struct Reply<T> {
-    /// The answer.
-    pub value: T,
-    /// Taken before the answer was sent: under [`Pace::Lockstep`] robot time stands still until it is dropped, and so
-    /// until the answer is taken, or its future is dropped.
-    pub hold: TimeHold,
+/// Blocks are made when they are needed, up to so many.
+const BLOCKS: usize = 256;
+
+/// A numbered command, or nothing.
+type Place<C> = SharedSlot<Option<(u64, C)>>;
+
+struct Block<C> {
+    /// A bit a place: somebody uses it. Set by its sender, cleared by whoever takes the command out of it.
+    used: AtomicU64,
+    /// A bit a place: a command lies in it. Changed only under the place's lock.
+    full: AtomicU64,
+    places: [Place<C>; PLACES],
 }
 
-pub(crate) type Answer<T> = oneshot::Sender<Reply<Result<T, RobotError>>>;
-
-/// What handles ask of the loop.
-pub(crate) enum Command {
-    Observe(Answer<Arc<Observation>>),
-    Reach(u64, Answer<u64>),
-    Play(Prepared, Answer<PlayReport>),
-    Drive(Driven, Answer<PlayReport>),
-    Hold(Vec<usize>),
+pub(crate) struct Inbox<C> {
+    gate: Arc<Gate>,
+    blocks: Box<[OnceLock<Box<Block<C>>>]>,
+    next: AtomicU64,
 }
 
-#[derive(Default)]
-struct State {
-    commands: Vec<Command>,
-    holds: usize,
-    /// The last handle is gone.
-    closed: bool,
-    /// The loop is gone: nobody will ever take a command.
-    ended: bool,
-    /// The loop is between two takes: some who are answered in this tick may not have been yet.
-    ticking: bool,
+/// Where a command was put.
+#[derive(Clone, Copy)]
+pub(crate) struct Sent {
+    block: usize,
+    place: usize,
+    number: u64,
 }
 
-pub(crate) struct Inbox {
-    pace: Pace,
-    state: Mutex<State>,
-    wake: Condvar,
-    settled: Condvar,
-    /// Odd while the host stop is latched, and different after every stop: a stop that was reset between two ticks
-    /// still ends what was playing. Not behind the mutex, so that no other command can delay it.
-    stops: AtomicU64,
+/// Of an inbox, whatever its commands are.
+pub(crate) trait Withdraw: Send + Sync {
+    /// Takes a command back, if the loop has not taken it.
+    fn withdraw(&self, sent: Sent);
 }
 
-impl Inbox {
-    pub fn new(pace: Pace) -> Arc<Self> {
-        Arc::new(Self {
-            pace,
-            state: Mutex::default(),
-            wake: Condvar::new(),
-            settled: Condvar::new(),
-            stops: AtomicU64::new(0),
+impl<C: Send> Inbox<C> {
+    /// More cannot wait for one tick.
+    pub const MOST: usize = BLOCKS * PLACES;
+
+    pub fn new(gate: Arc<Gate>) -> Self {
+        Self { gate, blocks: (0..BLOCKS).map(|_| OnceLock::new()).collect(), next: AtomicU64::new(0) }
+    }
+
+    /// Puts a command where the loop finds it. Commands of one thread are taken in their order.
+    ///
+    /// # Errors
+    /// The command, if every place is used, or the loop is gone.
+    pub fn send(&self, command: C) -> Result<Sent, C> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let Some((block, place)) = self.claim() else { return Err(command) };
+        let sent = Sent { block, place, number };
+        self.block(block).put(place, number, command);
+        // In one order with `Gate::end`: either the loop's end finds the command, or it is taken back here.
+        if self.gate.has_ended()
+            && let Some(command) = self.take_back(sent)
+        {
+            return Err(command);
+        }
+        self.gate.rouse();
+        Ok(sent)
+    }
+
+    /// Whether there is nothing to take.
+    pub fn is_empty(&self) -> bool {
+        self.made().all(|block| block.full.load(Ordering::SeqCst) == 0)
+    }
+
+    /// Moves what has arrived into `commands`, with its numbers.
+    pub fn take(&self, commands: &mut Vec<(u64, C)>) {
+        for block in self.made() {
+            let mut full = block.full.load(Ordering::SeqCst);
+            while full != 0 {
+                let place = full.trailing_zeros() as usize;
+                full &= full - 1;
+                if let Some(kept) = block.places[place].visit(self.gate.pace()) {
+                    commands.extend(block.empty(place, kept, |_| true));
+                }
+            }
+        }
+        commands.sort_unstable_by_key(|(number, _)| *number);
+    }
+
+    /// Lets go of everything that was asked, when nobody will take it.
+    pub fn drain(&self) {
+        for block in self.made() {
+            for (place, kept) in block.places.iter().enumerate() {
+                // A command may be answered when it is dropped, which runs a waiter's code: not under the lock.
+                let left = block.empty(place, kept.lock(), |_| true);
+                drop(left);
+            }
+        }
+    }
+
+    fn take_back(&self, sent: Sent) -> Option<C> {
+        let block = self.block(sent.block);
+        let taken = block.empty(sent.place, block.places[sent.place].lock(), |number| number == sent.number);
+        taken.map(|(_, command)| command)
+    }
+
+    fn made(&self) -> impl Iterator<Item = &Block<C>> {
+        self.blocks.iter().map_while(OnceLock::get).map(|block| &**block)
+    }
+
+    fn block(&self, block: usize) -> &Block<C> {
+        self.blocks[block].get_or_init(|| {
+            let places = std::array::from_fn(|_| SharedSlot::new(None));
+            Box::new(Block { used: AtomicU64::new(0), full: AtomicU64::new(0), places })
         })
     }
 
-    pub fn send(&self, command: Command) {
-        let mut state = self.lock();
-        if state.ended {
-            // Dropping a command answers it, which may run a waiter's code: not under the lock.
-            drop(state);
-            drop(command);
-            return;
-        }
-        state.commands.push(command);
-        drop(state);
-        self.wake.notify_one();
-    }
-
-    pub fn hold_time(self: &Arc<Self>) -> TimeHold {
-        match self.pace {
-            Pace::RealTime => TimeHold(None),
-            Pace::Lockstep => {
-                self.lock().holds += 1;
-                TimeHold(Some(self.clone()))
-            }
-        }
-    }
-
-    pub fn reply<T>(self: &Arc<Self>, to: Answer<T>, value: Result<T, RobotError>) {
-        // A waiter that has gone away gives its hold back here.
-        drop(to.send(Reply { value, hold: self.hold_time() }));
-    }
-
-    pub fn stop(&self) {
-        self.turn_stops(|stops| stops % 2 == 0);
-    }
-
-    /// Lifts that stop; false if it is not the one that is latched.
-    pub fn reset(&self, stop: u64) -> bool {
-        self.turn_stops(|stops| stops == stop && stops % 2 == 1)
-    }
-
-    /// Counts on from a count that will do.
-    fn turn_stops(&self, will_do: impl Fn(u64) -> bool) -> bool {
-        let turn = |stops: u64| will_do(stops).then_some(stops + 1);
-        let turned = self.stops.fetch_update(Ordering::AcqRel, Ordering::Acquire, turn).is_ok();
-        if turned {
-            drop(self.lock());
-            self.wake.notify_one();
-        }
-        turned
-    }
-
-    /// Whether the loop is gone.
-    pub fn has_ended(&self) -> bool {
-        self.lock().ended
-    }
-
-    /// Odd while the host stop is latched.
-    pub fn stops(&self) -> u64 {
-        self.stops.load(Ordering::Acquire)
-    }
-
-    pub fn close(&self) {
-        self.lock().closed = true;
-        self.wake.notify_one();
-    }
-
-    /// Moves the commands that have arrived into `commands` and says whether anybody may still send some.
-    ///
-    /// In real time this never waits: commands that are just being sent are taken a tick later. In lockstep it waits
-    /// until nobody holds time and there is a reason for a tick: `busy`, a command, or a change of the stop since
-    /// `stops`.
-    pub fn take(&self, commands: &mut Vec<Command>, busy: bool, stops: u64) -> bool {
-        let mut state = match self.pace {
-            Pace::RealTime => match self.state.try_lock() {
-                Ok(state) => state,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return true,
-            },
-            Pace::Lockstep => {
-                let waits = |state: &mut State| {
-                    let idle = !busy && state.commands.is_empty() && self.stops() == stops;
-                    !state.closed && (state.holds > 0 || idle)
-                };
-                let mut state = self.lock();
-                state.ticking = false;
-                self.settled.notify_all();
-                let mut state = self.wake.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
-                state.ticking = true;
-                state
-            }
-        };
-        commands.append(&mut state.commands);
-        !state.closed
-    }
-
-    /// In lockstep, waits until everybody who is answered in the tick that is under way has been.
-    pub fn settle(&self) {
-        if self.pace == Pace::Lockstep {
-            let ticking = |state: &mut State| state.ticking && !state.ended;
-            drop(self.settled.wait_while(self.lock(), ticking));
-        }
-    }
-
-    pub fn pace(&self) -> Pace {
-        self.pace
-    }
-
-    /// Answers everything that was asked, and will be, with [`RobotError::Ended`].
-    pub fn end(&self) {
-        let mut state = self.lock();
-        state.ended = true;
-        self.settled.notify_all();
-        let commands = std::mem::take(&mut state.commands);
-        drop(state);
-        drop(commands);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change under this lock is a single step, so a panic cannot leave it half done.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Finds a place that nobody uses.
+    fn claim(&self) -> Option<(usize, usize)> {
+        (0..BLOCKS).find_map(|block| self.block(block).claim().map(|place| (block, place)))
     }
 }
 
-/// While one of these lives, robot time stands still under [`Pace::Lockstep`]; under [`Pace::RealTime`] it is free of
-/// effect. Whoever is about to act on what it has just learnt keeps one, so that thinking takes no robot time, and drops
-/// it before waiting for the robot again: an answer that needs a tick never comes while it is held.
-#[must_use = "robot time goes on as soon as this is dropped"]
-pub struct TimeHold(Option<Arc<Inbox>>);
-
-impl Clone for TimeHold {
-    fn clone(&self) -> Self {
-        self.0.as_ref().map_or(Self(None), Inbox::hold_time)
+impl<C: Send> Withdraw for Inbox<C> {
+    fn withdraw(&self, sent: Sent) {
+        drop(self.take_back(sent));
     }
 }
 
-impl Drop for TimeHold {
-    fn drop(&mut self) {
-        if let Some(inbox) = &self.0 {
-            inbox.lock().holds -= 1;
-            inbox.wake.notify_one();
-        }
+impl<C> Block<C> {
+    fn claim(&self) -> Option<usize> {
+        let free = |used: u64| (used != u64::MAX).then(|| used | (used + 1));
+        let before = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).ok()?;
+        Some(before.trailing_ones() as usize)
     }
-}
 
-impl std::fmt::Debug for TimeHold {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(if self.0.is_some() { "TimeHold" } else { "TimeHold (real time)" })
+    fn put(&self, place: usize, number: u64, command: C) {
+        let mut kept = self.places[place].lock();
+        *kept = Some((number, command));
+        self.full.fetch_or(1 << place, Ordering::SeqCst);
+    }
+
+    /// Takes the command that is meant out of its place, which is free then.
+    fn empty(
+        &self,
+        place: usize,
+        mut kept: MutexGuard<'_, Option<(u64, C)>>,
+        meant: impl Fn(u64) -> bool,
+    ) -> Option<(u64, C)> {
+        let taken = kept.take_if(|(number, _)| meant(*number))?;
+        self.full.fetch_and(!(1 << place), Ordering::SeqCst);
+        drop(kept);
+        self.used.fetch_and(!(1 << place), Ordering::AcqRel);
+        Some(taken)
     }
 }

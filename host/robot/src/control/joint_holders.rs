@@ -2,16 +2,54 @@
 
 use std::sync::Arc;
 
-use crate::control::inbox::Answer;
+use crate::control::answer::{Answer, Spent};
+use crate::control::fence::{Fence, Fences};
 use crate::control::play::{Ended, PlayReport};
 use crate::embodiment::Within;
-use crate::robot::RobotError;
-use crate::safety::{Act, Record, Response};
+use crate::error::RobotError;
+use crate::safety::{Act, Intervention, Record, Response, Rule};
+
+/// Joints that somebody asks for, and what held when they did. Made on their thread.
+pub(crate) struct Claim {
+    pub joints: Vec<usize>,
+    /// The fences' counts of the joints: what is asked before a fence is raised around them never moves them after it.
+    counts: Vec<u64>,
+    /// The state of the host stop: what is asked before a stop never begins after it.
+    pub stops: u64,
+    /// Room for the report.
+    interventions: Vec<Intervention>,
+}
+
+impl Claim {
+    /// Authorised by a fence, or at this moment.
+    ///
+    /// # Errors
+    /// The joint that the fence is not around.
+    pub fn new(joints: Vec<usize>, fences: &Arc<Fences>, under: Option<&Fence>, stops: u64) -> Result<Self, usize> {
+        let counts = fences.counts(&joints, under)?;
+        Ok(Self { joints, counts, stops, interventions: Vec::with_capacity(Rule::ALL.len()) })
+    }
+
+    /// Whether a fence was raised around any of the joints since.
+    pub fn is_revoked(&self, fences: &Fences) -> bool {
+        fences.raised_since(&self.joints, &self.counts)
+    }
+}
 
 /// What a driver does with its joints.
 pub(crate) trait Task {
+    fn claim(&self) -> &Claim;
+
+    /// Where its report is written.
+    fn claim_mut(&mut self) -> &mut Claim;
+
+    /// What its asker is to free.
+    fn spent(self) -> Spent;
+
     /// Its joints.
-    fn joints(&self) -> &[usize];
+    fn joints(&self) -> &[usize] {
+        &self.claim().joints
+    }
 
     /// Stricter limits than the robot's, if it has some.
     fn within(&self) -> Option<&Arc<Within>>;
@@ -26,7 +64,11 @@ pub(crate) trait Task {
 }
 
 /// A driver that is over, and whom to tell.
-pub(crate) type Over = (Answer<PlayReport>, Result<PlayReport, RobotError>);
+pub(crate) struct Over {
+    pub answer: Answer<PlayReport>,
+    pub report: Result<PlayReport, RobotError>,
+    pub spent: Spent,
+}
 
 pub(crate) struct Driver<T> {
     pub task: T,
@@ -36,13 +78,15 @@ pub(crate) struct Driver<T> {
     answer: Answer<PlayReport>,
 }
 
-impl<T> Driver<T> {
+impl<T: Task> Driver<T> {
     pub fn new(task: T, answer: Answer<PlayReport>) -> Self {
         Self { task, record: Record::default(), refused: false, answer }
     }
 
-    pub fn end(self, ended: Ended) -> Over {
-        (self.answer, Ok(PlayReport { ended, interventions: self.record.to_vec() }))
+    pub fn end(mut self, ended: Ended) -> Over {
+        let mut interventions = std::mem::take(&mut self.task.claim_mut().interventions);
+        self.record.write(&mut interventions);
+        Over { answer: self.answer, report: Ok(PlayReport { ended, interventions }), spent: self.task.spent() }
     }
 }
 
@@ -97,6 +141,11 @@ impl<T: Task> Drivers<T> {
         self.end_those(Ended::Held, over, |driver| driver.refused);
     }
 
+    /// Ends those around whose joints a fence was raised since they were asked for.
+    pub fn revoke(&mut self, fences: &Fences, over: &mut Vec<Over>) {
+        self.end(Ended::Held, over, |task| task.claim().is_revoked(fences));
+    }
+
     /// Ends those that drive any of `joints`, because these are told to hold.
     pub fn hold(&mut self, joints: &[usize], over: &mut Vec<Over>) {
         self.end(Ended::Held, over, |task| task.drives_any(joints));
@@ -119,8 +168,8 @@ impl<T: Task> Drivers<T> {
     }
 
     /// Ends all without a report; the caller says why.
-    pub fn abandon(&mut self) -> impl Iterator<Item = Answer<PlayReport>> + '_ {
-        self.0.drain(..).map(|driver| driver.answer)
+    pub fn abandon(&mut self) -> impl Iterator<Item = (Answer<PlayReport>, Spent)> + '_ {
+        self.0.drain(..).map(|driver| (driver.answer, driver.task.spent()))
     }
 
     pub fn end(&mut self, ended: Ended, over: &mut Vec<Over>, which: impl Fn(&T) -> bool) {

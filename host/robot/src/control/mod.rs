@@ -5,40 +5,116 @@
 
 #[cfg(test)]
 mod allocation;
+pub(crate) mod answer;
 pub mod external_drive;
+pub(crate) mod fence;
+pub(crate) mod gate;
 mod history;
 pub(crate) mod inbox;
-mod joint_holders;
+pub(crate) mod joint_holders;
 pub mod play;
 pub(crate) mod player;
+mod shared_slot;
 pub mod stop;
+mod waiters;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use self::answer::Answer;
+use self::external_drive::{Driven, Drives};
+use self::fence::Fences;
+use self::gate::Gate;
+use self::history::History;
+use self::inbox::Inbox;
+use self::joint_holders::{Claim, Over, Task};
+use self::play::{Ended, PlayReport};
+use self::player::{Player, Prepared};
+use self::waiters::{Waiter, Waiters};
 use crate::clock::{self, Metronome, Pace, Start, Stopwatch};
-use crate::control::external_drive::Drives;
-use crate::control::history::History;
-use crate::control::inbox::{Answer, Command, Inbox};
-use crate::control::joint_holders::{Over, Task};
-use crate::control::play::{Ended, PlayReport};
-use crate::control::player::Player;
-use crate::link::{self, Link, LinkError};
+use crate::embodiment::Embodiment;
+use crate::error::{LinkError, RobotError};
+use crate::link::{self, Link};
 use crate::observation::{Frame, Measurement, Observation};
-use crate::robot::{RobotError, RobotOptions, Shared};
 use crate::safety::filter::{Demand, Filter};
-use crate::safety::{Act, Response, Rule};
+use crate::safety::{Act, Guard, Kinematics, Response, Rule};
+
+/// What a control loop needs beside an embodiment and a link.
+pub struct RobotOptions {
+    /// How fast robot time passes.
+    pub pace: Pace,
+    /// The arm's forward kinematics: the workspace limit cannot be kept without.
+    pub kinematics: Box<dyn Kinematics>,
+    /// Whether the safety filter acts; [`Guard::Off`] is for simulated links only.
+    pub guard: Guard,
+}
+
+/// What the control loop publishes at the end of every tick.
+pub(crate) struct Shared {
+    pub embodiment: Arc<Embodiment>,
+    pub tick: AtomicU64,
+    /// Bits of an `f32` each.
+    pub commanded: Box<[AtomicU32]>,
+    pub missed: AtomicU64,
+    pub longest_work_ns: AtomicU64,
+    pub latest_start_ns: AtomicU64,
+    pub link_errors: AtomicU64,
+    pub interventions: [AtomicU64; Rule::ALL.len()],
+}
+
+impl Shared {
+    pub fn new(embodiment: Arc<Embodiment>) -> Self {
+        Self {
+            tick: AtomicU64::new(0),
+            commanded: embodiment.joints.iter().map(|_| AtomicU32::new(0)).collect(),
+            missed: AtomicU64::new(0),
+            longest_work_ns: AtomicU64::new(0),
+            latest_start_ns: AtomicU64::new(0),
+            link_errors: AtomicU64::new(0),
+            interventions: Default::default(),
+            embodiment,
+        }
+    }
+}
+
+/// What handles ask of the loop. What cannot wait for its turn, the host stop and holds, is no command: the loop finds it in
+/// [`Gate`] and [`Fences`].
+pub(crate) enum Command {
+    Observe(Answer<Arc<Observation>>),
+    Reach(u64, Answer<u64>),
+    Play(Box<Prepared>, Answer<PlayReport>),
+    Drive(Box<Driven>, Answer<PlayReport>),
+}
+
+impl Command {
+    /// Answers it from where it was asked.
+    pub fn refuse(self, why: RobotError) {
+        match self {
+            Self::Observe(answer) => answer.send(Err(why), None),
+            Self::Reach(_, answer) => answer.send(Err(why), None),
+            Self::Play(_, answer) | Self::Drive(_, answer) => answer.send(Err(why), None),
+        }
+    }
+}
+
+/// For so many commands, waiters and ends of plays there is room from the start: only a tick in which there are more of them
+/// than ever before allocates.
+const ROOM: usize = 1024;
 
 pub(crate) struct ControlLoop {
     link: Box<dyn Link>,
-    inbox: Arc<Inbox>,
+    gate: Arc<Gate>,
+    inbox: Arc<Inbox<Command>>,
+    fences: Arc<Fences>,
     shared: Arc<Shared>,
     pace: Pace,
     tick: u64,
     /// The state of the host stop that the loop has acted on.
     stops: u64,
+    /// How many fences it has acted on.
+    raised: u64,
     measured: Measurement,
     /// Why the link failed in the newest tick.
     down: Option<LinkError>,
@@ -53,11 +129,11 @@ pub(crate) struct ControlLoop {
     demands: Vec<Demand>,
     /// The last tick in which each rule acted.
     acted: Acted,
-    commands: Vec<Command>,
+    commands: Vec<(u64, Command)>,
     observers: Vec<Answer<Arc<Observation>>>,
     /// What they see, to be answered at the end of the tick.
     observed: Option<Result<Arc<Observation>, LinkError>>,
-    waiters: Vec<(u64, Answer<u64>)>,
+    waiters: Waiters,
     /// Plays that are over, to be answered at the end of the tick.
     over: Vec<Over>,
 }
@@ -66,18 +142,22 @@ impl ControlLoop {
     pub fn new(
         mut link: Box<dyn Link>,
         options: RobotOptions,
-        inbox: Arc<Inbox>,
+        inbox: (Arc<Gate>, Arc<Inbox<Command>>, Arc<Fences>),
         shared: Arc<Shared>,
     ) -> Result<Self, LinkError> {
         let embodiment = shared.embodiment.clone();
+        let (gate, inbox, fences) = inbox;
         let measured = link.read()?;
         link::check(&measured, &embodiment)?;
         let this = Self {
             link,
+            gate,
             inbox,
+            fences,
             pace: options.pace,
             tick: 0,
             stops: 0,
+            raised: 0,
             down: None,
             histories: embodiment.sensors.iter().map(|it| History::new(it, embodiment.control_hz)).collect(),
             frames: vec![None; embodiment.cameras.len()],
@@ -88,11 +168,11 @@ impl ControlLoop {
             measured,
             demands: vec![Demand::Hold; embodiment.joints.len()],
             acted: [None; Rule::ALL.len()],
-            commands: Vec::new(),
-            observers: Vec::new(),
+            commands: Vec::with_capacity(ROOM),
+            observers: Vec::with_capacity(ROOM),
             observed: None,
-            waiters: Vec::new(),
-            over: Vec::new(),
+            waiters: Waiters::new(ROOM),
+            over: Vec::with_capacity(ROOM),
             shared,
         };
         this.publish();
@@ -113,10 +193,8 @@ impl ControlLoop {
                 Pace::RealTime => metronome.wait(),
                 Pace::Lockstep => Start { late: Duration::ZERO, missed: 0, jumped: false },
             };
-            let drives = !(self.player.playing.is_idle() && self.drives.driving.is_idle());
-            let busy = drives || !(self.filter.stands() && self.waiters.is_empty() && self.commands.is_empty());
-            let open = self.inbox.take(&mut self.commands, busy, self.stops);
-            if !open {
+            self.listen();
+            if !self.gate.is_open() {
                 self.player.playing.abandon().chain(self.drives.driving.abandon()).for_each(drop);
                 if self.filter.stands() {
                     return;
@@ -137,6 +215,17 @@ impl ControlLoop {
         }
     }
 
+    /// Takes what was asked; in lockstep, when there is a reason for a tick.
+    fn listen(&mut self) {
+        let Self { gate, inbox, fences, commands, waiters, player, drives, filter, .. } = self;
+        let moves = !(player.playing.is_idle() && drives.driving.is_idle() && filter.stands());
+        let (stops, raised, left) = (self.stops, self.raised, !commands.is_empty());
+        let reason = || {
+            moves || left || waiters.any() || !inbox.is_empty() || gate.stops() != stops || fences.raised() != raised
+        };
+        gate.pass(reason, || inbox.take(commands));
+    }
+
     /// Ends every play: what was asked before the clock jumped may be of another day.
     fn hold_after_jump(&mut self) {
         tracing::error!(tick = self.tick, "the clock jumped; the robot holds");
@@ -155,7 +244,7 @@ impl ControlLoop {
         if let Some(error) = &failure {
             self.give_up(error);
         }
-        let stops = self.inbox.stops();
+        let stops = self.gate.stops();
         let stopping = stops != self.stops;
         // What was asked while a stop came in waits a tick, so that the stop is told to what it ended, and no other.
         if !stopping {
@@ -201,21 +290,21 @@ impl ControlLoop {
     fn give_up(&mut self, error: &LinkError) {
         self.shared.link_errors.fetch_add(1, Ordering::Release);
         let abandoned = self.player.playing.abandon().chain(self.drives.driving.abandon());
-        self.over.extend(abandoned.map(|answer| (answer, Err(error.clone().into()))));
+        self.over.extend(abandoned.map(|(answer, spent)| Over { answer, report: Err(error.clone().into()), spent }));
     }
 
     fn obey(&mut self, failure: &Option<LinkError>) {
+        self.raised = self.fences.raised();
+        self.player.playing.revoke(&self.fences, &mut self.over);
+        self.drives.driving.revoke(&self.fences, &mut self.over);
         let mut commands = std::mem::take(&mut self.commands);
-        for command in commands.drain(..) {
+        for (number, command) in commands.drain(..) {
             match command {
+                Command::Observe(answer) if answer.is_withdrawn() => {}
                 Command::Observe(answer) => self.observers.push(answer),
-                Command::Reach(tick, answer) => self.waiters.push((tick, answer)),
-                Command::Hold(joints) => {
-                    self.player.playing.hold(&joints, &mut self.over);
-                    self.drives.driving.hold(&joints, &mut self.over);
-                }
-                Command::Play(play, answer) => match self.refusal(play.stops, failure) {
-                    Some(refusal) => self.over.push((answer, refusal)),
+                Command::Reach(tick, answer) => self.waiters.add(Waiter { tick, number, answer }),
+                Command::Play(play, answer) => match self.refusal(&play.claim, failure) {
+                    Some(report) => self.over.push(Over { answer, report, spent: play }),
                     None => {
                         let Self { player, filter, acted, shared, over, .. } = self;
                         let (tick, filter) = (self.tick, &*filter);
@@ -226,10 +315,10 @@ impl ControlLoop {
                         });
                     }
                 },
-                Command::Drive(driven, answer) => match self.refusal(driven.stops, failure) {
-                    Some(refusal) => self.over.push((answer, refusal)),
+                Command::Drive(driven, answer) => match self.refusal(&driven.claim, failure) {
+                    Some(report) => self.over.push(Over { answer, report, spent: driven }),
                     None => {
-                        self.player.playing.supersede(&driven.joints, &mut self.over);
+                        self.player.playing.supersede(&driven.claim.joints, &mut self.over);
                         self.drives.start(driven, answer, self.tick, &mut self.over);
                     }
                 },
@@ -238,13 +327,18 @@ impl ControlLoop {
         self.commands = commands;
     }
 
-    /// Why nothing may begin to move: `stops` is the state of the host stop when it was asked.
-    fn refusal(&self, stops: u64, failure: &Option<LinkError>) -> Option<Result<PlayReport, RobotError>> {
+    /// Why what was asked may not begin to move anything.
+    fn refusal(&self, claim: &Claim, failure: &Option<LinkError>) -> Option<Result<PlayReport, RobotError>> {
         if let Some(error) = failure {
             return Some(Err(error.clone().into()));
         }
-        let stopped = stops != self.stops || self.stops % 2 == 1;
-        stopped.then(|| Ok(PlayReport { ended: Ended::Stopped, interventions: Vec::new() }))
+        let stopped = claim.stops != self.stops || self.stops % 2 == 1;
+        let ended = match (stopped, claim.is_revoked(&self.fences)) {
+            (true, _) => Ended::Stopped,
+            (false, true) => Ended::Held,
+            (false, false) => return None,
+        };
+        Some(Ok(PlayReport { ended, interventions: Vec::new() }))
     }
 
     /// Gives the observers this moment. Frames are taken now, before the command moves anything.
@@ -323,25 +417,29 @@ impl ControlLoop {
     }
 
     fn answer(&mut self) {
-        for (answer, report) in self.over.drain(..) {
-            self.inbox.reply(answer, report);
+        for Over { answer, report, spent } in self.over.drain(..) {
+            answer.send(report, Some(spent));
         }
-        if let Some(observed) = self.observed.take() {
-            for answer in self.observers.drain(..) {
-                self.inbox.reply(answer, observed.clone().map_err(RobotError::from));
+        let last = self.observers.len().saturating_sub(1);
+        for (index, answer) in self.observers.drain(..).enumerate() {
+            // The last gets the loop's own, so that it is not the loop that frees it.
+            let seen = if index == last { self.observed.take() } else { self.observed.clone() };
+            if let Some(seen) = seen {
+                answer.send(seen.map_err(RobotError::from), None);
             }
         }
         let tick = self.tick;
-        self.drives.publish(tick, &self.measured, &self.inbox);
-        for (_, answer) in self.waiters.extract_if(.., |(awaited, _)| *awaited <= tick) {
-            self.inbox.reply(answer, Ok(tick));
+        self.drives.publish(tick, &self.measured, &self.gate);
+        while let Some(answer) = self.waiters.due(tick) {
+            answer.send(Ok(tick), None);
         }
     }
 }
 
 impl Drop for ControlLoop {
     fn drop(&mut self) {
-        self.inbox.end();
+        self.gate.end();
+        self.inbox.drain();
     }
 }
 

@@ -5,14 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::embodiment::{Embodiment, Within};
+use crate::error::{FURTHEST_START_S, LONGEST_PLAY_S, PlayError};
 use crate::safety::Intervention;
-use crate::trajectory::limits::Limits;
-
-/// The longest that one play may last, seconds.
-pub const LONGEST_PLAY_S: f32 = 300.0;
-
-/// How far ahead of the newest tick a play's rows may begin, seconds.
-pub const FURTHEST_START_S: f32 = 10.0;
 
 /// A planned move keeps to this share of a joint's acceleration, so that rounding its rows to `f32` stays unnoticed.
 const PLANNED_ACCELERATION: f64 = 0.95;
@@ -34,92 +28,6 @@ pub struct Play {
     pub since_tick: Option<u64>,
     /// Stricter limits than the robot's, kept while this play drives its joints.
     pub within: Option<Arc<Within>>,
-}
-
-/// Why a play was refused.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum PlayError {
-    /// `joints` is empty.
-    #[error("the play names no joints; name at least one of the lease's")]
-    NoJoints,
-    /// A joint that the robot lacks.
-    #[error("the play names joint {joint}, but {robot} has joints 0 to {last}")]
-    UnknownJoint {
-        /// As asked for.
-        joint: usize,
-        /// The embodiment's name.
-        robot: String,
-        /// The highest index.
-        last: usize,
-    },
-    /// `rows` is empty.
-    #[error("the play has no rows; it needs at least one")]
-    NoRows,
-    /// A row is of another width than the embodiment.
-    #[error("row {row} of the play has {width} values, one for each of {expected} joints was expected")]
-    Width {
-        /// Index.
-        row: usize,
-        /// Values in it.
-        width: usize,
-        /// Joints of the embodiment.
-        expected: usize,
-    },
-    /// A value is infinite or not a number.
-    #[error("row {row} of the play is {value} for joint {joint}; positions must be finite")]
-    NotFinite {
-        /// Index.
-        row: usize,
-        /// The joint's name.
-        joint: String,
-        /// As given.
-        value: f32,
-    },
-    /// `rate_hz` is no rate that the control loop can play.
-    #[error("the play's rate is {rate_hz} Hz, it must lie in (0, {control_hz}]")]
-    Rate {
-        /// As given.
-        rate_hz: f32,
-        /// The control loop's.
-        control_hz: f32,
-    },
-    /// It would take too long.
-    #[error("the play would last {seconds} s; split it into pieces of at most {LONGEST_PLAY_S} s")]
-    TooLong {
-        /// Of all rows, rounded up.
-        seconds: f32,
-    },
-    /// `since_tick` is in the far future.
-    #[error("the play begins at tick {since_tick}, more than {FURTHEST_START_S} s after the newest tick {tick}")]
-    FarFuture {
-        /// As given.
-        since_tick: u64,
-        /// Newest.
-        tick: u64,
-    },
-    /// `within` was made for another robot.
-    #[error("the play's limits are of {theirs}, made for another robot than {robot}; make them with Robot::within")]
-    ForeignLimits {
-        /// The embodiment's name that the limits are of.
-        theirs: String,
-        /// The embodiment's name.
-        robot: String,
-    },
-    /// A planned move's speed is no share.
-    #[error("the speed of a move is {0}; it is a share of each joint's highest speed and must lie in (0, 1]")]
-    Speed(f32),
-    /// A planned move would leave a joint's limits.
-    #[error("the move would take joint {joint} to {target} rad, its limits are {low} to {high} rad")]
-    OutOfReach {
-        /// The joint's name.
-        joint: String,
-        /// Where to.
-        target: f32,
-        /// The lower limit.
-        low: f32,
-        /// The upper limit.
-        high: f32,
-    },
 }
 
 /// What became of a play.
@@ -178,7 +86,7 @@ impl Play {
             if !(low..=high).contains(&target) {
                 return Err(PlayError::OutOfReach { joint: joint.name.clone(), target, low, high });
             }
-            let limits = Limits::of(joint, rate_hz);
+            let limits = joint.limits(rate_hz);
             let way = f64::from(target - from[index]).abs().max(f64::from(f32::EPSILON));
             pace = pace.min(limits.speed * f64::from(speed) / way);
             change = change.min(limits.change * PLANNED_ACCELERATION / way);

@@ -11,14 +11,14 @@
 
 use std::sync::Arc;
 
-use crate::control::inbox::Answer;
-use crate::control::joint_holders::{Driver, Drivers, Over, Task};
+use crate::control::answer::{Answer, Spent};
+use crate::control::joint_holders::{Claim, Driver, Drivers, Over, Task};
 use crate::control::play::{Ended, Play, PlayReport};
-use crate::embodiment::{Embodiment, Within};
+use crate::embodiment::{Embodiment, Joint, Within};
 use crate::safety::filter::Demand;
 use crate::safety::{Act, Response, Rule};
 use crate::trajectory::jerk_average::Shaper;
-use crate::trajectory::limits::{Limits, State};
+use crate::trajectory::limits::State;
 
 /// How long a newer play takes to prevail over what is left of an older one, seconds.
 const BLEND_S: f64 = 0.3;
@@ -28,31 +28,27 @@ const SETTLE_S: f64 = 1.0;
 
 /// A checked play in the player's own form, made on the caller's thread: one column a joint.
 pub(crate) struct Prepared {
-    joints: Vec<usize>,
+    pub claim: Claim,
     columns: Vec<Vec<f64>>,
     /// Ticks from row to row.
     spacing: f64,
     since_tick: Option<u64>,
     within: Option<Arc<Within>>,
-    /// The state of the host stop when the play was sent: one that was sent before a stop never starts after it.
-    pub stops: u64,
     /// Where the joints are when the play starts.
     starts: Vec<State>,
 }
 
 impl Prepared {
     /// `play` has been checked against `embodiment`.
-    pub fn new(play: &Play, embodiment: &Embodiment, stops: u64) -> Self {
-        let joints: Vec<usize> = play.joints.iter().copied().collect();
+    pub fn new(play: &Play, embodiment: &Embodiment, claim: Claim) -> Self {
         let column = |&joint: &usize| play.rows.iter().map(|row| row[joint].into()).collect();
         Self {
-            columns: joints.iter().map(column).collect(),
-            starts: vec![State::default(); joints.len()],
-            joints,
+            columns: claim.joints.iter().map(column).collect(),
+            starts: vec![State::default(); claim.joints.len()],
+            claim,
             spacing: f64::from(embodiment.control_hz) / f64::from(play.rate_hz),
             since_tick: play.since_tick,
             within: play.within.clone(),
-            stops,
         }
     }
 
@@ -68,7 +64,7 @@ fn oldest(embodiment: &Embodiment) -> Option<f64> {
 
 /// A play that drives its joints.
 pub(crate) struct Active {
-    play: Prepared,
+    play: Box<Prepared>,
     /// The tick at which the rows were true.
     since: f64,
     /// The first row that was not too late.
@@ -80,8 +76,16 @@ pub(crate) struct Active {
 }
 
 impl Task for Active {
-    fn joints(&self) -> &[usize] {
-        &self.play.joints
+    fn claim(&self) -> &Claim {
+        &self.play.claim
+    }
+
+    fn claim_mut(&mut self) -> &mut Claim {
+        &mut self.play.claim
+    }
+
+    fn spent(self) -> Spent {
+        self.play
     }
 
     fn within(&self) -> Option<&Arc<Within>> {
@@ -166,7 +170,7 @@ pub(crate) struct Player {
 impl Player {
     pub fn new(embodiment: &Embodiment) -> Self {
         let hz = embodiment.control_hz;
-        let shaper = |joint| Shaper::new(Limits::of(joint, hz), hz);
+        let shaper = |joint: &Joint| Shaper::new(joint.limits(hz), hz);
         Self {
             playing: Drivers::of(embodiment.joints.len()),
             shapers: embodiment.joints.iter().map(shaper).collect(),
@@ -181,7 +185,7 @@ impl Player {
     /// `state` says where a joint was commanded to be in the tick before.
     pub fn start(
         &mut self,
-        play: Prepared,
+        play: Box<Prepared>,
         answer: Answer<PlayReport>,
         tick: u64,
         state: impl Fn(usize) -> State,
@@ -207,7 +211,7 @@ impl Player {
             return;
         }
         if since + (last + 1) as f64 * new.play.spacing < now {
-            over.push((answer, Ok(PlayReport { ended: Ended::Late, interventions: Vec::new() })));
+            over.push(Driver::new(new, answer).end(Ended::Late));
             return;
         }
         // A row that is due at once would be reached with a jerk; half a row's time is left for the way to the first.
@@ -215,7 +219,7 @@ impl Player {
             new.first += 1;
         }
         new.next = new.first;
-        for (column, &joint) in new.play.joints.iter().enumerate() {
+        for (column, &joint) in new.play.claim.joints.iter().enumerate() {
             new.play.starts[column] = state(joint);
         }
         let jump = self.out_of_reach(&new).map(|(joint, excess)| {
@@ -229,25 +233,25 @@ impl Player {
             report(act);
             if act.response == Response::Hold {
                 // Whoever is sent there does not know where it is: what it played before is no better.
-                self.playing.hold(&new.task.play.joints, over);
+                self.playing.hold(&new.task.play.claim.joints, over);
                 over.push(new.end(Ended::Held));
                 return;
             }
         }
         self.blend(&mut new.task, now);
-        self.playing.supersede(&new.task.play.joints, over);
+        self.playing.supersede(&new.task.play.claim.joints, over);
         self.playing.add(new);
     }
 
     /// Lets the joints go on from where they are, and mixes the first rows with what is left of older plays.
     fn blend(&mut self, new: &mut Active, now: f64) {
         let (last, blend) = (new.play.last(), BLEND_S * self.control_hz);
-        for column in 0..new.play.joints.len() {
-            let joint = new.play.joints[column];
+        for column in 0..new.play.claim.joints.len() {
+            let joint = new.play.claim.joints[column];
             let within = new.play.within.as_ref().map(|within| within.limits[joint]);
             self.shapers[joint].continue_from(within, new.play.starts[column]);
             let Some(old) = self.playing.of_joint(joint) else { continue };
-            let Some(old_column) = old.play.joints.iter().position(|&driven| driven == joint) else { continue };
+            let Some(old_column) = old.play.claim.joints.iter().position(|&driven| driven == joint) else { continue };
             // Not the last row: the joints are to rest where it says.
             for row in new.first..last {
                 let due = new.due(row);
@@ -271,7 +275,7 @@ impl Player {
             let reach = (due - new.started + 1.0) * speed;
             (joint, (position - new.play.starts[column].position).abs() - reach)
         };
-        let furthest = new.play.joints.iter().enumerate().map(beyond).max_by(|(_, a), (_, b)| a.total_cmp(b));
+        let furthest = new.play.claim.joints.iter().enumerate().map(beyond).max_by(|(_, a), (_, b)| a.total_cmp(b));
         furthest.filter(|(_, beyond)| *beyond > 0.0)
     }
 
@@ -285,7 +289,7 @@ impl Player {
             while active.next < active.play.last() && active.due(active.next) < now {
                 active.next += 1;
             }
-            for (column, &joint) in active.play.joints.iter().enumerate() {
+            for (column, &joint) in active.play.claim.joints.iter().enumerate() {
                 let shaper = &mut self.shapers[joint];
                 let target = active.position(column, now + shaper.ahead());
                 let position = shaper.follow(target);
@@ -308,7 +312,8 @@ impl Player {
                 rests(joint) && column.last().is_some_and(|&last| shapers[joint].rests_at(last))
             };
             let ended = active.end();
-            now >= ended && (now >= ended + settle || active.play.joints.iter().zip(&active.play.columns).all(played))
+            now >= ended
+                && (now >= ended + settle || active.play.claim.joints.iter().zip(&active.play.columns).all(played))
         });
     }
 }

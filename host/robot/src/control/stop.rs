@@ -3,11 +3,13 @@
 //! The host stop is no emergency stop (ISO 13850): a robot's hardware stops stay in place.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::control::inbox::Inbox;
+use parking_lot::Mutex;
+
+use crate::control::gate::Gate;
 
 /// How often a [`StopFile`] is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -37,7 +39,7 @@ pub struct SourceState {
 #[derive(Clone)]
 pub struct StopSource {
     seen: Arc<AtomicBool>,
-    inbox: Arc<Inbox>,
+    gate: Arc<Gate>,
 }
 
 impl StopSource {
@@ -49,7 +51,7 @@ impl StopSource {
     /// Latches the host stop; the next tick of the control loop brakes.
     pub fn stop(&self) {
         self.alive();
-        self.inbox.stop();
+        self.gate.stop();
     }
 }
 
@@ -58,20 +60,20 @@ impl StopSource {
 pub(crate) struct Sources(Mutex<Vec<(String, Arc<AtomicBool>)>>);
 
 impl Sources {
-    pub fn declare(&self, name: &str, inbox: &Arc<Inbox>) -> StopSource {
+    pub fn declare(&self, name: &str, gate: &Arc<Gate>) -> StopSource {
         let seen = Arc::new(AtomicBool::new(false));
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((name.into(), seen.clone()));
-        StopSource { seen, inbox: inbox.clone() }
+        self.0.lock().push((name.into(), seen.clone()));
+        StopSource { seen, gate: gate.clone() }
     }
 
     /// Names of those that have not been seen alive.
     pub fn unseen(&self) -> Vec<String> {
-        let sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sources = self.0.lock();
         sources.iter().filter(|(_, seen)| !seen.load(Ordering::Acquire)).map(|(name, _)| name.clone()).collect()
     }
 
     pub fn states(&self) -> Vec<SourceState> {
-        let sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sources = self.0.lock();
         let state = |(name, seen): &(String, Arc<AtomicBool>)| SourceState {
             name: name.clone(),
             seen: seen.load(Ordering::Acquire),
@@ -95,7 +97,7 @@ impl StopFile {
         let path = path.into();
         let look = move || {
             let mut alive = false;
-            while !source.inbox.has_ended() {
+            while !source.gate.has_ended() {
                 match is_there(&path) {
                     Ok(false) => {
                         source.alive();

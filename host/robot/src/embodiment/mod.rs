@@ -8,6 +8,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::trajectory::jerk_average::LONGEST_WINDOW_S;
+use crate::trajectory::limits::Limits;
 pub use narrowing::{ForceTightening, JointTightening, Tightening, TighteningError, Within};
 
 /// A robot, as its embodiment file describes it. Units are SI, frames follow ROS REP 103.
@@ -232,10 +234,22 @@ const THINNEST_BOX_M: f32 = 0.02;
 const SLOWEST_CONTROL_HZ: f32 = 1.0;
 const SLOWEST_ACTION_HZ: f32 = 0.1;
 
-/// The longest that a motion may be averaged to keep its jerk, seconds.
-pub(crate) const LONGEST_WINDOW_S: f32 = 0.5;
-
 const SO101: &str = include_str!("../../embodiments/so101.toml");
+
+impl Joint {
+    /// What it can do in whole ticks.
+    pub(crate) fn limits(&self, control_hz: f32) -> Limits {
+        let hz = f64::from(control_hz);
+        Limits {
+            low: self.position[0].into(),
+            high: self.position[1].into(),
+            speed: f64::from(self.velocity) / hz,
+            change: f64::from(self.acceleration) / (hz * hz),
+            effort: self.effort.into(),
+            jerk: self.jerk.map(|jerk| f64::from(jerk) / hz.powi(3)),
+        }
+    }
+}
 
 impl Embodiment {
     /// The simulated SO-101-like tabletop arm that ships with Waza.

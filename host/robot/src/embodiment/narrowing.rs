@@ -151,7 +151,7 @@ impl Embodiment {
     pub fn within(self: &Arc<Self>, by: &Tightening, origin: &str) -> Result<Arc<Within>, EmbodimentError> {
         let embodiment = self.tightened(by, origin)?;
         Ok(Arc::new(Within {
-            limits: embodiment.joints.iter().map(|joint| Limits::of(joint, self.control_hz)).collect(),
+            limits: embodiment.joints.iter().map(|joint| joint.limits(self.control_hz)).collect(),
             forbidden: by.forbidden.clone(),
             robot: self.clone(),
             embodiment,

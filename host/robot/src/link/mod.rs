@@ -4,6 +4,7 @@
 pub mod bridge;
 
 use crate::embodiment::Embodiment;
+pub use crate::error::LinkError;
 use crate::observation::{Frame, Measurement};
 
 /// A robot, or something that behaves like one. The control loop is its only caller.
@@ -35,11 +36,6 @@ pub trait Link: Send {
         false
     }
 }
-
-/// The link is down or the robot did not answer in time.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the robot link failed: {0}")]
-pub struct LinkError(pub String);
 
 /// A robot that is found further than this from its last command after its link was down, rad, has been moved
 /// meanwhile: it holds where it is found instead of snapping back.

@@ -9,11 +9,11 @@ use std::array;
 use std::sync::Arc;
 
 use crate::embodiment::capsules::Body;
-use crate::embodiment::{Embodiment, Within, Workspace};
+use crate::embodiment::{self, Embodiment, Within, Workspace};
 use crate::observation::Measurement;
 use crate::safety::load::{Force, Load};
 use crate::safety::{Act, Guard, Kinematics, Response, Rule};
-use crate::trajectory::limits::{Limits, State};
+use crate::trajectory::limits::State;
 use crate::trajectory::track::Tracker;
 
 /// What is demanded of a joint.
@@ -98,8 +98,8 @@ pub(crate) struct Filter {
 impl Filter {
     /// A filter whose first command continues from `positions`, at rest.
     pub fn new(embodiment: &Embodiment, kinematics: Box<dyn Kinematics>, guard: Guard, positions: &[f32]) -> Self {
-        let joint = |joint| Joint {
-            tracker: Tracker::new(Limits::of(joint, embodiment.control_hz)),
+        let joint = |joint: &embodiment::Joint| Joint {
+            tracker: Tracker::new(joint.limits(embodiment.control_hz)),
             target: None,
             velocity: 0.0,
             jacobian: [0.0; 3],

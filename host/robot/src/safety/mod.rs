@@ -55,6 +55,7 @@ mod load;
 use serde::{Deserialize, Serialize};
 
 use crate::embodiment::Embodiment;
+pub use crate::rule::Rule;
 
 /// Whoever drives joints tick by tick may miss ticks for so long in a row, seconds; then the drive is over.
 pub const PATIENCE_S: f32 = 0.25;
@@ -80,95 +81,6 @@ pub enum Guard {
     /// Demands become commands as they are; only what is no number holds. For measuring what the filter costs, and refused
     /// by [`Robot::start`](crate::Robot::start) for anything but a simulated link.
     Off,
-}
-
-/// What the safety filter watches, and what the control loop holds for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rule {
-    /// The host stop: every joint comes to hold and stays until the stop is reset.
-    HostStop,
-    /// The clock leapt by more than 250 ms or went backwards: every play ends, every joint holds.
-    ClockJump,
-    /// The observation that a play acted on is older than the embodiment's `command_age_s`: it moves nothing. Or whoever
-    /// drives joints did not answer the tick before: they brake.
-    CommandAge,
-    /// A demanded position is infinite or not a number: that joint holds.
-    NotANumber,
-    /// A demanded position is outside the joint's limits.
-    Position,
-    /// The tool centre point must stay in the workspace box.
-    Workspace,
-    /// A link would get into a forbidden box.
-    Forbidden,
-    /// Two links would touch that may not.
-    SelfCollision,
-    /// A sensor feels more force than it may: the arm holds, and may only lead away.
-    Force,
-    /// A joint feels more torque than it may: it is slowed, then holds, and may only turn back.
-    Effort,
-    /// The first rows of a play are further from where its joints are than these could get in the time.
-    Discontinuity,
-    /// A demand moves faster than the joint may.
-    Velocity,
-    /// A demand speeds up, turns or stops harder than the joint may.
-    Acceleration,
-    /// A demand speeds up, turns or stops more abruptly than the joint may.
-    Jerk,
-}
-
-impl Rule {
-    /// Every rule.
-    pub const ALL: [Self; 14] = [
-        Self::HostStop,
-        Self::ClockJump,
-        Self::CommandAge,
-        Self::NotANumber,
-        Self::Position,
-        Self::Workspace,
-        Self::Forbidden,
-        Self::SelfCollision,
-        Self::Force,
-        Self::Effort,
-        Self::Discontinuity,
-        Self::Velocity,
-        Self::Acceleration,
-        Self::Jerk,
-    ];
-
-    /// As logs, reports and skills see it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::HostStop => "host_stop",
-            Self::ClockJump => "clock_jump",
-            Self::CommandAge => "command_age",
-            Self::NotANumber => "not_a_number",
-            Self::Position => "position",
-            Self::Workspace => "workspace",
-            Self::Forbidden => "forbidden",
-            Self::SelfCollision => "self_collision",
-            Self::Force => "force",
-            Self::Effort => "effort",
-            Self::Discontinuity => "discontinuity",
-            Self::Velocity => "velocity",
-            Self::Acceleration => "acceleration",
-            Self::Jerk => "jerk",
-        }
-    }
-
-    /// Whether it ends a play or a drive that it holds; the other rules hold for as long as the demand stays wrong.
-    pub fn ends_plays(self) -> bool {
-        matches!(
-            self,
-            Self::HostStop | Self::ClockJump | Self::CommandAge | Self::Force | Self::Effort | Self::Discontinuity
-        )
-    }
-}
-
-impl std::fmt::Display for Rule {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(self.name())
-    }
 }
 
 /// How hard the filter acted, mildest first.
@@ -290,16 +202,22 @@ impl Record {
     }
 
     /// In the order in which they began.
-    pub fn to_vec(&self) -> Vec<Intervention> {
-        let mut all: Vec<_> = self.0.iter().flatten().map(|(merged, _)| *merged).collect();
-        all.sort_by_key(|it| it.first_tick);
-        all
+    pub fn write(&self, to: &mut Vec<Intervention>) {
+        to.extend(self.0.iter().flatten().map(|(merged, _)| *merged));
+        // Without the memory that a stable sort may want: no two are of one rule.
+        to.sort_unstable_by_key(|it| (it.first_tick, it.rule));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn written(record: &Record) -> Vec<Intervention> {
+        let mut all = Vec::new();
+        record.write(&mut all);
+        all
+    }
 
     #[test]
     fn repeated_interventions_of_a_rule_become_one_with_the_largest_excess() {
@@ -316,7 +234,7 @@ mod tests {
             ticks: 2,
             excess: 0.3,
         };
-        assert_eq!(record.to_vec(), [expected]);
+        assert_eq!(written(&record), [expected]);
         let robot = Embodiment::so101();
         assert_eq!(expected.detail(&robot), "wrist_roll was slowed to 2.5 rad/s, up to 0.3000 rad behind, for 2 ticks");
     }
@@ -327,7 +245,7 @@ mod tests {
         for (rule, tick) in [(Rule::Jerk, 3), (Rule::Force, 7), (Rule::Velocity, 5), (Rule::Jerk, 9)] {
             record.note(Act { rule, response: Response::Slow, joint: None, excess: 0.0 }, tick);
         }
-        let told: Vec<_> = record.to_vec().iter().map(|it| (it.rule, it.first_tick)).collect();
+        let told: Vec<_> = written(&record).iter().map(|it| (it.rule, it.first_tick)).collect();
         assert_eq!(told, [(Rule::Jerk, 3), (Rule::Velocity, 5), (Rule::Force, 7)]);
     }
 
@@ -339,6 +257,6 @@ mod tests {
             record.note(Act { rule, response: Response::Clamp, joint: None, excess: 0.0 }, 1);
             assert_eq!(serde_json::to_string(&rule).unwrap(), format!("\"{rule}\""));
         }
-        assert_eq!(record.to_vec().len(), Rule::ALL.len());
+        assert_eq!(written(&record).len(), Rule::ALL.len());
     }
 }

@@ -6,10 +6,12 @@
 //! online trajectory planning). A mean is late by half its window, so the motion is asked to be early by as much: this is
 //! what the filter, which keeps the jerk in the end, cannot do. It does not know what comes next.
 
-use crate::embodiment::LONGEST_WINDOW_S;
-use crate::safety::Rule;
+use crate::rule::Rule;
 use crate::trajectory::limits::{Limits, ROUNDING_RAD, State};
 use crate::trajectory::track::Tracker;
+
+/// The longest that a motion may be averaged to keep its jerk, seconds.
+pub(crate) const LONGEST_WINDOW_S: f32 = 0.5;
 
 pub(crate) struct Shaper {
     /// What may be shaped where nothing makes it stricter.

@@ -4,7 +4,6 @@
 //! `v` for one tick and then slows by `change` in every tick covers `v + (v - c) + (v - 2c) + …`, which these functions
 //! sum and invert exactly; the continuous `v²/2a` would overshoot by up to a tick's travel.
 
-use crate::embodiment;
 use crate::trajectory::brake::{Brake, first_of_falling};
 
 /// Further than any joint ever gets, and still exact to a nanoradian in `f64`, rad.
@@ -57,18 +56,6 @@ impl State {
 }
 
 impl Limits {
-    pub fn of(joint: &embodiment::Joint, control_hz: f32) -> Self {
-        let hz = f64::from(control_hz);
-        Self {
-            low: joint.position[0].into(),
-            high: joint.position[1].into(),
-            speed: f64::from(joint.velocity) / hz,
-            change: f64::from(joint.acceleration) / (hz * hz),
-            effort: joint.effort.into(),
-            jerk: joint.jerk.map(|jerk| f64::from(jerk) / hz.powi(3)),
-        }
-    }
-
     /// Ticks over which a motion within velocity and acceleration is averaged to keep the jerk too.
     pub fn window(&self) -> usize {
         // A hair less, so that a whole number stays one.

@@ -5,7 +5,7 @@
 //! swinging past. Where there is a limit to its jerk, it can stop while its acceleration comes and goes by no more than
 //! that (`brake.rs`).
 
-use crate::safety::Rule;
+use crate::rule::Rule;
 use crate::trajectory::brake::Brake;
 use crate::trajectory::limits::{Limits, ROUNDING_RAD, State};
 

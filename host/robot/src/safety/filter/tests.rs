@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::control::play::Play;
 use crate::embodiment::{JointTightening, Tightening};
+use crate::trajectory::limits::Limits;
 
 const TICK: f64 = 0.01;
 const REST: [f32; 6] = [0.0, -0.6, 0.8, 0.6, 0.0, 0.3];
@@ -186,7 +187,7 @@ proptest! {
         robot.joints.iter_mut().for_each(|joint| joint.jerk = Some(share * joint.acceleration));
         let robot = Arc::new(robot);
         let mut filter = Filter::new(&robot, Box::new(|_: &[f32]| [0.2, 0.0, 0.2]), Guard::On, &REST);
-        let limits: Vec<_> = robot.joints.iter().map(|joint| Limits::of(joint, robot.control_hz)).collect();
+        let limits: Vec<_> = robot.joints.iter().map(|joint| joint.limits(robot.control_hz)).collect();
         let mut last: Vec<_> = (0..6).map(|joint| (filter.state(joint), false)).collect();
         for ((demands, drift, ticks), tightenings) in spells {
             let tightenings = tightenings.into_iter().map(|by| Tightening { workspace: None, forbidden: vec![], ..by });
