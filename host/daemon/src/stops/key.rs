@@ -123,9 +123,10 @@ mod tests {
     struct Still;
 
     impl Link for Still {
-        fn read(&mut self) -> Result<Measurement, LinkError> {
+        fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
             let joints = Proprioception { positions: vec![0.0; 6], velocities: vec![0.0; 6], efforts: vec![0.0; 6] };
-            Ok(Measurement { joints, samples: vec![vec![0.0; 6]] })
+            *into = Measurement { joints, samples: vec![vec![0.0; 6]] };
+            Ok(())
         }
 
         fn write(&mut self, _: &[f32]) -> Result<(), LinkError> {

@@ -59,8 +59,7 @@ impl Fences {
         Fence { fences: self.clone(), marks: raised.collect() }
     }
 
-    /// The fence that stands around `joints` now, whoever raised it. Joints that the robot lacks are
-    /// passed over.
+    /// The fence that stands around `joints` now, whoever raised it. Joints that the robot lacks are passed over.
     pub fn standing(self: &Arc<Self>, joints: impl Iterator<Item = usize>) -> Fence {
         let marks = joints.filter_map(|joint| Some((joint, self.0.get(joint)?.load(Ordering::SeqCst))));
         Fence { fences: self.clone(), marks: marks.collect() }

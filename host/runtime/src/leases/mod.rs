@@ -331,10 +331,11 @@ mod tests {
     struct Follower(Vec<f32>);
 
     impl Link for Follower {
-        fn read(&mut self) -> Result<Measurement, LinkError> {
+        fn read(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
             let still = vec![0.0; self.0.len()];
-            let joints = Proprioception { positions: self.0.clone(), velocities: still.clone(), efforts: still };
-            Ok(Measurement { joints, samples: vec![vec![0.0; 6]] })
+            into.joints = Proprioception { positions: self.0.clone(), velocities: still.clone(), efforts: still };
+            into.samples = vec![vec![0.0; 6]];
+            Ok(())
         }
 
         fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {

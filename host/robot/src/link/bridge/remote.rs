@@ -97,9 +97,9 @@ impl RemoteLink {
 }
 
 impl Link for RemoteLink {
-    fn read(&mut self) -> Result<Measurement, LinkError> {
+    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
         let (joints, sensors) = (self.embodiment.joints.len(), self.shape.sensors.clone());
-        self.converse(|wire, longest| {
+        *into = self.converse(|wire, longest| {
             wire.send(Kind::Read, |_| {})?;
             let (kind, mut values) = wire.receive(longest)?;
             if kind == Kind::Failed {
@@ -114,7 +114,8 @@ impl Link for RemoteLink {
             let samples = sensors.iter().map(|&channels| values.finite(channels.into())).collect::<io::Result<_>>()?;
             values.end()?;
             Ok(Ok(Measurement { joints, samples }))
-        })?
+        })??;
+        Ok(())
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {
