@@ -5,7 +5,6 @@
 mod actions;
 mod clock;
 mod durable;
-pub(crate) mod feed;
 pub(crate) mod inference;
 pub(crate) mod linkers;
 mod model;
@@ -17,7 +16,7 @@ pub(crate) mod rollout;
 mod sensing;
 pub(crate) mod sensor_window;
 mod skills;
-mod stream;
+pub(crate) mod stream;
 pub(crate) mod wasi;
 
 use std::sync::Arc;

@@ -8,11 +8,10 @@ use futures_util::future::{Either, select};
 use wasmtime::component::{Access, Accessor, HasSelf, Resource, StreamReader};
 use waza_robot::{Ended, Intervention, Play, PlayReport, RobotError};
 
-use super::stream::stream;
+use super::stream::{queue, stream};
 use super::{Call, Run, refused};
 use crate::contract::{Chunk, Fault};
 use crate::contract::{Refusal, motion, types};
-use crate::imports::feed::feed;
 use crate::imports::pilot::engage;
 use crate::imports::rollout::{self, Rollout};
 use crate::leases::{Lease, Motion};
@@ -127,7 +126,7 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         context.carry(instruction.len())?;
         let open = context.meter.call()?;
         let motion = run.table.get(&lease)?.begin()?;
-        let (events, reader) = feed();
+        let (events, reader) = queue();
         let rollout = Rollout {
             context: context.clone(),
             motion,

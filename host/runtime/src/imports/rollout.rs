@@ -11,7 +11,7 @@ use waza_robot::{Ended, Intervention, Pending, Play, PlayReport, Playing, Respon
 use crate::contract::Refusal;
 use crate::contract::{Chunk, Observed};
 use crate::imports::Call;
-use crate::imports::feed::{Full, Writer};
+use crate::imports::stream::{Full, Writer};
 use crate::imports::inference::{Inferred, infer};
 use crate::leases::Motion;
 use crate::run::events;
