@@ -133,10 +133,7 @@ impl<T: Send + 'static> sensing::HostWithStore<T> for HasSelf<Run> {
         let open = context.meter.call()?;
         let (writer, reader) = queue();
         let watching = watch(context.clone(), writer, control_hz / rate_hz);
-        context.spawn(async move {
-            watching.await;
-            drop(open);
-        });
+        context.spawn(open, watching);
         Ok(stream(access, reader, |run: &mut Run, seen: Observed| run.push_held(seen))?)
     }
 }
