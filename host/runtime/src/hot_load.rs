@@ -14,13 +14,26 @@
 //! | a package under a new name | loaded under it; the skill is there all the while |
 //! | more packages than a host takes | the first by name are looked at, the folder is refused for the rest |
 //! | a file that changes without end | looked at all the same, every half second |
+//! | a folder that may not be read | refused with the reason; the others are followed all the same |
+//! | a folder that is deleted or moved away, and made again | followed anew, the folder of packages itself too |
+//! | no folder of packages any more, or one that cannot be read | what was loaded stays; looked at again when it is back |
+//! | a link in place of the folder of packages | the packages that it leads to; when it leads elsewhere, those |
+//! | another file of the same size and time | loaded, for it is another file or was changed since |
+//! | a place from which no events come: a network mount, or no inotify watches left | looked at every two seconds |
+//!
+//! What the operating system tells of changes is a hint, which makes the host look sooner. What is there is found out by
+//! looking, so a hint that never comes costs two seconds and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Metadata};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::ModifyKind;
+use notify::{ErrorKind, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::{Condvar, Mutex};
 
 use crate::error::RuntimeError;
 use crate::host::Host;
@@ -32,6 +45,9 @@ const QUIET: Duration = Duration::from_millis(150);
 
 /// They are looked at after so long, quiet or not: who keeps writing must not keep others from being loaded.
 const LONGEST_UNREST: Duration = Duration::from_millis(500);
+
+/// They are looked at after so long though no change was told. For a package this is two calls of `stat`.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Packages in one folder.
 const MOST_PACKAGES: usize = 1000;
@@ -45,7 +61,7 @@ pub enum Change {
     Removed(SkillId),
     /// It was not loaded; if an older version was, that stays.
     Refused {
-        /// The package.
+        /// The package, or the folder of all packages.
         folder: PathBuf,
         /// Why.
         error: RuntimeError,
@@ -54,38 +70,99 @@ pub enum Change {
 
 /// Watches until it is dropped.
 #[must_use = "dropping it ends the watch"]
-pub struct Watch(Sender<Message>);
+pub struct Watch(Arc<Signal>);
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // The thread may have ended already.
-        let _ = self.0.send(Message::End);
+        self.0.state.lock().over = true;
+        self.0.woken.notify_one();
     }
 }
 
-enum Message {
-    Changed,
-    End,
+/// What the thread of a watch waits for.
+#[derive(Default)]
+struct Signal {
+    state: Mutex<State>,
+    woken: Condvar,
 }
 
-/// A package from outside: the sizes and times of its manifest and its component.
-type Print = [Option<(u64, SystemTime)>; 2];
+#[derive(Default)]
+struct State {
+    /// Something has changed since the last look.
+    changed: bool,
+    /// Nobody wants to know any more.
+    over: bool,
+    /// The folders whose changes are told, by canonical path. The watch of a folder ends with that folder; what has its path
+    /// afterwards is another one.
+    watched: BTreeMap<PathBuf, FileId>,
+}
+
+impl Signal {
+    /// Takes what the operating system tells.
+    fn tell(&self, event: notify::Result<notify::Event>) {
+        let mut state = self.state.lock();
+        match event {
+            // Reading is no change; without this, looking at a package would be a reason to look again.
+            Ok(event) if event.kind.is_access() => return,
+            Ok(event) if !event.need_rescan() => {
+                if matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))) {
+                    state.watched.retain(|path, _| !event.paths.contains(path));
+                }
+            }
+            // Events are lost, and with them perhaps the end of a folder.
+            _ => state.watched.clear(),
+        }
+        state.changed = true;
+        self.woken.notify_one();
+    }
+
+    /// Waits until something has changed and it is quiet again, or it is time to look all the same. False: it is over.
+    fn wait(&self) -> bool {
+        let idle = |state: &mut State| !(state.changed || state.over);
+        let mut state = self.state.lock();
+        self.woken.wait_while_for(&mut state, idle, LOOK_AGAIN);
+        let latest = Instant::now() + LONGEST_UNREST;
+        while std::mem::take(&mut state.changed) && Instant::now() < latest {
+            self.woken.wait_while_until(&mut state, idle, latest.min(Instant::now() + QUIET));
+        }
+        !state.over
+    }
+}
 
 struct Packages {
     host: Host,
+    /// As it was given: it may be a link, which may lead elsewhere tomorrow.
     folder: PathBuf,
-    watcher: RecommendedWatcher,
-    watched: BTreeSet<PathBuf>,
+    signal: Arc<Signal>,
+    /// None: the system had none left. It is asked again at every look.
+    watcher: Option<RecommendedWatcher>,
     known: BTreeMap<PathBuf, Package>,
-    /// It was said that there are too many packages.
-    overfull: bool,
+    /// What was said of the folder: that it cannot be read, or has too many packages.
+    said: Option<Complaint>,
+    /// Why changes are not told at once, as it was last said.
+    deaf: Option<String>,
+}
+
+#[derive(PartialEq)]
+enum Complaint {
+    Unreadable(io::ErrorKind),
+    Overfull,
 }
 
 struct Package {
-    print: Print,
+    manifest: Option<Print>,
+    component: Option<Print>,
+    /// What the manifest says.
+    about: Option<About>,
     loaded: Option<SkillId>,
-    /// The id that another package had first.
-    rival: Option<SkillId>,
+    /// Another package had its id first.
+    has_rival: bool,
+}
+
+#[derive(Clone)]
+struct About {
+    id: SkillId,
+    component: PathBuf,
 }
 
 impl Host {
@@ -93,51 +170,33 @@ impl Host {
     /// what is there already before this returns, and for what comes later on a thread of the watch.
     ///
     /// # Errors
-    /// [`RuntimeError::Watch`] if the folder cannot be watched.
+    /// [`RuntimeError::Watch`] if the folder cannot be read.
     pub fn watch(&self, folder: &Path, changed: impl Fn(Change) + Send + 'static) -> Result<Watch, RuntimeError> {
-        let wrong = |what: String| RuntimeError::Watch { path: folder.into(), what };
-        let (sender, messages) = channel();
-        let tell = sender.clone();
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading is no change; without this, looking at a package would be a reason to look again.
-            if event.is_ok_and(|event| !event.kind.is_access()) {
-                let _ = tell.send(Message::Changed);
-            }
-        });
+        let wrong = |error: io::Error| RuntimeError::Watch { path: folder.into(), what: error.to_string() };
         let mut packages = Packages {
             host: self.clone(),
-            folder: folder.canonicalize().map_err(|error| wrong(error.to_string()))?,
-            watcher: watcher.map_err(|error| wrong(error.to_string()))?,
-            watched: BTreeSet::new(),
+            folder: std::path::absolute(folder).map_err(wrong)?,
+            signal: Arc::default(),
+            watcher: None,
             known: BTreeMap::new(),
-            overfull: false,
+            said: None,
+            deaf: None,
         };
-        packages.follow(BTreeSet::new()).map_err(|error| wrong(error.to_string()))?;
+        let root = folder.canonicalize().and_then(|root| fs::read_dir(&root).map(|_| root)).map_err(wrong)?;
+        packages.follow([root].into());
         packages.look(&changed);
-        let follow = move || packages.keep_looking(&messages, &changed);
-        std::thread::Builder::new()
-            .name("waza-watch".into())
-            .spawn(follow)
-            .map_err(|error| wrong(error.to_string()))?;
-        Ok(Watch(sender))
+        let signal = packages.signal.clone();
+        let follow = move || {
+            while packages.signal.wait() {
+                packages.look(&changed);
+            }
+        };
+        std::thread::Builder::new().name("waza-watch".into()).spawn(follow).map_err(wrong)?;
+        Ok(Watch(signal))
     }
 }
 
 impl Packages {
-    fn keep_looking(mut self, messages: &Receiver<Message>, changed: &impl Fn(Change)) {
-        while let Ok(Message::Changed) = messages.recv() {
-            let latest = Instant::now() + LONGEST_UNREST;
-            loop {
-                match messages.recv_timeout(QUIET.min(latest.saturating_duration_since(Instant::now()))) {
-                    Ok(Message::Changed) => {}
-                    Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => return,
-                    Err(RecvTimeoutError::Timeout) => break,
-                }
-            }
-            self.look(changed);
-        }
-    }
-
     fn look(&mut self, changed: &impl Fn(Change)) {
         // What appeared in a place before it was followed caused no event.
         while self.compare(changed) {}
@@ -146,70 +205,79 @@ impl Packages {
     /// Compares every package with what is known of it. Says whether it is to be done again: because new places are
     /// followed since, or a package went meanwhile.
     fn compare(&mut self, changed: &impl Fn(Change)) -> bool {
-        let (folders, packages) = self.folders(changed);
-        let mut places: BTreeSet<_> = folders.into_iter().collect();
+        let Some((folders, packages)) = self.folders(changed) else { return false };
+        let mut places: BTreeSet<_> = folders.iter().filter_map(|folder| folder.canonicalize().ok()).collect();
         let mut went = false;
         for folder in &packages {
-            let manifest = Manifest::open(folder).ok();
-            let component = manifest.as_ref().map(|manifest| folder.join(&manifest.component));
-            places.extend(component.as_deref().and_then(Path::parent).and_then(|it| it.canonicalize().ok()));
-            let print = [print(&folder.join(FILE)), component.as_deref().and_then(print)];
-            let owner = manifest.as_ref().and_then(|it| self.owner(&it.id, folder, &packages));
-            if let Some(known) = self.known.get(folder)
-                && known.print == print
+            let known = self.known.get(folder);
+            let manifest = Print::of(&folder.join(FILE));
+            let about = match known {
+                Some(known) if known.manifest == manifest => known.about.clone(),
+                _ => Manifest::open(folder).ok().map(|it| About { id: it.id, component: folder.join(it.component) }),
+            };
+            let component = about.as_ref().map(|about| about.component.as_path());
+            places.extend(component.and_then(Path::parent).and_then(|it| it.canonicalize().ok()));
+            let component = component.and_then(Print::of);
+            let rival = about.as_ref().and_then(|about| self.owner(&about.id, folder, &packages));
+            if let Some(known) = known
+                && (known.manifest, known.component) == (manifest, component)
                 // A rival that is not there any more leaves the place to this one.
-                && (known.rival.is_none() || owner.is_some())
+                && (!known.has_rival || rival.is_some())
             {
                 continue;
             }
-            let known = self.known.remove(folder);
-            let rival = manifest.map(|it| it.id).zip(owner);
-            let loaded = match &rival {
-                Some((id, first)) => Err(RuntimeError::Duplicate { id: id.clone(), first: first.clone() }),
+            let has_rival = rival.is_some();
+            let loaded = match about.as_ref().map(|about| about.id.clone()).zip(rival) {
+                Some((id, first)) => Err(RuntimeError::Duplicate { id, first }),
                 None => self.host.load(folder),
             };
-            let rival = rival.map(|(id, _)| id);
             if loaded.is_err() && !is_package(folder) {
                 // It went while it was looked at. The next look does not find it any more.
-                self.known.extend(known.map(|known| (folder.clone(), known)));
                 went = true;
                 continue;
             }
-            let before = known.and_then(|known| known.loaded);
+            let before = self.known.remove(folder).and_then(|known| known.loaded);
+            let package = |loaded| Package { manifest, component, about, loaded, has_rival };
             match loaded {
                 Ok(id) => {
-                    self.known.insert(folder.clone(), Package { print, loaded: Some(id.clone()), rival });
+                    self.known.insert(folder.clone(), package(Some(id.clone())));
                     // It may call itself something else than it did.
                     before.filter(|before| *before != id).into_iter().for_each(|before| self.forget(before, changed));
                     changed(Change::Loaded(id));
                 }
                 Err(error) => {
-                    self.known.insert(folder.clone(), Package { print, loaded: before, rival });
+                    self.known.insert(folder.clone(), package(before));
                     changed(Change::Refused { folder: folder.clone(), error });
                 }
             }
         }
         let gone: Vec<_> = self.known.extract_if(.., |folder, _| !packages.contains(folder)).collect();
         gone.into_iter().filter_map(|(_, package)| package.loaded).for_each(|id| self.forget(id, changed));
-        let follows = self.follow(places).unwrap_or_else(|error| {
-            tracing::warn!("not every change in {} will be seen: {error}", self.folder.display());
-            false
-        });
-        follows || went
+        self.follow(places) || went
     }
 
-    /// The folders inside, and which of them are packages that are looked at.
-    fn folders(&mut self, changed: &impl Fn(Change)) -> (Vec<PathBuf>, BTreeSet<PathBuf>) {
-        let mut folders = folders(&self.folder);
-        let found = folders.len();
-        folders.truncate(MOST_PACKAGES);
-        if found > MOST_PACKAGES && !self.overfull {
-            let error = RuntimeError::TooMany { path: self.folder.clone(), packages: found, most: MOST_PACKAGES };
+    /// The folders inside, and which of them are packages that are looked at. None: the folder itself cannot be read, and
+    /// nobody knows what is there.
+    fn folders(&mut self, changed: &impl Fn(Change)) -> Option<(Vec<PathBuf>, BTreeSet<PathBuf>)> {
+        let read = folders(&self.folder);
+        let complaint = match &read {
+            Ok(folders) => (folders.len() > MOST_PACKAGES).then_some(Complaint::Overfull),
+            Err(error) => Some(Complaint::Unreadable(error.kind())),
+        };
+        let is_news = complaint.is_some() && complaint != self.said;
+        self.said = complaint;
+        let path = self.folder.clone();
+        let error = match &read {
+            Ok(folders) => RuntimeError::TooMany { path, packages: folders.len(), most: MOST_PACKAGES },
+            Err(error) => RuntimeError::Watch { path, what: format!("{error}; what was loaded stays") },
+        };
+        if is_news {
             changed(Change::Refused { folder: self.folder.clone(), error });
         }
-        self.overfull = found > MOST_PACKAGES;
+        let mut folders = read.ok()?;
+        folders.truncate(MOST_PACKAGES);
         let packages = folders.iter().filter(|folder| is_package(folder)).cloned().collect();
-        (folders, packages)
+        Some((folders, packages))
     }
 
     /// The other package that a skill is loaded from, if it is still there.
@@ -228,35 +296,148 @@ impl Packages {
         }
     }
 
-    /// Follows the folder and these places, and no others. A package's build folder is large; only where its component
-    /// lies is followed.
-    fn follow(&mut self, mut places: BTreeSet<PathBuf>) -> notify::Result<bool> {
-        places.insert(self.folder.clone());
-        for gone in self.watched.difference(&places) {
-            // What was deleted is not followed any more.
-            let _ = self.watcher.unwatch(gone);
+    /// Watches these folders and no others, and says whether there are any that were not watched before. A package's build
+    /// folder is large; only where its component lies is watched.
+    fn follow(&mut self, places: BTreeSet<PathBuf>) -> bool {
+        let (mut any_new, mut failures) = (false, Vec::new());
+        if self.watcher.is_none() {
+            let signal = self.signal.clone();
+            let made = notify::recommended_watcher(move |event| signal.tell(event));
+            self.watcher = made.map_err(|error| failures.push(explain(&error))).ok();
         }
-        let new: Vec<_> = places.difference(&self.watched).cloned().collect();
-        self.watched = places;
-        for place in &new {
-            self.watcher.watch(place, RecursiveMode::NonRecursive)?;
+        if let Some(watcher) = &mut self.watcher {
+            let watched = self.signal.state.lock().watched.clone();
+            for gone in watched.keys().filter(|path| !places.contains(*path)) {
+                // One that was deleted is not watched any more.
+                let _ = watcher.unwatch(gone);
+                self.signal.state.lock().watched.remove(gone);
+            }
+            for (place, id) in places.iter().filter_map(|place| Some((place, FileId::of(place)?))) {
+                if watched.get(place) == Some(&id) {
+                    continue;
+                }
+                // A folder that was moved away is still watched, under the path that it had.
+                let _ = watcher.unwatch(place);
+                // First, so that its end is not told before it is here.
+                self.signal.state.lock().watched.insert(place.clone(), id);
+                match watcher.watch(place, RecursiveMode::NonRecursive) {
+                    Ok(()) => any_new = true,
+                    Err(error) => {
+                        self.signal.state.lock().watched.remove(place);
+                        failures.push(format!("{}: {}", place.display(), explain(&error)));
+                    }
+                }
+            }
         }
-        Ok(!new.is_empty())
+        self.complain(failures);
+        any_new
+    }
+
+    /// Says once why changes are not told at once, and once that they are again.
+    fn complain(&mut self, failures: Vec<String>) {
+        let deaf = failures.into_iter().next();
+        if deaf == self.deaf {
+            return;
+        }
+        let folder = self.folder.display();
+        match &deaf {
+            Some(why) => tracing::warn!("changes in {folder} are looked for every {LOOK_AGAIN:?}, and not told: {why}"),
+            None => tracing::info!("changes in {folder} are told again"),
+        }
+        self.deaf = deaf;
     }
 }
 
-fn folders(inside: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(inside).into_iter().flatten().filter_map(Result::ok);
+/// The first failure's way out, where there is one.
+fn explain(error: &notify::Error) -> String {
+    /// Of Linux and every other Unix.
+    const EMFILE: i32 = 24;
+    let limit = |what: &str, key: &str| format!("{what}; raise the limit with `sysctl fs.inotify.{key}=N`");
+    match &error.kind {
+        ErrorKind::MaxFilesWatch => limit("no inotify watches are left", "max_user_watches"),
+        ErrorKind::Io(error) if error.raw_os_error() == Some(EMFILE) => {
+            limit("no inotify instances are left, or no file handles", "max_user_instances")
+        }
+        ErrorKind::Io(error) => error.to_string(),
+        _ => error.to_string(),
+    }
+}
+
+fn folders(inside: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(inside)?.filter_map(Result::ok);
     let mut folders: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     folders.sort();
-    folders
+    Ok(folders)
 }
 
+/// Whether there is a manifest. What cannot be looked at may be one: it is not gone.
 fn is_package(folder: &Path) -> bool {
-    folder.join(FILE).is_file()
+    match fs::metadata(folder.join(FILE)) {
+        Ok(about) => about.is_file(),
+        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+    }
 }
 
-fn print(file: &Path) -> Option<(u64, SystemTime)> {
-    let about = std::fs::metadata(file).ok()?;
-    Some((about.len(), about.modified().ok()?))
+/// Which file it is, whatever its name: its device and inode. Elsewhere than on Unix all are taken for the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileId([u64; 2]);
+
+impl FileId {
+    fn of(path: &Path) -> Option<Self> {
+        fs::metadata(path).ok().map(|about| Self::in_metadata(&about))
+    }
+
+    #[cfg(unix)]
+    fn in_metadata(about: &Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Self([about.dev(), about.ino()])
+    }
+
+    #[cfg(not(unix))]
+    fn in_metadata(_: &Metadata) -> Self {
+        Self([0; 2])
+    }
+}
+
+/// A file from outside. One that is put in its place, or written to, has another, though size and time be kept: nobody but
+/// the system sets the time of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Print {
+    id: FileId,
+    bytes: u64,
+    modified: SystemTime,
+    /// Seconds and nanoseconds, on Unix.
+    changed: [i64; 2],
+}
+
+impl Print {
+    fn of(file: &Path) -> Option<Self> {
+        let about = fs::metadata(file).ok()?;
+        let (id, modified) = (FileId::in_metadata(&about), about.modified().ok()?);
+        Some(Self { id, bytes: about.len(), modified, changed: changed(&about) })
+    }
+}
+
+#[cfg(unix)]
+fn changed(about: &Metadata) -> [i64; 2] {
+    use std::os::unix::fs::MetadataExt;
+    [about.ctime(), about.ctime_nsec()]
+}
+
+#[cfg(not(unix))]
+fn changed(_: &Metadata) -> [i64; 2] {
+    [0; 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_the_system_is_named_with_the_setting_that_raises_it() {
+        let watches = explain(&notify::Error::new(ErrorKind::MaxFilesWatch));
+        assert!(watches.contains("sysctl fs.inotify.max_user_watches"), "{watches}");
+        let instances = explain(&notify::Error::io(io::Error::from_raw_os_error(24)));
+        assert!(instances.contains("sysctl fs.inotify.max_user_instances"), "{instances}");
+    }
 }

@@ -33,6 +33,11 @@ impl Held for Observed {
 
 impl Held for Chunk {
     fn bytes(&self, _: &Embodiment) -> usize {
-        self.rows.iter().map(|row| size_of::<Vec<f32>>() + size_of_val(&**row)).sum()
+        bytes_of(&self.rows)
     }
+}
+
+/// What rows of an action space take.
+pub(crate) fn bytes_of(rows: &[Vec<f32>]) -> usize {
+    rows.iter().map(|row| size_of::<Vec<f32>>() + size_of_val(&**row)).sum()
 }

@@ -29,8 +29,8 @@ pub(crate) mod controller {
     wasmtime::component::bindgen!({ path: "../../wit/v0.1.0", world: "controller" });
 }
 
-pub(crate) use handles::Held;
 pub use handles::{Chunk, Observed};
+pub(crate) use handles::{Held, bytes_of};
 pub use refusal::Refusal;
 pub(crate) use refusal::{Fault, sentence};
 pub use request::{Outcome, TaskRequest};

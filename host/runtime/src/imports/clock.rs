@@ -1,7 +1,5 @@
 //! `clock`: robot time.
 
-use std::sync::Arc;
-
 use wasmtime::component::{Accessor, HasSelf};
 
 use super::{Call, Run};
@@ -24,11 +22,21 @@ impl<T: Send + 'static> clock::HostWithStore<T> for HasSelf<Run> {
     }
 }
 
+/// The first tick that is not before an instant of robot time.
+fn tick_of(context: &Call, instant_ns: u64) -> u64 {
+    (instant_ns as f64 * f64::from(context.site.robot.embodiment().control_hz) / 1e9).ceil() as u64
+}
+
+/// Whether an instant of robot time has come.
+pub(crate) fn has_come(context: &Call, instant_ns: u64) -> bool {
+    context.site.robot.tick() >= tick_of(context, instant_ns)
+}
+
 /// Waits for an instant of robot time.
 pub(crate) async fn wait(context: &Arc<Call>, until_ns: u64) -> Result<(), Refusal> {
     let robot = &context.site.robot;
     let hz = robot.embodiment().control_hz;
-    let until = (until_ns as f64 * f64::from(hz) / 1e9).ceil() as u64;
+    let until = tick_of(context, until_ns);
     loop {
         let now = robot.tick();
         if now >= until {

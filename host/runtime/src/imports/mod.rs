@@ -5,7 +5,6 @@
 mod actions;
 mod clock;
 mod durable;
-pub(crate) mod feed;
 pub(crate) mod inference;
 pub(crate) mod linkers;
 mod model;
@@ -17,7 +16,7 @@ pub(crate) mod rollout;
 mod sensing;
 pub(crate) mod sensor_window;
 mod skills;
-mod stream;
+pub(crate) mod stream;
 pub(crate) mod wasi;
 
 use std::sync::Arc;
@@ -26,13 +25,11 @@ use std::sync::atomic::Ordering;
 use futures_channel::mpsc;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable, ResourceTableError, ResourceType};
 
-pub(crate) use clock::wait;
-
 use crate::contract::{self, Fault, Held, Observed, Refusal};
 use crate::imports::pilot::Unreported;
 use crate::imports::recorded::{Recorder, Recording, Replayer, Replaying};
 use crate::leases::{Holder, Waiting};
-use crate::limits::rate::Meter;
+use crate::limits::rate::{Meter, Slot};
 use crate::limits::{Budget, CpuClock, Exhausted, Growth};
 use crate::manifest::WIT;
 use crate::manifest::permission::{NotGranted, Permission};
@@ -83,8 +80,13 @@ pub(crate) struct Run {
 }
 
 impl Call {
-    /// Lets the host work on something beside the skill.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    /// Lets the host work on something beside the skill. It counts as one of the skill's calls until it has ended, so there
+    /// are never more than so many.
+    pub fn spawn(&self, call: Slot, task: impl Future<Output = ()> + Send + 'static) {
+        let task = async move {
+            task.await;
+            drop(call);
+        };
         // The receiver lives as long as the run; without a run there is nothing left to do.
         let _ = self.tasks.unbounded_send(Box::pin(task));
     }

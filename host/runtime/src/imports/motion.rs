@@ -8,14 +8,13 @@ use futures_util::future::{Either, select};
 use wasmtime::component::{Access, Accessor, HasSelf, Resource, StreamReader};
 use waza_robot::{Ended, Intervention, Play, PlayReport, RobotError};
 
-use super::stream::stream;
+use super::stream::{queue, stream};
 use super::{Call, Run, refused};
-use crate::contract::{Chunk, Fault};
-use crate::contract::{Refusal, motion, types};
-use crate::imports::feed::feed;
+use crate::contract::{Chunk, Fault, Refusal, bytes_of, motion, types};
 use crate::imports::pilot::engage;
 use crate::imports::rollout::{self, Rollout};
 use crate::leases::{Lease, Motion};
+use crate::limits::Exhausted;
 use crate::manifest::permission::Permission;
 use crate::model::Ability;
 use crate::run::activity::PlayInFlight;
@@ -127,7 +126,7 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         context.carry(instruction.len())?;
         let open = context.meter.call()?;
         let motion = run.table.get(&lease)?.begin()?;
-        let (events, reader) = feed();
+        let (events, reader) = queue();
         let rollout = Rollout {
             context: context.clone(),
             motion,
@@ -137,10 +136,7 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
             replan_rows,
             events,
         };
-        context.spawn(async move {
-            rollout.run().await;
-            drop(open);
-        });
+        context.spawn(open, rollout.run());
         Ok(stream(access, reader, deliver)?)
     }
 
@@ -157,6 +153,7 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         let joints = motion.joints().clone();
         let body = context.skill.robot(robot.embodiment());
         let play = Play::joints_to(body, joints, &robot.commanded(), &positions, speed).map_err(RobotError::Play)?;
+        carry_rows(&context, &play)?;
         let ended =
             context.holds.settle(robot.play_under(play.within(context.skill.within.clone()), motion.fence())).await;
         Ok(interventions(&context, finished(&context, &motion, ended)?))
@@ -200,6 +197,11 @@ fn begin<T>(
         let play = context.activity.play(context.site.robot.tick());
         Ok((context, motion, play))
     })
+}
+
+/// Counts what the host planned for a few numbers of the skill's as if the skill had handed it over.
+fn carry_rows(context: &Call, play: &Play) -> Result<(), Exhausted> {
+    context.carry(bytes_of(&play.rows))
 }
 
 /// What a play that ended means for the skill that waits for it, and to whoever watches the run.
@@ -267,6 +269,7 @@ async fn grip(context: &Call, motion: &Motion, opening: f32, effort: f32) -> Res
     target[index] = (low + opening * (high - low)).clamp(low, high);
     let direction = (target[index] - from[index]).signum();
     let play = Play::joints_to(embodiment, joints.clone(), &from, &target, GRIP_SPEED).map_err(RobotError::Play)?;
+    carry_rows(context, &play)?;
     let mut playing =
         pin!(context.holds.settle(robot.play_under(play.within(context.skill.within.clone()), motion.fence())));
     let seen = loop {

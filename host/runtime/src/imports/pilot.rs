@@ -58,6 +58,7 @@ pub(crate) fn engage(context: &Arc<Call>, lease: &Lease, name: &str, goal: Vec<f
     if let Some(value) = goal.iter().find(|value| !value.is_finite()) {
         return Err(Refusal::Invalid(format!("the goal holds {value}; its values must be finite")));
     }
+    let call = context.meter.call()?;
     let site = &context.site;
     let (installed, engagement) = site.controllers.engage(name)?;
     let failed = |error: String| Refusal::Failed(error);
@@ -86,7 +87,7 @@ pub(crate) fn engage(context: &Arc<Call>, lease: &Lease, name: &str, goal: Vec<f
         .name(format!("waza-drive-{name}"))
         .spawn(move || pilot.fly(drive))
         .map_err(|error| failed(format!("the system gave no thread: {error}")))?;
-    context.spawn(tell(context.clone(), notes));
+    context.spawn(call, tell(context.clone(), notes));
     Ok(())
 }
 

@@ -11,8 +11,8 @@ use waza_robot::{Ended, Intervention, Pending, Play, PlayReport, Playing, Respon
 use crate::contract::Refusal;
 use crate::contract::{Chunk, Observed};
 use crate::imports::Call;
-use crate::imports::feed::{Full, Writer};
 use crate::imports::inference::{Inferred, infer};
+use crate::imports::stream::{Full, Writer};
 use crate::leases::Motion;
 use crate::run::events;
 
@@ -50,6 +50,10 @@ type Asked = Pin<Box<dyn Future<Output = Result<Inferred, Refusal>> + Send>>;
 #[derive(Default)]
 struct Going {
     observing: Option<Pending<Observed>>,
+    /// The rollout's last tick is waited for.
+    ending: Option<Pending<u64>>,
+    /// So is this one, in which something is due.
+    reaching: Option<(u64, Pending<u64>)>,
     /// The model is asked.
     asked: Option<Asked>,
     /// It has answered, and the answer is not due yet.
@@ -81,7 +85,9 @@ impl Rollout {
             Either::Right((ended, _)) => ended,
         };
         self.motion.end();
-        let Going { playing, .. } = going;
+        let Going { playing, observing, ending, reaching, .. } = going;
+        // An answer that nobody takes would keep robot time still.
+        drop((observing, ending, reaching));
         for last in join_all(playing.into_iter().map(|it| self.context.holds.settle(it))).await {
             // What the filter did to the last chunk still counts; how the rollout ended is known.
             let _ = self.report(last);
@@ -112,8 +118,8 @@ impl Rollout {
                 continue;
             }
             let answer = going.answered.as_ref().map(|it| it.due_tick);
-            let wake = [Some(end), look, answer].into_iter().flatten().min().unwrap_or(end);
-            match self.next(going, wake).await {
+            let due = [look, answer].into_iter().flatten().min();
+            match self.next(going, end, due).await {
                 Next::Played(ended) => self.report(ended)?,
                 // What was seen is old by now; what is seen next may find the model less busy.
                 Next::Answered(Err(Refusal::Exhausted(_))) if going.missed < MOST_MISSED => going.missed += 1,
@@ -171,8 +177,12 @@ impl Rollout {
     }
 
     /// Waits for whatever comes first. What came in the same tick is taken in this order, so that a run repeats.
-    async fn next(&self, going: &mut Going, wake: u64) -> Next {
-        let mut reach = self.context.site.robot.reach(wake);
+    async fn next(&self, going: &mut Going, end: u64, due: Option<u64>) -> Next {
+        let robot = &self.context.site.robot;
+        going.ending.get_or_insert_with(|| robot.reach(end));
+        if going.reaching.as_ref().map(|(tick, _)| *tick) != due {
+            going.reaching = due.map(|tick| (tick, robot.reach(tick)));
+        }
         let holds = &self.context.holds;
         poll_fn(|context| {
             for index in 0..going.playing.len() {
@@ -193,7 +203,19 @@ impl Rollout {
                 going.asked = None;
                 return Poll::Ready(Next::Answered(answer));
             }
-            Pin::new(&mut reach).poll(context).map(|reply| Next::Ticked(holds.keep_of(reply)))
+            if let Some((_, reaching)) = &mut going.reaching
+                && let Poll::Ready(reply) = Pin::new(reaching).poll(context)
+            {
+                going.reaching = None;
+                return Poll::Ready(Next::Ticked(holds.keep_of(reply)));
+            }
+            if let Some(ending) = &mut going.ending
+                && let Poll::Ready(reply) = Pin::new(ending).poll(context)
+            {
+                going.ending = None;
+                return Poll::Ready(Next::Ticked(holds.keep_of(reply)));
+            }
+            Poll::Pending
         })
         .await
     }

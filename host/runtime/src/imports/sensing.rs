@@ -6,11 +6,10 @@ use std::sync::Arc;
 use futures_util::future::{Either, select};
 use wasmtime::component::{Access, Accessor, HasSelf, Resource, StreamReader};
 
-use super::stream::stream;
+use super::stream::{Writer, queue, stream};
 use super::{Call, Run};
 use crate::contract::{Fault, Observed};
 use crate::contract::{Refusal, sensing};
-use crate::imports::feed::{Writer, feed};
 use crate::manifest::permission::Permission;
 
 impl sensing::Host for Run {
@@ -132,12 +131,9 @@ impl<T: Send + 'static> sensing::HostWithStore<T> for HasSelf<Run> {
             return Err(Refusal::Invalid(format!("rate-hz is {rate_hz}, it must lie in (0, {control_hz}]")).into());
         }
         let open = context.meter.call()?;
-        let (writer, reader) = feed();
+        let (writer, reader) = queue();
         let watching = watch(context.clone(), writer, control_hz / rate_hz);
-        context.spawn(async move {
-            watching.await;
-            drop(open);
-        });
+        context.spawn(open, watching);
         Ok(stream(access, reader, |run: &mut Run, seen: Observed| run.push_held(seen))?)
     }
 }

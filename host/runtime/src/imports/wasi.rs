@@ -4,9 +4,12 @@
 //! The monotonic clock is robot time and random numbers come from the run's seed, so that a run repeats under lockstep.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use wasmtime::StoreContextMut;
@@ -16,7 +19,9 @@ use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
 use wasmtime_wasi_io::streams::{DynInputStream, DynOutputStream, InputStream, OutputStream, StreamError};
 use wasmtime_wasi_io::{IoView, async_trait};
 
+use crate::imports::clock::{has_come, wait};
 use crate::imports::{self, Call, Run};
+use crate::limits::rate::Slot;
 use crate::record::value::{Canonical, arguments};
 use crate::record::{Tape, awaited};
 use crate::run::events::Event;
@@ -142,12 +147,15 @@ impl Sandboxed for Run {
             Until::Instant(ns) => ns,
             Until::Elapsed(ns) => self.now_ns().saturating_add(ns),
         };
+        let call = self.context.meter.call();
         let tape = self.tape.clone().map(|tape| {
             let number = tape.called(until.name(), until.arguments());
-            tape.answered(self, number, false, &wasmtime::Result::<()>::Ok(()));
+            let answer = call.as_ref().map(|_| ()).map_err(|over| wasmtime::Error::new(over.clone()));
+            tape.answered(self, number, false, &answer);
             (tape, number)
         });
-        let alarm = self.push(Alarm { context: self.context.clone(), until_ns, tape })?;
+        let call = call.map_err(wasmtime::Error::new)?;
+        let alarm = self.push(Alarm { context: self.context.clone(), until_ns, tape, _call: call })?;
         subscribe(&mut self.table, alarm)
     }
 }
@@ -225,17 +233,41 @@ struct Alarm {
     context: Arc<Call>,
     until_ns: u64,
     tape: Option<(Arc<Tape>, u64)>,
+    /// It counts as one as long as it is there.
+    _call: Slot,
 }
 
 #[async_trait]
 impl Pollable for Alarm {
     async fn ready(&mut self) {
-        // A robot whose time has ended wakes its sleepers.
-        let (_, waited) = awaited(imports::wait(&self.context, self.until_ns)).await;
+        let Self { context, until_ns, .. } = &*self;
+        context.called();
+        let (_, waited) = awaited(async {
+            // Whoever only asks whether it rings polls this once and drops it. The control loop hears nothing of that.
+            if !has_come(context, *until_ns) {
+                pend_once().await;
+            }
+            // A robot whose time has ended wakes its sleepers.
+            wait(context, *until_ns).await
+        })
+        .await;
         if let Some((tape, number)) = &self.tape {
             tape.rang(*number, waited);
         }
     }
+}
+
+/// Is pending for one poll, and asks for the next.
+async fn pend_once() {
+    let mut pended = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut pended, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Standard input: at its end.
@@ -275,7 +307,7 @@ impl Log {
 
     /// The last lines that were written, finished or not, as one.
     pub fn last(&self) -> Option<String> {
-        let mut lines = self.lock();
+        let mut lines = self.0.lock();
         if !lines.unfinished.is_empty() {
             lines.finish();
         }
@@ -285,15 +317,10 @@ impl Log {
 
     /// Takes so much of what may be written. False: there is not so much left.
     pub fn spend(&self, bytes: u64) -> bool {
-        let mut lines = self.lock();
+        let mut lines = self.0.lock();
         let left = lines.left.checked_sub(bytes);
         lines.left = left.unwrap_or(lines.left);
         left.is_some()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Lines> {
-        // A listener that panics ends the run; what is here then is only a line of log.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -337,7 +364,7 @@ impl Pollable for Log {
 #[async_trait]
 impl OutputStream for Log {
     fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
-        self.lock().write(&bytes);
+        self.0.lock().write(&bytes);
         Ok(())
     }
 

@@ -331,7 +331,7 @@ mod tests {
     struct Follower(Vec<f32>);
 
     impl Link for Follower {
-        fn read(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
+        fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
             let still = vec![0.0; self.0.len()];
             into.joints = Proprioception { positions: self.0.clone(), velocities: still.clone(), efforts: still };
             into.samples = vec![vec![0.0; 6]];

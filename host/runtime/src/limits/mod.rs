@@ -38,7 +38,8 @@ pub struct Budgets {
     pub handles: usize,
     /// Memory of the host's that its observations and chunks keep, bytes. 256 MiB.
     pub held_bytes: usize,
-    /// Calls that it waits for, streams and rollouts, at once. 256; more are refused.
+    /// Calls that it waits for, alarms, streams, rollouts and engaged controllers, at once. 256; more are refused, and an
+    /// alarm that is one too many ends the run.
     pub calls: usize,
     /// What one call hands to the host, and what a run returns, bytes. 2 MiB.
     pub call_bytes: usize,

@@ -78,7 +78,7 @@ impl Meter {
         }
     }
 
-    /// A call, a stream or a rollout begins; it has ended when the place is dropped.
+    /// A call, an alarm, a stream, a rollout or a controller begins; it has ended when the place is dropped.
     pub fn call(&self) -> Result<Slot, Exhausted> {
         self.calls.enter(Budget::Calls, self.most_calls)
     }

@@ -3,6 +3,8 @@
 pub mod permission;
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -105,15 +107,12 @@ impl Manifest {
     pub fn open(folder: &Path) -> Result<Self, ManifestError> {
         let path = folder.join(FILE);
         let unreadable = |source| ManifestError::Read { path: path.clone(), source };
-        let about = std::fs::metadata(&path).map_err(unreadable)?;
-        if !about.is_file() {
-            return Err(unreadable(std::io::Error::other("it is no file")));
-        }
-        let bytes = about.len();
-        if bytes > LONGEST_BYTES {
-            return Err(ManifestError::TooLarge { path, bytes });
-        }
-        let text = std::fs::read_to_string(&path).map_err(unreadable)?;
+        let bytes = match read(&path, LONGEST_BYTES) {
+            Ok(bytes) => bytes,
+            Err(Unread::Failed(source)) => return Err(unreadable(source)),
+            Err(Unread::TooLarge(bytes)) => return Err(ManifestError::TooLarge { path, bytes }),
+        };
+        let text = String::from_utf8(bytes).map_err(|error| unreadable(io::Error::other(error)))?;
         Self::parse(&text, &path)
     }
 
@@ -162,6 +161,30 @@ impl Manifest {
         lacking.extend(robot.tightened(&self.limits, "its [limits]").err().map(|error| error.to_string()));
         lacking.into_iter().collect()
     }
+}
+
+/// Why a file of a package was not read.
+pub(crate) enum Unread {
+    Failed(io::Error),
+    /// It has so many bytes, or more if it grew meanwhile.
+    TooLarge(u64),
+}
+
+/// Reads a file of at most so many bytes, whatever it says of its size.
+pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>, Unread> {
+    let about = fs::metadata(path).map_err(Unread::Failed)?;
+    if !about.is_file() {
+        // Opening a pipe waits for somebody to write, and a device has no end.
+        return Err(Unread::Failed(io::Error::other("it is no file")));
+    }
+    if about.len() > most {
+        return Err(Unread::TooLarge(about.len()));
+    }
+    let mut bytes = Vec::with_capacity(about.len() as usize);
+    // It may grow while it is read, and some files of the system say that they are empty.
+    File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes)).map_err(Unread::Failed)?;
+    let read = bytes.len() as u64;
+    if read > most { Err(Unread::TooLarge(read)) } else { Ok(bytes) }
 }
 
 fn listed(names: &[&str]) -> String {

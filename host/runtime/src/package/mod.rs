@@ -6,8 +6,6 @@ pub(crate) mod inspect;
 mod size;
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,8 +15,8 @@ use waza_robot::{Embodiment, Tightening, Within};
 
 use crate::error::RuntimeError;
 use crate::ids::{Digest, SkillId, VersionId};
-use crate::manifest::Manifest;
 use crate::manifest::permission::{Grants, Permission};
+use crate::manifest::{self, Manifest, Unread};
 use cache::Cache;
 use compile::{Code, Engines, compile};
 use inspect::World;
@@ -128,18 +126,8 @@ impl Package {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, RuntimeError> {
-    let unreadable = |source| RuntimeError::Read { path: path.into(), source };
-    let too_large = |bytes| RuntimeError::TooLarge { path: path.into(), bytes, most: MOST_BYTES };
-    let about = std::fs::metadata(path).map_err(unreadable)?;
-    if !about.is_file() {
-        // Opening a pipe waits for somebody to write, and a device has no end.
-        return Err(unreadable(io::Error::other("it is no file")));
-    }
-    if about.len() > MOST_BYTES {
-        return Err(too_large(about.len()));
-    }
-    let mut bytes = Vec::with_capacity(about.len() as usize);
-    // It may grow while it is read.
-    File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
-    if bytes.len() as u64 > MOST_BYTES { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
+    manifest::read(path, MOST_BYTES).map_err(|error| match error {
+        Unread::Failed(source) => RuntimeError::Read { path: path.into(), source },
+        Unread::TooLarge(bytes) => RuntimeError::TooLarge { path: path.into(), bytes, most: MOST_BYTES },
+    })
 }

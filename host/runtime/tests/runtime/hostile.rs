@@ -106,6 +106,10 @@ fn what_never_ends_is_ended_wherever_it_loops_or_waits() {
         ("yield_forever", Exhaust(Budget::CpuBurst)),
         ("wait_forever", Exhaust(Budget::RunTime)),
         ("sleep_forever", Exhaust(Budget::RunTime)),
+        ("poller", Exhaust(Budget::CpuBurst)),
+        ("poller_of_many", Exhaust(Budget::CpuBurst)),
+        ("poller_in_short_bursts", Exhaust(Budget::CpuTime)),
+        ("streams_dropped_half_way", Exhaust(Budget::RunTime)),
     ]);
 }
 
@@ -132,7 +136,7 @@ fn what_grows_is_stopped_at_its_budget() {
         ("stream_bomb", Refuse("exhausted: the number of calls and streams at once")),
         ("own_streams", Exhaust(Budget::Handles)),
         ("waitable_sets", Exhaust(Budget::Handles)),
-        ("pollables", Exhaust(Budget::Handles)),
+        ("pollables", Exhaust(Budget::Calls)),
         ("outcome_bomb", Exhaust(Budget::CallBytes)),
         ("error_bomb", Exhaust(Budget::CallBytes)),
         ("checkpoint_bomb", Exhaust(Budget::CallBytes)),
@@ -152,8 +156,77 @@ fn what_floods_the_host_is_throttled_or_ended() {
         ("model_flood", Refuse("exhausted: the number of requests to the model is used up (limit: 20 a second)")),
         ("huge_instruction", Exhaust(Budget::CallBytes)),
         ("rollouts_unread", Refuse("exhausted: the number of calls and streams at once")),
+        ("calls_dropped_half_way", Exhaust(Budget::CpuBurst)),
         ("covert_clock", Done),
     ]);
+}
+
+#[test]
+fn what_makes_the_host_do_much_for_little_is_throttled() {
+    let budgets = Budgets { bytes_per_s: 1 << 20, ..tight().budgets };
+    let bench = Bench::with(Pace::Lockstep, HostOptions { budgets, ..HostOptions::default() }, ALL);
+    bench.load("follower", &[]).unwrap();
+    let corpus = [
+        ("slow_move", Refuse("exhausted: the traffic of calls is used up (limit: 1 MiB a second)")),
+        ("engage_forever", Refuse("exhausted: the number of calls and streams at once")),
+    ];
+    all_on(&bench, &corpus);
+}
+
+/// What polls or withdraws at its control loop's cost.
+const POLLERS: [&str; 3] = ["poller", "poller_in_short_bursts", "calls_dropped_half_way"];
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_polls_or_withdraws_without_end_takes_no_memory_of_the_hosts_and_others_go_on() {
+    alone("hostile::what_polls_or_withdraws_without_end_takes_no_memory_of_the_hosts_and_others_go_on", || {
+        for pace in [Pace::Lockstep, Pace::RealTime] {
+            let [cpu_burst, cpu_time] = [1, 2].map(Duration::from_secs);
+            let budgets = Budgets { cpu_burst, cpu_time, ..Budgets::default() };
+            let bench = Bench::with(pace, HostOptions { budgets, ..HostOptions::default() }, ALL);
+            load(&bench, "spin");
+            let _ = run(&bench, None);
+            for name in POLLERS {
+                load(&bench, name);
+                let before = resident_bytes("VmRSS");
+                // The highest so far becomes what it is now.
+                std::fs::write("/proc/self/clear_refs", "5").unwrap();
+                let hostile = bench.host.run("test/hostile", TaskRequest::default(), |_| ());
+                // Waited for meanwhile: an answer that nobody takes keeps robot time still.
+                let hostile = std::thread::spawn(|| futures_executor::block_on(hostile).value);
+                bench.data("look");
+                let ended = hostile.join().unwrap();
+                let grown = resident_bytes("VmHWM").saturating_sub(before);
+                assert!(ended.is_err());
+                println!("{pace:?} {name}: {} kB, {ended:?}", grown >> 10);
+                assert!(grown < 10 << 20, "{name} took {grown} bytes under {pace:?}");
+            }
+        }
+    });
+}
+
+/// Does this in a process of its own, in which no other test takes memory meanwhile.
+#[cfg(target_os = "linux")]
+fn alone(test: &str, work: impl FnOnce()) {
+    const ALONE: &str = "WAZA_TEST_ALONE";
+
+    if std::env::var_os(ALONE).is_some() {
+        return work();
+    }
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    let ended = again.args(["--exact", test, "--nocapture"]).env(ALONE, "1").output().unwrap();
+    let said = [ended.stdout, ended.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(ended.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "there is no test {test}: {said}");
+    print!("{said}");
+}
+
+/// Of this process, as the system counts it.
+#[cfg(target_os = "linux")]
+fn resident_bytes(which: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(which)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
 }
 
 #[test]
@@ -197,6 +270,58 @@ fn a_handle_that_was_not_given_out_is_worth_nothing() {
         ("lease_as_pollable", Trap("handle")),
         ("drop_what_is_borrowed", Trap("borrowed")),
     ]);
+}
+
+#[test]
+fn what_does_not_keep_to_the_canonical_abi_traps() {
+    all(&[
+        ("callback_of_nonsense", Trap("unsupported callback code")),
+        ("callback_on_a_forged_set", Trap("unknown handle index")),
+        ("exit_without_an_answer", Trap("failed to produce a result")),
+    ]);
+}
+
+/// A component whose function is called back by one with this signature: `results` are all zero.
+fn called_back_as(parameters: &str, results: &[&str]) -> Vec<u8> {
+    let zeros: String = results.iter().map(|it| format!("({it}.const 0)")).collect();
+    let results = results.join(" ");
+    let text = format!(
+        r#"(component
+            (core module $module
+                (func (export "run") (result i32) (i32.const 1))
+                (func (export "called back") (param {parameters}) (result {results}) {zeros}))
+            (core instance $core (instantiate $module))
+            (func (export "run") async
+                (canon lift (core func $core "run") async (callback (core func $core "called back")))))"#
+    );
+    wat::parse_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+#[test]
+fn a_component_that_is_called_back_by_a_function_of_another_type_is_refused() {
+    let bench = bench();
+    let load = |component: &[u8]| {
+        let folder = bench.package_of("bomb", &manifest("bomb", ALL), component);
+        bench.host.load(&folder).unwrap_err().to_string()
+    };
+    // As it should be; it is no skill, but that is looked at after its types are.
+    let error = load(&called_back_as("i32 i32 i32", &["i32"]));
+    assert!(error.contains("exports no waza:skill/task@0.1.0"), "{error}");
+    // With many results some hosts have written what the guest answers over their own stack.
+    for (parameters, results) in [
+        ("i32 i32 i32", &["i32"; 1000][..]),
+        ("i32 i32 i32", &["i32"; 2]),
+        ("i32 i32 i32", &["i64"]),
+        ("i32 i32 i32", &[]),
+        ("i32 i32", &["i32"]),
+        ("i32 i32 i32 i32", &["i32"]),
+        ("i64 i32 i32", &["i32"]),
+    ] {
+        let error = load(&called_back_as(parameters, results));
+        let expected = "canonical option `callback` uses a core function with an incorrect signature";
+        assert!(error.contains(expected), "({parameters}) -> {} results: {error}", results.len());
+        assert_no_harm(&bench, "a mistyped callback");
+    }
 }
 
 #[test]

@@ -150,3 +150,15 @@ fn limits_that_this_robot_cannot_be_kept_to_are_refused_with_both_sides() {
         assert!(message.contains(expected), "{expected} is not in: {message}");
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_manifest_that_says_that_it_is_empty_and_goes_on_and_on_is_read_no_further_than_a_manifest_is_long() {
+    let bench = Bench::new();
+    let folder = bench.package_of("endless", "", &[]);
+    std::fs::remove_file(folder.join("skill.toml")).unwrap();
+    // Files of the system say that they have no bytes; this one has millions, and nobody knows how many.
+    std::os::unix::fs::symlink("/proc/kallsyms", folder.join("skill.toml")).unwrap();
+    let error = bench.host.load(&folder).unwrap_err().to_string();
+    assert!(error.contains("has 65537 bytes, a manifest has at most 65536"), "{error}");
+}

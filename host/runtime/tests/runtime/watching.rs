@@ -1,6 +1,7 @@
 //! Hot loading.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use waza_runtime::{Change, Watch};
 
 use crate::fixture::{ALL, Bench};
-use crate::packages::{component, manifest, remove, replace};
+use crate::packages::{self, component, manifest, remove, replace};
 
 fn watch(bench: &Bench) -> (Watch, Receiver<Change>) {
     let (sender, changes) = channel();
@@ -220,4 +221,212 @@ fn of_five_thousand_packages_the_first_are_looked_at_and_the_folder_is_refused_f
     assert!(why.contains("has 5001 folders, the host looks at the first 1000"), "{why}");
     let refused = changes.try_iter().filter(|change| matches!(change, Change::Refused { .. })).count();
     assert_eq!(refused, 1000);
+}
+
+/// Of the skill `test/probe`.
+fn version(bench: &Bench) -> Option<semver::Version> {
+    bench.host.skills().into_iter().find(|it| it.id.as_str() == "test/probe").map(|it| it.version)
+}
+
+fn of_version(version: &str) -> String {
+    manifest("probe", &[]).replace("version = \"0.1.0\"", &format!("version = \"{version}\""))
+}
+
+/// A package whose component is not there yet.
+fn half_a_package(folder: &Path) {
+    std::fs::create_dir(folder).unwrap();
+    std::fs::write(folder.join("skill.toml"), of_version("0.2.0")).unwrap();
+}
+
+fn loaded(changes: &Receiver<Change>, id: &str) {
+    let change = next(changes);
+    assert!(matches!(&change, Change::Loaded(loaded) if loaded.as_str() == id), "{change:?}");
+}
+
+#[test]
+fn a_package_that_is_deleted_and_made_again_is_loaded_when_it_is_whole() {
+    let bench = Bench::new();
+    let folder = bench.package("probe", &[]);
+    let (_watch, changes) = watch(&bench);
+    loaded(&changes, "test/conduct");
+    loaded(&changes, "test/probe");
+    for how in ["deleted", "moved away"] {
+        match how {
+            "deleted" => std::fs::remove_dir_all(&folder).unwrap(),
+            _ => remove(&folder),
+        }
+        half_a_package(&folder);
+        // Whatever was seen in between, the half of it is refused in the end.
+        while !matches!(next(&changes), Change::Refused { .. }) {}
+        std::fs::write(folder.join("guest.wasm"), component("probe")).unwrap();
+        while !matches!(next(&changes), Change::Loaded(_)) {}
+        assert_eq!(version(&bench), Some(semver::Version::new(0, 2, 0)), "{how}");
+        replace(&folder.join("skill.toml"), of_version("0.1.0"));
+        loaded(&changes, "test/probe");
+    }
+}
+
+#[test]
+fn a_build_folder_that_is_deleted_and_made_again_is_followed() {
+    let bench = Bench::new();
+    let build = tempfile::tempdir().unwrap();
+    let release = build.path().join("target/release");
+    std::fs::create_dir_all(&release).unwrap();
+    std::fs::write(release.join("guest.wasm"), component("probe")).unwrap();
+    let path = release.join("guest.wasm");
+    let elsewhere = of_version("0.1.0").replace("guest.wasm", path.to_str().unwrap());
+    bench.package_of("probe", &elsewhere, &[]);
+    let (_watch, changes) = watch(&bench);
+    loaded(&changes, "test/conduct");
+    loaded(&changes, "test/probe");
+    let digest = || bench.host.skills().into_iter().find(|it| it.id.as_str() == "test/probe").unwrap().digest;
+    let before = digest();
+
+    std::fs::remove_dir_all(build.path().join("target")).unwrap();
+    assert!(refusal(&changes).contains("No such file"), "the build was cleaned");
+    assert_eq!(digest(), before, "the older version stays");
+    std::fs::create_dir_all(&release).unwrap();
+    replace(&path, component("examples/spin"));
+    loaded(&changes, "test/probe");
+    assert_ne!(digest(), before);
+}
+
+#[test]
+fn a_folder_of_packages_that_is_moved_away_and_made_anew_is_followed_and_what_was_loaded_stays_meanwhile() {
+    let bench = Bench::new();
+    let (_watch, changes) = watch(&bench);
+    loaded(&changes, "test/conduct");
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::rename(bench.packages.path(), elsewhere.path().join("packages")).unwrap();
+    let why = refusal(&changes);
+    assert!(why.contains("cannot watch") && why.contains("what was loaded stays"), "{why}");
+    assert_eq!(bench.host.skills().len(), 1);
+
+    std::fs::create_dir(bench.packages.path()).unwrap();
+    assert!(matches!(next(&changes), Change::Removed(id) if id.as_str() == "test/conduct"));
+    half_a_package(&bench.packages.path().join("probe"));
+    while !refusal(&changes).contains("guest.wasm") {}
+    std::fs::write(bench.packages.path().join("probe/guest.wasm"), component("probe")).unwrap();
+    loaded(&changes, "test/probe");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_to_a_release_that_is_switched_to_the_next_one_brings_its_packages_and_the_old_one_may_go() {
+    use std::os::unix::fs::symlink;
+
+    let bench = Bench::new();
+    let releases = tempfile::tempdir().unwrap();
+    for release in ["1", "2"] {
+        let folder = releases.path().join(release);
+        std::fs::create_dir(&folder).unwrap();
+        packages::package(&folder.join("probe"), &of_version(&format!("0.{release}.0")), &component("probe"));
+    }
+    let current = releases.path().join("current");
+    symlink("1", &current).unwrap();
+    let (sender, changes) = channel();
+    let _watch = bench.host.watch(&current, move |change| drop(sender.send(change))).unwrap();
+    loaded(&changes, "test/probe");
+    assert_eq!(version(&bench), Some(semver::Version::new(0, 1, 0)));
+
+    let switched = releases.path().join("next");
+    symlink("2", &switched).unwrap();
+    std::fs::rename(&switched, &current).unwrap();
+    loaded(&changes, "test/probe");
+    assert_eq!(version(&bench), Some(semver::Version::new(0, 2, 0)));
+
+    std::fs::remove_dir_all(releases.path().join("1")).unwrap();
+    // The new release is followed like any other folder, and the old one's end changes nothing.
+    replace(&current.join("probe/skill.toml"), of_version("0.3.0"));
+    loaded(&changes, "test/probe");
+    assert_eq!(version(&bench), Some(semver::Version::new(0, 3, 0)));
+}
+
+#[cfg(unix)]
+#[test]
+fn another_file_of_the_same_size_and_time_is_another_version() {
+    let bench = Bench::new();
+    let folder = bench.package_of("probe", &of_version("0.1.0"), &packages::relay("one"));
+    let path = folder.join("guest.wasm");
+    let (_watch, changes) = watch(&bench);
+    next(&changes);
+    next(&changes);
+    let before = std::fs::metadata(&path).unwrap();
+    let newer = packages::relay("two");
+    assert_eq!(newer.len() as u64, before.len());
+    // Written to, as `cp -p` does it.
+    let written = std::fs::File::options().write(true).truncate(true).open(&path).unwrap();
+    (&written).write_all(&newer).unwrap();
+    written.set_modified(before.modified().unwrap()).unwrap();
+    drop(written);
+    next(&changes);
+    // Put in its place, as `rsync -t` does it.
+    let beside = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&beside, packages::relay("three")).unwrap();
+    beside.as_file().set_modified(before.modified().unwrap()).unwrap();
+    beside.persist(&path).unwrap();
+    next(&changes);
+}
+
+/// Does this as somebody who is not root, whose limits nobody else shares: the threads that are started in it are theirs too.
+#[cfg(target_os = "linux")]
+fn as_nobody(work: impl FnOnce() + Send) {
+    /// Nobody in particular.
+    const SOMEBODY: libc::uid_t = 61_273;
+
+    std::thread::scope(|scope| {
+        let done = scope.spawn(|| {
+            // SAFETY: the call takes three numbers. Unlike `libc::setresuid` the bare system call is of this thread alone.
+            unsafe {
+                if libc::geteuid() == 0 {
+                    assert_eq!(libc::syscall(libc::SYS_setresuid, -1, SOMEBODY, -1), 0);
+                }
+            }
+            work();
+        });
+        done.join().unwrap();
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_may_not_be_read_is_refused_and_keeps_no_other_from_being_followed() {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    let (conduct, probe) = (component("conduct"), component("probe"));
+    as_nobody(|| {
+        let bench = Bench::new();
+        assert!(!conduct.is_empty());
+        let closed = bench.packages.path().join("aaa");
+        std::fs::create_dir(&closed).unwrap();
+        std::fs::set_permissions(&closed, Permissions::from_mode(0)).unwrap();
+        let folder = bench.packages.path().join("zzz");
+        half_a_package(&folder);
+        let (_watch, changes) = watch(&bench);
+        let why = refusal(&changes);
+        assert!(why.contains("aaa/skill.toml: Permission denied"), "{why}");
+        loaded(&changes, "test/conduct");
+        assert!(refusal(&changes).contains("zzz/guest.wasm"));
+        std::fs::write(folder.join("guest.wasm"), &probe).unwrap();
+        while !matches!(next(&changes), Change::Loaded(id) if id.as_str() == "test/probe") {}
+        std::fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_system_that_has_no_more_watches_to_give_is_looked_at_all_the_same() {
+    use rustix::fs::inotify;
+
+    let probe = component("probe");
+    as_nobody(|| {
+        let bench = Bench::new();
+        let taken: Vec<_> = std::iter::from_fn(|| inotify::init(inotify::CreateFlags::CLOEXEC).ok()).collect();
+        assert!(!taken.is_empty());
+        let (_watch, changes) = watch(&bench);
+        loaded(&changes, "test/conduct");
+        bench.package_of("probe", &of_version("0.1.0"), &probe);
+        loaded(&changes, "test/probe");
+    });
 }

@@ -37,6 +37,47 @@ macro_rules! conduct {
     };
 }
 
+/// What a function of the canonical ABI answers that can be called back.
+pub mod callback {
+    pub const EXIT: u32 = 0;
+    pub const YIELD: u32 = 1;
+
+    pub const fn wait(set: u32) -> u32 {
+        2 | set << 4
+    }
+}
+
+/// Makes a component of what the skill's function answers to the canonical ABI at first, and whenever it is called back. What
+/// the bindings export, which would answer as it should, has names that nobody looks for.
+#[macro_export]
+macro_rules! answers {
+    ($first:expr, $later:expr) => {
+        wit_bindgen::generate!({ path: "../../../../../wit/v0.1.0", world: "skill", export_prefix: "bound-" });
+
+        use exports::waza::skill::task;
+
+        struct Bound;
+
+        impl task::Guest for Bound {
+            async fn run(_: task::Request) -> Result<waza::skill::types::Outcome, waza::skill::types::Error> {
+                unreachable!()
+            }
+        }
+
+        export!(Bound);
+
+        #[unsafe(export_name = "[async-lift]waza:skill/task@0.1.0#run")]
+        extern "C" fn run(_: u32, _: u32, _: u32, _: u32, _: u32, _: u32, _: u32) -> u32 {
+            $first
+        }
+
+        #[unsafe(export_name = "[callback][async-lift]waza:skill/task@0.1.0#run")]
+        extern "C" fn called_back(_: u32, _: u32, _: u32) -> u32 {
+            $later
+        }
+    };
+}
+
 pub fn spin() -> ! {
     loop {
         std::hint::black_box(());
@@ -119,6 +160,26 @@ pub mod raw {
     unsafe extern "C" {
         #[link_name = "[resource-drop]pollable"]
         pub fn drop_pollable(pollable: u32);
+        #[link_name = "[method]pollable.ready"]
+        pub fn pollable_ready(pollable: u32) -> u32;
+        #[link_name = "poll"]
+        fn poll_list(pollables: *const u32, count: usize, answer: *mut [usize; 2]);
+    }
+
+    #[link(wasm_import_module = "wasi:clocks/monotonic-clock@0.2.6")]
+    unsafe extern "C" {
+        #[link_name = "subscribe-instant"]
+        pub fn subscribe_instant(at: u64) -> u32;
+    }
+
+    /// Waits for one of them.
+    pub fn poll(pollables: &[u32]) {
+        let mut answer = [0; 2];
+        // The list of those that are ready was allocated for this.
+        unsafe {
+            poll_list(pollables.as_ptr(), pollables.len(), &mut answer);
+            drop(Vec::from_raw_parts(answer[0] as *mut u32, answer[1], answer[1]));
+        }
     }
 
     #[link(wasm_import_module = "$root")]
