@@ -45,26 +45,6 @@ fn a_checkpoint_that_is_not_there_is_refused() {
 }
 
 #[test]
-fn measurements_that_cannot_be_made_are_refused_with_what_can() {
-    refused(&["bench", "model", "--cameras", "2", "--device", "cpu"], &["--cameras 2", "at most 1"]);
-    refused(&["bench", "model", "--model", "no-such-checkpoint"], &["no-such-checkpoint"]);
-    let python = ["--python", "no-such-python"];
-    let arguments = ["bench", "model", "--device", "cpu", "--runs", "1", "--against", "lerobot"];
-    refused(&[arguments.as_slice(), &python].concat(), &["no-such-python", "lerobot[smolvla]", "--python"]);
-    for (arguments, expected) in [
-        (["--shape", "tiny"], "smolvla-450m"),
-        (["--batch", "17"], "1..=16"),
-        (["--runs", "0"], "1..=100000"),
-        (["--against", "nobody"], "lerobot"),
-    ] {
-        let output = waza(&[["bench", "model"], arguments].concat());
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2));
-        assert!(stderr.contains(expected), "{stderr}");
-    }
-}
-
-#[test]
 fn a_device_that_does_not_exist_is_refused_with_those_that_do() {
     let output = waza(&["demo", "--device", "tpu"]);
     let stderr = String::from_utf8(output.stderr).unwrap();

@@ -4,7 +4,6 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod ask;
-mod bench;
 mod ctl;
 mod demo;
 mod doctor;
@@ -48,9 +47,6 @@ enum Command {
     Link(link::Link),
     /// Say what is here to work with, and what to do about what is missing.
     Doctor(doctor::Doctor),
-    /// Measure what things cost on this machine.
-    #[command(subcommand)]
-    Bench(bench::Bench),
 }
 
 impl Cli {
@@ -67,7 +63,6 @@ impl Cli {
             #[cfg(unix)]
             Command::Link(command) => command.run(),
             Command::Doctor(command) => command.run(),
-            Command::Bench(command) => command.run(),
         }
     }
 }
