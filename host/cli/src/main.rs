@@ -17,10 +17,14 @@
 //! | [`output`] | files that are written whole or not at all |
 //! | [`lines`] | lines of a host that works, for whoever looks |
 //! | [`log`] | which events become such lines |
+//! | [`say`] | what is printed |
 //! | [`progress`] | what moves on stderr |
 //! | `watchdog` | the process that holds a robot when its host dies |
 //! | [`assets`] | where the checkout keeps things |
 //! | [`fault`] | one line on stderr, and the exit code |
+
+#[macro_use]
+mod say;
 
 mod assets;
 mod caption;

@@ -43,13 +43,13 @@ impl Doctor {
     pub fn run(self) -> Result<()> {
         let findings = examine();
         if self.json {
-            println!("{}", serde_json::json!({ "findings": findings }));
+            say!("{}", serde_json::json!({ "findings": findings }))?;
         } else {
             for Finding { what, found, needed, way_out } in &findings {
                 match (found, needed) {
-                    (Some(found), _) => println!("ok        {what}: {found}"),
-                    (None, true) => println!("missing   {what}: {way_out}"),
-                    (None, false) => println!("optional  {what}: {way_out}"),
+                    (Some(found), _) => say!("ok        {what}: {found}")?,
+                    (None, true) => say!("missing   {what}: {way_out}")?,
+                    (None, false) => say!("optional  {what}: {way_out}")?,
                 }
             }
         }
