@@ -82,3 +82,6 @@ pub use run::registry::{RunId, RunSummary};
 pub use state::checkpoints::Interrupted;
 pub use state::quarantine::{self, Quarantined};
 pub use supervisor::swap::{self, SwapOptions};
+
+/// The version of wasmtime, which compiles skills and keeps each in its sandbox.
+pub const WASMTIME_VERSION: &str = wasmtime_environ::VERSION;

@@ -5,6 +5,7 @@ use clap::Args;
 use serde::Serialize;
 use waza_model::Checkpoint;
 use waza_model::wgpu::{Adapters, Gpu};
+use waza_runtime::WASMTIME_VERSION;
 use waza_toolchain::TARGET;
 
 use crate::assets::Checkout;
@@ -71,6 +72,7 @@ fn examine() -> Vec<Finding> {
     let target = waza_toolchain::has_target(&here).then(|| TARGET.to_owned());
     let cores = std::thread::available_parallelism().map(|cores| format!("{cores} cores, {}", std::env::consts::ARCH));
     vec![
+        Finding::needed("engine of skills", Some(format!("wasmtime {WASMTIME_VERSION}")), ""),
         Finding::needed("processor", cores.ok(), "the operating system did not say what it has"),
         Finding::optional("graphics adapter", adapter(), "the CPU runs the model; install your GPU's Vulkan driver"),
         Finding::needed("C compiler", waza_toolchain::version("cc"), "run `apt-get install gcc`"),

@@ -1,7 +1,10 @@
 //! The verbs.
 
+use std::sync::LazyLock;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use waza_runtime::WASMTIME_VERSION;
 
 mod ask;
 mod ctl;
@@ -16,9 +19,13 @@ mod serve;
 mod sim;
 mod stage;
 
+/// With the engine that keeps skills in their sandbox: what is published of its faults names versions.
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{} (wasmtime {WASMTIME_VERSION})", env!("CARGO_PKG_VERSION")));
+
 /// Robot skills as sandboxed WebAssembly components, against one foundation model that the host owns.
 #[derive(Debug, Parser)]
-#[command(name = "waza", version, max_term_width = 100)]
+#[command(name = "waza", version = VERSION.as_str(), max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
