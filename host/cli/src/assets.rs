@@ -29,11 +29,6 @@ impl Checkout {
         self.0.join("skills")
     }
 
-    /// The workspace of the runtime's own test skills.
-    pub fn guests(&self) -> PathBuf {
-        self.0.join("host/runtime/tests/guests")
-    }
-
     /// The bundled checkpoint.
     pub fn checkpoint(&self) -> PathBuf {
         self.0.join("host/model/checkpoints/tabletop")

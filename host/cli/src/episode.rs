@@ -1,9 +1,10 @@
 //! One episode: a fresh robot over the scene of a seed, a skill that is told what to do, and the simulator's judge.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -64,15 +65,10 @@ pub fn draw_task(task_of: fn(Colour) -> Task, seed: u64) -> (Task, String) {
 
 impl Stage {
     /// A host for a fresh robot behind this link.
-    pub fn host(&self, link: impl Link + 'static) -> Result<Host> {
-        self.host_with(link, HostOptions::default())
-    }
-
-    /// The same, as somebody decides.
-    pub fn host_with(&self, link: impl Link + 'static, host: HostOptions) -> Result<Host> {
+    fn host(&self, link: impl Link + 'static) -> Result<Host> {
         let options = RobotOptions { pace: self.pace, kinematics: Box::new(arm::tool_position), guard: self.guard };
         let robot = Robot::start(self.embodiment.clone(), Box::new(link), options).context("starting the robot")?;
-        Host::new(robot, self.model.clone(), host).or_bad_input()
+        Host::new(robot, self.model.clone(), HostOptions::default()).or_bad_input()
     }
 
     /// Runs the skill in `folder` once. What the cameras see goes onto the reel.
@@ -90,11 +86,11 @@ impl Stage {
         let robot = host.robot().clone();
         let skill = host.load(folder).or_bad_input()?;
 
-        let model_ms = Arc::new(Mutex::new(Vec::new()));
-        let latencies = model_ms.clone();
+        let model = Arc::new(Mutex::new(Vec::new()));
+        let answers = model.clone();
         let listen = move |event: Event| {
             if let Event::Inference { elapsed } = &event {
-                latencies.lock().unwrap_or_else(PoisonError::into_inner).push(1e3 * elapsed.as_secs_f64());
+                answers.lock().push(*elapsed);
             }
             events(&event);
         };
@@ -136,7 +132,7 @@ impl Stage {
             success: verdict == Some(Verdict::Success),
             said,
             seconds: end as f64 / f64::from(control_hz),
-            model_ms: model_ms.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            model: std::mem::take(&mut model.lock()),
             interventions: statistics.interventions.values().sum(),
             ticks_missed: statistics.missed,
             final_state: digest(&simulator),
@@ -148,7 +144,7 @@ impl Stage {
 /// Equal digests mean equal bits: numbers are printed so that they read back exactly.
 fn digest(simulator: &Simulator) -> String {
     let digest = Sha256::digest(format!("{:?}", simulator.snapshot()));
-    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&digest[..8])
 }
 
 #[cfg(test)]

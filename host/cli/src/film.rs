@@ -1,8 +1,9 @@
 //! Films an episode: what the robot's cameras saw, side by side, over a bar with words.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Result;
+use parking_lot::Mutex;
 use waza_robot::observation::Measurement;
 use waza_robot::sim::{Simulator, Snapshot, render};
 use waza_robot::{Frame, Image, Link, LinkError};
@@ -52,7 +53,7 @@ impl Link for Filmed {
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {
         if self.tick.is_multiple_of(self.every) {
-            self.reel.lock().push(self.simulator.snapshot());
+            self.reel.0.lock().push(self.simulator.snapshot());
         }
         self.tick += 1;
         self.simulator.write(positions)
@@ -64,13 +65,6 @@ impl Link for Filmed {
 
     fn is_simulated(&self) -> bool {
         self.simulator.is_simulated()
-    }
-}
-
-impl Reel {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Snapshot>> {
-        // A push is a single step, so a panic cannot leave the reel half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,7 +87,7 @@ pub fn begin() -> Result<Video> {
 
 /// Adds an episode to a film.
 pub fn add(film: &mut Video, reel: &Reel, title: &Title<'_>) -> Result<()> {
-    let snapshots = std::mem::take(&mut *reel.lock());
+    let snapshots = std::mem::take(&mut *reel.0.lock());
     let Some((last, before)) = snapshots.split_last() else { return Ok(()) };
     for (index, snapshot) in before.iter().enumerate() {
         let clock = format!("{:.1} s", index as f32 / RATE_HZ);

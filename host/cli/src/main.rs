@@ -1,4 +1,4 @@
-//! `waza`, the one binary: demo, run, replay, model, sim, doctor and bench. Every verb's `--help` has an example.
+//! `waza`, the one binary: demo, run, replay, serve, ctl, model, sim, link and doctor. Every verb's `--help` has an example.
 //!
 //! This crate owns what people see: words, tables, pictures, exit codes. It refuses to know how a model works, how a robot
 //! moves and how a skill is kept in its sandbox.
@@ -9,7 +9,7 @@
 //! | [`episode`] | one episode: scene, robot, skill, judge |
 //! | [`recording`] | from a run to the flight recorder, and back |
 //! | [`report`] | what episodes come to |
-//! | [`statistics`] | Wilson's interval, percentiles |
+//! | [`statistics`] | Wilson's interval |
 //! | [`film`] | what the cameras saw, with words under it |
 //! | [`caption`] | words and pictures on a canvas |
 //! | [`video`] | pictures to an mp4 file |
@@ -17,11 +17,14 @@
 //! | [`output`] | files that are written whole or not at all |
 //! | [`lines`] | lines of a host that works, for whoever looks |
 //! | [`log`] | which events become such lines |
+//! | [`say`] | what is printed |
 //! | [`progress`] | what moves on stderr |
-//! | [`toolchain`] | cargo, which builds skills |
 //! | `watchdog` | the process that holds a robot when its host dies |
 //! | [`assets`] | where the checkout keeps things |
 //! | [`fault`] | one line on stderr, and the exit code |
+
+#[macro_use]
+mod say;
 
 mod assets;
 mod caption;
@@ -37,7 +40,6 @@ mod progress;
 mod recording;
 mod report;
 mod statistics;
-mod toolchain;
 mod video;
 #[cfg(unix)]
 mod watchdog;

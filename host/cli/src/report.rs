@@ -1,9 +1,12 @@
 //! What a run of episodes comes to: a table for people, an object for programs.
 
+use std::time::Duration;
+
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+use waza_model::bench::Latency;
 
-use crate::statistics::{percentile, wilson_interval};
+use crate::statistics::wilson_interval;
 
 /// What one episode adds to the report.
 #[derive(Debug, Clone, Serialize)]
@@ -22,9 +25,9 @@ pub struct EpisodeReport {
     pub said: String,
     /// Robot time from start to end.
     pub seconds: f64,
-    /// Of each answer of the model, milliseconds.
+    /// How long the model took over each of its answers.
     #[serde(skip)]
-    pub model_ms: Vec<f64>,
+    pub model: Vec<Duration>,
     /// How often a rule of the safety filter began to act.
     pub interventions: u64,
     /// Control periods in which no tick could start, or whose work took longer than the period.
@@ -67,7 +70,7 @@ impl SkillReport {
     /// Sums up the episodes of one skill.
     pub fn new(skill: &str, episodes: &[EpisodeReport]) -> Self {
         let successes = episodes.iter().filter(|episode| episode.success).count();
-        let model_ms: Vec<f64> = episodes.iter().flat_map(|episode| &episode.model_ms).copied().collect();
+        let model = Latency::of(episodes.iter().flat_map(|episode| &episode.model).copied().collect());
         let seconds: f64 = episodes.iter().map(|episode| episode.seconds).sum();
         Self {
             skill: skill.into(),
@@ -75,8 +78,8 @@ impl SkillReport {
             successes,
             success_interval: wilson_interval(successes, episodes.len()),
             seconds_per_episode: seconds / episodes.len().max(1) as f64,
-            model_ms_p50: percentile(&model_ms, 0.50),
-            model_ms_p99: percentile(&model_ms, 0.99),
+            model_ms_p50: model.map(|it| it.p50_ms),
+            model_ms_p99: model.map(|it| it.p99_ms),
             interventions: episodes.iter().map(|episode| episode.interventions).sum(),
             ticks_missed: episodes.iter().map(|episode| episode.ticks_missed).sum(),
         }
@@ -120,7 +123,7 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn episode(success: bool, model_ms: &[f64]) -> EpisodeReport {
+    fn episode(success: bool, model_ms: &[u64]) -> EpisodeReport {
         EpisodeReport {
             skill: "waza/touch".into(),
             seed: 1,
@@ -129,7 +132,7 @@ mod tests {
             success,
             said: String::new(),
             seconds: 3.0,
-            model_ms: model_ms.to_vec(),
+            model: model_ms.iter().copied().map(Duration::from_millis).collect(),
             interventions: 2,
             ticks_missed: 0,
             final_state: String::new(),
@@ -138,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_report_sums_up_its_episodes_under_the_documented_names() {
-        let skill = SkillReport::new("waza/touch", &[episode(true, &[1.0, 9.0]), episode(false, &[5.0])]);
+        let skill = SkillReport::new("waza/touch", &[episode(true, &[1, 9]), episode(false, &[5])]);
         let report = Report { device: "cpu".into(), seed: 7, skills: vec![skill] };
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!((&json["device"], &json["seed"]), (&"cpu".into(), &7.into()));

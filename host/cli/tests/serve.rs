@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use serde_json::Value;
-use served::{PATIENCE, Served, end, package, packages};
+use served::{PATIENCE, Served, end, kill, package, packages};
 
 /// A link's process, which outlives its hosts but not its test.
 struct Linked(Child);
@@ -234,6 +234,22 @@ fn what_cannot_be_served_is_refused_with_a_way_out() {
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(stderr.contains(expected), "{expected:?} is missing in: {stderr}");
     }
+}
+
+#[test]
+fn a_host_that_hangs_while_it_leaves_is_ended_by_a_second_signal() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut served = Served::start(folder.path(), &[]);
+    let holder = served.begun.iter().find_map(|line| line.strip_prefix("the robot is held by process ")).unwrap();
+    let holder: u32 = holder.split([' ', ':', ',']).next().unwrap().parse().unwrap();
+    // Who leaves waits for it to end, and it does nothing.
+    assert!(kill("STOP", holder));
+    served.signal("INT");
+    served.line("leaving");
+    served.signal("INT");
+    let ended = served.ended();
+    assert!(kill("KILL", holder));
+    assert_eq!(ended, Some(130));
 }
 
 #[test]

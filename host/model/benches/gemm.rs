@@ -2,7 +2,7 @@
 //!
 //!     cargo bench -p waza-model --bench gemm
 //!
-//! Weights are f32 and bf16. `waza bench model` measures whole models.
+//! Weights are f32 and bf16. `waza-bench model` measures whole models.
 
 use waza_model::Device;
 use waza_model::bench::{Format, gemm_gflop_per_s};

@@ -6,7 +6,7 @@ It loads the policy, warms it up and prints one line, `{"ready": true, "lerobot"
 From then on each line `run` on its input is answered with one measured request, `{"ms": X}`, so that whoever measures can
 alternate between LeRobot and something else under the same conditions. It ends with its input.
 
-A request is what `waza bench model` measures: raw frames, state and instruction in, un-normalised actions out, a batch of
+A request is what `waza-bench model` measures: raw frames, state and instruction in, un-normalised actions out, a batch of
 one. With `--random` the weights are drawn here and CHECKPOINT needs only `config.json` and the VLM's folder; a checkpoint
 without processor files then gets normalised tensors and tokens, and its time is the policy's alone.
 """

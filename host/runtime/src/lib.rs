@@ -85,3 +85,6 @@ pub use run::registry::RunSummary;
 pub use run::running::Running;
 pub use state::checkpoints::Interrupted;
 pub use state::quarantine::{self, Quarantined};
+
+/// The version of wasmtime, which compiles skills and keeps each in its sandbox.
+pub const WASMTIME_VERSION: &str = wasmtime_environ::VERSION;

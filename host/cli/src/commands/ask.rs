@@ -1,6 +1,6 @@
 //! `waza model ask`: a question about pictures, answered in words.
 
-use std::io::{IsTerminal, Write, stdout};
+use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -11,6 +11,7 @@ use waza_model::{AnyCheckpoint, Decoding, Device, Question, Sampling, Step, Vlm}
 use crate::fault::{OrBadInput, bad_input, model_fault};
 use crate::picture::read_png;
 use crate::progress;
+use crate::say::print;
 
 #[derive(Debug, Args)]
 pub struct Ask {
@@ -67,22 +68,21 @@ impl Ask {
             match vlm.step(&mut generation).map_err(model_fault)? {
                 Step::Done(answer) => break answer,
                 Step::Text(piece) if streams => {
-                    print!("{piece}");
-                    stdout().flush()?;
+                    print(format_args!("{piece}"))?;
                 }
                 Step::Text(_) => {}
             }
         };
         if self.json {
             let (text, confidence) = (&answer.text, answer.confidence);
-            println!(
+            say!(
                 "{}",
                 json!({ "text": text, "confidence": confidence, "tokens": answer.tokens, "ended": answer.ended })
-            );
+            )?;
         } else if streams {
-            println!();
+            say!("")?;
         } else {
-            println!("{}", answer.text);
+            say!("{}", answer.text)?;
         }
         Ok(())
     }

@@ -105,10 +105,10 @@ impl Demo {
         let seconds = film.duration().as_secs();
         let video = out.write("demo.mp4", &film.finish()?)?;
         if self.json {
-            println!("{}", serde_json::to_string(&report)?);
+            say!("{}", serde_json::to_string(&report)?)?;
         } else {
-            println!("{}\non {}, seeds from {}", report.table(), report.device, report.seed);
-            println!("{} ({seconds} s of what the cameras saw), {}", video.display(), episodes.display());
+            say!("{}\non {}, seeds from {}", report.table(), report.device, report.seed)?;
+            say!("{} ({seconds} s of what the cameras saw), {}", video.display(), episodes.display())?;
         }
         Ok(())
     }

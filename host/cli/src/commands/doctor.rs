@@ -5,9 +5,10 @@ use clap::Args;
 use serde::Serialize;
 use waza_model::Checkpoint;
 use waza_model::wgpu::{Adapters, Gpu};
+use waza_runtime::WASMTIME_VERSION;
+use waza_toolchain::TARGET;
 
 use crate::assets::Checkout;
-use crate::toolchain::{self, TARGET};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  waza doctor --json")]
@@ -43,13 +44,13 @@ impl Doctor {
     pub fn run(self) -> Result<()> {
         let findings = examine();
         if self.json {
-            println!("{}", serde_json::json!({ "findings": findings }));
+            say!("{}", serde_json::json!({ "findings": findings }))?;
         } else {
             for Finding { what, found, needed, way_out } in &findings {
                 match (found, needed) {
-                    (Some(found), _) => println!("ok        {what}: {found}"),
-                    (None, true) => println!("missing   {what}: {way_out}"),
-                    (None, false) => println!("optional  {what}: {way_out}"),
+                    (Some(found), _) => say!("ok        {what}: {found}")?,
+                    (None, true) => say!("missing   {what}: {way_out}")?,
+                    (None, false) => say!("optional  {what}: {way_out}")?,
                 }
             }
         }
@@ -68,14 +69,15 @@ fn examine() -> Vec<Finding> {
     let skills = checkout.as_ref().and_then(|checkout| existing(checkout.skills()));
     let checkpoint = checkpoint(checkout.as_ref());
     let here = checkout.map_or_else(|| ".".into(), |checkout| checkout.skills());
-    let target = toolchain::has_target(&here).then(|| TARGET.to_owned());
+    let target = waza_toolchain::has_target(&here).then(|| TARGET.to_owned());
     let cores = std::thread::available_parallelism().map(|cores| format!("{cores} cores, {}", std::env::consts::ARCH));
     vec![
+        Finding::needed("engine of skills", Some(format!("wasmtime {WASMTIME_VERSION}")), ""),
         Finding::needed("processor", cores.ok(), "the operating system did not say what it has"),
         Finding::optional("graphics adapter", adapter(), "the CPU runs the model; install your GPU's Vulkan driver"),
-        Finding::needed("C compiler", toolchain::version("cc"), "run `apt-get install gcc`"),
-        Finding::needed("cargo", toolchain::version("cargo"), "install Rust with https://rustup.rs"),
-        Finding::needed("rustc", toolchain::version("rustc"), "install Rust with https://rustup.rs"),
+        Finding::needed("C compiler", waza_toolchain::version("cc"), "run `apt-get install gcc`"),
+        Finding::needed("cargo", waza_toolchain::version("cargo"), "install Rust with https://rustup.rs"),
+        Finding::needed("rustc", waza_toolchain::version("rustc"), "install Rust with https://rustup.rs"),
         Finding::needed("skill target", target, format!("run `rustup target add {TARGET}`")),
         Finding::needed("skills", skills, "run waza inside a clone of its repository"),
         checkpoint,

@@ -1,10 +1,12 @@
 //! The verbs.
 
+use std::sync::LazyLock;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use waza_runtime::WASMTIME_VERSION;
 
 mod ask;
-mod bench;
 mod ctl;
 mod demo;
 mod doctor;
@@ -17,9 +19,13 @@ mod serve;
 mod sim;
 mod stage;
 
+/// With the engine that keeps skills in their sandbox: what is published of its faults names versions.
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{} (wasmtime {WASMTIME_VERSION})", env!("CARGO_PKG_VERSION")));
+
 /// Robot skills as sandboxed WebAssembly components, against one foundation model that the host owns.
 #[derive(Debug, Parser)]
-#[command(name = "waza", version, max_term_width = 100)]
+#[command(name = "waza", version = VERSION.as_str(), max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -48,9 +54,6 @@ enum Command {
     Link(link::Link),
     /// Say what is here to work with, and what to do about what is missing.
     Doctor(doctor::Doctor),
-    /// Measure what things cost on this machine.
-    #[command(subcommand)]
-    Bench(bench::Bench),
 }
 
 impl Cli {
@@ -67,7 +70,6 @@ impl Cli {
             #[cfg(unix)]
             Command::Link(command) => command.run(),
             Command::Doctor(command) => command.run(),
-            Command::Bench(command) => command.run(),
         }
     }
 }

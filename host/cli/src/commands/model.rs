@@ -80,15 +80,17 @@ impl Verify {
             let errors = result.tensors.iter().map(|it| (it.tensor.as_str(), it.max_abs_error)).collect();
             let passed = result.passed();
             let shown = Shown { device: &result.device, passed, tolerance: TOLERANCE, max_abs_error: errors };
-            println!("{}", serde_json::to_string(&shown)?);
+            say!("{}", serde_json::to_string(&shown)?)?;
         } else {
-            println!("{}", result.device);
+            say!("{}", result.device)?;
             for tensor in &result.tensors {
                 let verdict = if tensor.passed() { "ok" } else { "FAILED" };
-                println!(
+                say!(
                     "{:<28} {:>9.2e}  of {:<9.2e} {verdict}",
-                    tensor.tensor, tensor.max_abs_error, tensor.max_abs_reference
-                );
+                    tensor.tensor,
+                    tensor.max_abs_error,
+                    tensor.max_abs_reference
+                )?;
             }
         }
         if !result.passed() {
@@ -104,12 +106,12 @@ impl Describe {
         let info = Info::new(&AnyCheckpoint::open(&self.folder).or_bad_input()?);
         let object = serde_json::to_string(&info)?;
         if self.json {
-            println!("{object}");
+            say!("{object}")?;
             return Ok(());
         }
         let fields: IndexMap<String, Value> = serde_json::from_str(&object)?;
         for (name, value) in fields {
-            println!("{:<16} {}", name.replace('_', " "), shown(&value));
+            say!("{:<16} {}", name.replace('_', " "), shown(&value))?;
         }
         Ok(())
     }

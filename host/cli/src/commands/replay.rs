@@ -36,23 +36,23 @@ impl Replay {
         let (component, place) = self.component(&record)?;
         let verdict = runtime::Replay::new(&component, &place, budgets(&record.header)).or_bad_input()?.run(run);
         if self.json {
-            println!("{}", self.report(&record, &verdict, cut.as_deref()));
+            say!("{}", self.report(&record, &verdict, cut.as_deref()))?;
         }
         match verdict {
             Verdict::Same { calls, ended } => {
                 if !self.json {
-                    println!("{calls} calls, {} observations, bit for bit the same", record.observations);
+                    say!("{calls} calls, {} observations, bit for bit the same", record.observations)?;
                     match (ended, cut) {
-                        (_, Some(cut)) => println!("the record is cut short: {cut}"),
-                        (Some(ended), None) => println!("{ended}"),
-                        (None, None) => println!("the record ends before its run did"),
+                        (_, Some(cut)) => say!("the record is cut short: {cut}")?,
+                        (Some(ended), None) => say!("{ended}")?,
+                        (None, None) => say!("the record ends before its run did")?,
                     }
                 }
                 Ok(())
             }
             Verdict::Differs(difference) => {
                 if !self.json {
-                    println!("{difference}");
+                    say!("{difference}")?;
                 }
                 bail!("the skill differs from its record {}", self.record.display())
             }

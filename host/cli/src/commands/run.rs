@@ -85,10 +85,10 @@ impl Run {
             out.write("run.mp4", &film.finish()?)?;
         }
         if self.json {
-            println!("{}", serde_json::to_string(&report)?);
+            say!("{}", serde_json::to_string(&report)?)?;
         } else {
-            println!("{}: {}", report.skill, report.said);
-            println!("the judge: {} after {:.1} s", report.verdict, report.seconds);
+            say!("{}: {}", report.skill, report.said)?;
+            say!("the judge: {} after {:.1} s", report.verdict, report.seconds)?;
         }
         if let Some(recorded) = recorded {
             let recorded = recorded?;
@@ -96,7 +96,7 @@ impl Run {
                 eprintln!("warning: the record is cut short: {cut}");
             }
             if !self.json {
-                println!("the record: {} entries, {} observations", recorded.entries, recorded.observations);
+                say!("the record: {} entries, {} observations", recorded.entries, recorded.observations)?;
             }
         }
         outcome.map(drop).map_err(Into::into)

@@ -44,7 +44,8 @@ const PRINT_WITHIN: Duration = Duration::from_secs(1);
                         waza serve --skills /srv/skills --state /var/lib/waza --site site.toml\n  \
                         waza serve --skills /srv/skills --records /var/lib/waza/records\n  \
                         waza serve --skills /srv/skills --listen 0.0.0.0:7373 --token /etc/waza/token\n\n\
-                        SIGUSR1 stops the robot, Ctrl-C and SIGTERM stop it and leave. `waza ctl` operates it.")]
+                        SIGUSR1 stops the robot, Ctrl-C and SIGTERM stop it and leave, a \
+                        second time at once. `waza ctl` operates it.")]
 pub struct Serve {
     /// The robot: sim:tabletop, or link:SOCKET, which `waza link` serves.
     #[arg(long, default_value = "sim:tabletop")]

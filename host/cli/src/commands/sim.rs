@@ -55,7 +55,7 @@ impl Sim {
                 "choose a folder that exists and can be written",
             )
         })?;
-        println!("{}", render.out.display());
+        say!("{}", render.out.display())?;
         Ok(())
     }
 }

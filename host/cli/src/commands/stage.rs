@@ -7,11 +7,12 @@ use anyhow::Result;
 use clap::Args;
 use waza_model::{Broker, Checkpoint, Device, Model, ModelHandle, Policy, Vlm, VlmCheckpoint};
 use waza_robot::{Embodiment, Guard, Pace};
+use waza_toolchain::{Build, ToolchainError};
 
 use crate::assets::Checkout;
 use crate::episode::Stage;
-use crate::fault::model_fault;
-use crate::{progress, toolchain};
+use crate::fault::{BadInput, model_fault};
+use crate::progress;
 
 /// Which model answers, and on what.
 #[derive(Debug, Args)]
@@ -37,12 +38,6 @@ pub struct StageOptions {
 }
 
 impl StageOptions {
-    /// The bundled checkpoint, in real time.
-    pub fn realtime_on_cpu() -> Self {
-        let model = ModelOptions { device: Device::Cpu, model: None, vlm: None };
-        Self { model, realtime: true }
-    }
-
     /// Loads the model.
     pub fn open(&self, checkout: &Checkout) -> Result<Stage> {
         let model = self.model.open(checkout)?;
@@ -74,8 +69,12 @@ impl ModelOptions {
 /// Builds packages of a workspace of skills where their `skill.toml` expects them.
 pub fn build(workspace: &Path, packages: &[&str]) -> Result<()> {
     let spinner = progress::spinner("building the skills");
-    toolchain::build_skills(workspace, packages, |said| {
+    waza_toolchain::build(workspace, Build::Packages(packages), |said| {
         spinner.set_message(format!("building the skills: {said}"));
+    })
+    .map_err(|error| match error {
+        ToolchainError::NoCargo | ToolchainError::NoTarget { .. } => BadInput::caused_by(error),
+        ToolchainError::Start(_) | ToolchainError::Build { .. } => error.into(),
     })?;
     spinner.finish_with_message("skills are built");
     Ok(())

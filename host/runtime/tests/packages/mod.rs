@@ -16,15 +16,16 @@ pub fn component(guest: &str) -> Vec<u8> {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
         let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/tests/guests");
+        waza_toolchain::add_target(&guests, |said| eprintln!("{said}")).unwrap();
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--release", "--locked", "--workspace", "--lib", "--examples"]);
-        cargo.args(["--target", "wasm32-wasip2", "--target-dir"]).arg(&target);
+        cargo.args(["--target", waza_toolchain::TARGET, "--target-dir"]).arg(&target);
         // What the host is built with must not leak into the guests.
         cargo.current_dir(guests).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
         let built = cargo.output().unwrap();
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        target.join("wasm32-wasip2/release")
+        target.join(waza_toolchain::TARGET).join("release")
     });
     std::fs::read(built.join(guest).with_extension("wasm")).unwrap()
 }

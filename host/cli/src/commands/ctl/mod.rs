@@ -183,7 +183,7 @@ impl Start {
 fn show<T: Serialize>(answer: &T, json: bool, words: impl FnOnce(&T) -> String) -> Result<()> {
     let text = if json { serde_json::to_string(answer)? } else { words(answer) };
     if !text.is_empty() {
-        println!("{text}");
+        say!("{text}")?;
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ impl Shape {
 
 macro_rules! smolvla_450m {
     ($($file:literal),* $(,)?) => {
-        [$(($file, include_bytes!(concat!("../../../../model/training/shapes/smolvla-450m/", $file)))),*]
+        [$(($file, include_bytes!(concat!("../../model/training/shapes/smolvla-450m/", $file)))),*]
     };
 }
 

@@ -6,13 +6,11 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::fault::bad_input;
-
-const SERVER: &str = include_str!("../../../../model/training/bench_lerobot.py");
+const SERVER: &str = include_str!("../../model/training/bench_lerobot.py");
 
 /// What LeRobot is asked for.
 pub struct Request<'a> {
@@ -56,8 +54,9 @@ impl Lerobot {
         let place = python.display();
         let present = Command::new(python).args(["-c", "import lerobot"]).stdin(Stdio::null()).output();
         if !present.is_ok_and(|output| output.status.success()) {
-            let way_out = "install `lerobot[smolvla]`, or name another Python with --python";
-            return Err(bad_input("this Python has no LeRobot", place, way_out));
+            bail!(
+                "this Python has no LeRobot: {place}: install `lerobot[smolvla]`, or name another Python with --python"
+            );
         }
         let complaints = tempfile::tempfile().context("making a file for what LeRobot says")?;
         let mut command = Command::new(python);

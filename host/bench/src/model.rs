@@ -1,20 +1,18 @@
-//! `waza bench model`.
+//! `waza-bench model`.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tempfile::TempDir;
 use waza_model::bench::{Batch, Bench, Format, Latency, RandomWeights, Report, batch, gemm_peak};
 use waza_model::{Checkpoint, Device, LARGEST_BATCH, Policy};
 
-use super::lerobot::{Lerobot, Request};
-use super::shape::{Shape, unpack_smolvla_450m};
-use crate::assets::Checkout;
-use crate::fault::{OrBadInput, bad_input, model_fault};
-use crate::progress;
+use crate::lerobot::{Lerobot, Request};
+use crate::shape::{Shape, unpack_smolvla_450m};
+use crate::stage::{checkpoint, doing};
 
 /// Runs if nobody asks for another number of them, unless they take too long.
 const RUNS: u64 = 100;
@@ -124,17 +122,16 @@ impl Model {
 
     fn measure(&self) -> Result<Measured> {
         let subject = self.subject()?;
-        let loading = progress::spinner("loading the model");
+        doing("loading the model");
         let mut policy = subject.load(self.device)?;
         let all = policy.about().cameras.len();
         let cameras = self.cameras.map_or(all, |cameras| cameras as usize);
         if cameras > all {
-            let cause = format!("the model looks at {all} cameras");
-            return Err(bad_input(cause, format!("--cameras {cameras}"), format!("say at most {all}")));
+            bail!("the model looks at {all} cameras: --cameras {cameras}: say at most {all}");
         }
         let device = policy.about().device.clone();
-        let mut bench = Bench::new(&mut policy, &self.task, cameras).map_err(model_fault)?;
-        loading.set_message("loading LeRobot");
+        let mut bench = Bench::new(&mut policy, &self.task, cameras)?;
+        doing("measuring requests");
         let request = Request {
             checkpoint: &subject.folder,
             random: subject.random,
@@ -145,7 +142,6 @@ impl Model {
             compiled: self.against == Some(Rival::LerobotCompiled),
         };
         let mut rival = self.against.map(|_| Lerobot::start(&self.python, &request)).transpose()?;
-        loading.finish_and_clear();
 
         let theirs = self.take_turns(&mut bench, rival.as_mut())?;
         let report = bench.report().context("nothing was measured")?;
@@ -159,14 +155,13 @@ impl Model {
             total,
         });
         drop(rival);
-        let rest = progress::spinner("measuring batches and the device's own speed");
+        doing("measuring batches and the device's own speed");
         let batch = (self.batch > 1)
-            .then(|| batch(&mut policy, &self.task, cameras, self.batch as usize, BATCH_RUNS).map_err(model_fault))
+            .then(|| batch(&mut policy, &self.task, cameras, self.batch as usize, BATCH_RUNS))
             .transpose()?;
         // The model makes room for what the device is measured with.
         drop(policy);
-        let peak = gemm_peak(self.device).map_err(model_fault)?;
-        rest.finish_and_clear();
+        let peak = gemm_peak(self.device)?;
         Ok(Measured {
             model: subject.name,
             ratio: lerobot.as_ref().map(|theirs| theirs.total.p50_ms / report.total.p50_ms),
@@ -184,25 +179,23 @@ impl Model {
     /// One request each, until there are enough. The times of the other implementation come back.
     fn take_turns(&self, bench: &mut Bench, mut rival: Option<&mut Lerobot>) -> Result<Vec<Duration>> {
         let most = self.runs.map_or(RUNS, u64::from);
-        let (bar, begin, mut theirs) = (progress::bar("measuring", most), Instant::now(), Vec::new());
+        let (begin, mut theirs) = (Instant::now(), Vec::new());
         for run in 0..most {
             if self.runs.is_none() && run >= LEAST_RUNS && begin.elapsed() > ENOUGH {
                 break;
             }
-            bench.run().map_err(model_fault)?;
+            bench.run()?;
             if let Some(rival) = &mut rival {
                 theirs.push(rival.run()?);
             }
-            bar.inc(1);
         }
-        bar.finish_and_clear();
         Ok(theirs)
     }
 
     fn subject(&self) -> Result<Subject> {
         let (folder, name) = match (&self.model, self.shape) {
             (Some(folder), _) => (folder.clone(), folder.display().to_string()),
-            (None, Shape::Bundled) => (Checkout::find()?.checkpoint(), Shape::Bundled.name().to_owned()),
+            (None, Shape::Bundled) => (checkpoint(), Shape::Bundled.name().to_owned()),
             (None, Shape::Smolvla450m) => {
                 let unpacked = unpack_smolvla_450m().context("unpacking the shape")?;
                 let format = match self.weights {
@@ -235,13 +228,12 @@ struct Subject {
 
 impl Subject {
     fn load(&self, device: Device) -> Result<Policy> {
-        let policy = if self.random {
-            let checkpoint = Checkpoint::open_without_weights(&self.folder).or_bad_input()?;
-            Policy::with_weights(&checkpoint, RandomWeights { format: self.format }, device)
+        Ok(if self.random {
+            let checkpoint = Checkpoint::open_without_weights(&self.folder)?;
+            Policy::with_weights(&checkpoint, RandomWeights { format: self.format }, device)?
         } else {
-            Policy::new(&Checkpoint::open(&self.folder).or_bad_input()?, device)
-        };
-        policy.map_err(model_fault)
+            Policy::new(&Checkpoint::open(&self.folder)?, device)?
+        })
     }
 }
 

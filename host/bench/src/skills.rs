@@ -1,6 +1,5 @@
-//! `waza bench skills`: what many skills cost, and whether each gets its share.
+//! `waza-bench skills`: what many skills cost, and whether each gets its share.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,10 +9,9 @@ use clap::Args;
 use serde_json::json;
 use waza_robot::sim::{SceneSpec, Simulator};
 use waza_runtime::{Event, Host, HostOptions, SkillId, TaskRequest};
+use waza_toolchain::Build;
 
-use super::super::stage::{StageOptions, build};
-use crate::assets::Checkout;
-use crate::fault::OrBadInput;
+use crate::stage::{Stage, build_guests, component, doing, guests};
 
 /// The observer's, which it asks for.
 const SEE_HZ: f64 = 10.0;
@@ -45,25 +43,23 @@ pub struct Skills {
 
 impl Skills {
     pub fn run(self) -> Result<()> {
-        let checkout = Checkout::find()?;
-        let guests = checkout.guests();
-        build(&guests, &["observer"])?;
-        let stage = StageOptions::realtime_on_cpu().open(&checkout)?;
+        build_guests(Build::Packages(&["observer"]))?;
+        let stage = Stage::open()?;
         // As under `waza serve`: what is compiled lies in files.
         let state = tempfile::tempdir().context("making a temporary folder")?;
         let options = HostOptions { state: Some(state.path().into()), ..HostOptions::default() };
         let simulator = Simulator::new(stage.embodiment.clone(), &SceneSpec::tabletop(), 0);
-        let host = stage.host_with(simulator, options)?;
-        let observer = host.load(&guests.join("observer")).or_bad_input()?;
+        let host = stage.host(simulator, options)?;
+        let observer = host.load(&guests().join("observer"))?;
         self.see(&host, &observer, 1)?;
 
-        let spinner = crate::progress::spinner("loading skills");
+        doing("loading skills");
         let before = resident_bytes();
         let began = Instant::now();
-        let idle = load_many(&host, &guests, self.idle)?;
+        let idle = load_many(&host, self.idle)?;
         let load_ms = 1e3 * began.elapsed().as_secs_f64() / f64::from(self.idle);
         let loaded = resident_bytes();
-        spinner.set_message("starting skills");
+        doing("starting skills");
         let waiting = {
             let begun = Arc::new(AtomicUsize::new(0));
             let runs: Vec<_> = idle
@@ -85,9 +81,8 @@ impl Skills {
             drop(runs);
             waiting
         };
-        spinner.set_message("letting skills see");
+        doing("letting skills see");
         let seen = self.see(&host, &observer, self.seeing)?;
-        spinner.finish_and_clear();
 
         let grown = |to: Option<u64>| Some(to?.saturating_sub(before?));
         let (loaded, waiting) = (grown(loaded), grown(waiting));
@@ -136,8 +131,8 @@ fn request(instruction: &str, seconds: u32) -> TaskRequest {
 }
 
 /// Loads so many observers, each a component of its own: vendors do not share theirs.
-fn load_many(host: &Host, guests: &Path, count: u32) -> Result<Vec<SkillId>> {
-    let component = std::fs::read(guests.join("target/wasm32-wasip2/release/observer.wasm"))?;
+fn load_many(host: &Host, count: u32) -> Result<Vec<SkillId>> {
+    let component = std::fs::read(component("observer"))?;
     let package = tempfile::tempdir().context("making a temporary folder")?;
     let load = |number: u32| {
         // A custom section of four bytes, called `n`.
@@ -148,7 +143,7 @@ fn load_many(host: &Host, guests: &Path, count: u32) -> Result<Vec<SkillId>> {
              permissions = [\"sensing\"]\n"
         );
         std::fs::write(package.path().join("skill.toml"), manifest)?;
-        host.load(package.path()).or_bad_input()
+        Ok(host.load(package.path())?)
     };
     (0..count).map(load).collect()
 }

@@ -1,13 +1,17 @@
-//! `waza bench` as programs read it.
+//! `waza-bench` as programs read it.
 
 #![allow(clippy::unwrap_used)]
 
-use std::process::Command;
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_waza-bench")).args(arguments).output().unwrap()
+}
+
 fn bench(arguments: &[&str]) -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_waza")).arg("bench").args(arguments).arg("--json").output().unwrap();
+    let output = run(&[arguments, &["--json"]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -62,5 +66,37 @@ fn many_skills_wait_and_each_sees_its_share() {
     assert!(number(&measured["fairness"], &measured) <= 1.0 + 1e-9, "{measured}");
     if cfg!(target_os = "linux") {
         assert!(measured["loaded_and_waiting_bytes"].as_u64() >= measured["loaded_bytes"].as_u64(), "{measured}");
+    }
+}
+
+#[test]
+fn measurements_that_cannot_be_made_are_refused_with_what_can() {
+    let python = ["--device", "cpu", "--runs", "1", "--against", "lerobot", "--python", "no-such-python"];
+    for (arguments, expected) in [
+        (&["--cameras", "2", "--device", "cpu"][..], &["--cameras 2", "at most 1"][..]),
+        (&["--model", "no-such-checkpoint"], &["no-such-checkpoint"]),
+        (&python, &["no-such-python", "lerobot[smolvla]", "--python"]),
+        (&["--shape", "tiny"], &["smolvla-450m"]),
+        (&["--batch", "17"], &["1..=16"]),
+        (&["--runs", "0"], &["1..=100000"]),
+        (&["--against", "nobody"], &["lerobot"]),
+    ] {
+        let output = run(&[&["model"], arguments].concat());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}");
+        for part in expected {
+            assert!(stderr.contains(part), "{part:?} is missing in: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn a_link_is_measured_in_both_directions() {
+    if cfg!(unix) {
+        let measured = bench(&["link"]);
+        for way in ["read_us", "write_us"] {
+            let (p50, p99) = (number(&measured[way]["p50"], &measured), number(&measured[way]["p99"], &measured));
+            assert!(0.0 < p50 && p50 <= p99, "{measured}");
+        }
     }
 }

@@ -1,13 +1,15 @@
-//! `waza bench link`.
+//! `waza-bench link`.
 
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
-use waza_robot::bridge::RemoteLink;
+use waza_robot::bridge::{RemoteLink, Server, ServerOptions};
+use waza_robot::sim::{SceneSpec, Simulator, arm};
 use waza_robot::{Embodiment, Link as _};
 
 use crate::statistics::percentile;
@@ -30,14 +32,13 @@ impl Link {
         let socket = folder.path().join("mine/link");
         let program = std::env::current_exe().context("finding this program")?;
         let mut served = Command::new(program)
-            .args(["link", "sim:tabletop", "--socket"])
+            .arg("serve-link")
             .arg(&socket)
-            .stdout(Stdio::null())
             .spawn()
-            .context("starting `waza link`")?;
+            .context("starting a process that serves a link")?;
         let measured = measure(&socket);
         // It serves until it is ended; what it holds is simulated.
-        served.kill().and_then(|()| served.wait()).context("ending `waza link`")?;
+        served.kill().and_then(|()| served.wait()).context("ending the process that serves the link")?;
         let (reads, writes) = measured?;
         // There are as many as ticks, so there is a percentile.
         let percentiles = |micros: &[f64]| [0.5, 0.99].map(|share| percentile(micros, share).unwrap_or_default());
@@ -55,8 +56,27 @@ impl Link {
     }
 }
 
+#[derive(Debug, Args)]
+pub struct ServeLink {
+    /// Where the measuring process connects.
+    socket: PathBuf,
+}
+
+impl ServeLink {
+    /// Serves the simulated arm until the process is ended.
+    pub fn run(self) -> Result<()> {
+        let embodiment = Arc::new(Embodiment::so101());
+        let simulator = Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), 0);
+        let options = ServerOptions::new(arm::tool_position);
+        let _server = Server::start(&self.socket, embodiment, Box::new(simulator), options)?;
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
 /// What a tick's reading and writing take, microseconds, in a loop at 500 Hz.
-fn measure(socket: &std::path::Path) -> Result<(Vec<f64>, Vec<f64>)> {
+fn measure(socket: &Path) -> Result<(Vec<f64>, Vec<f64>)> {
     let embodiment = Arc::new(Embodiment::so101());
     let mut link = RemoteLink::connect(socket, embodiment, Duration::from_secs(10))?;
     let (mut reads, mut writes) = (Vec::with_capacity(TICKS), Vec::with_capacity(TICKS));

@@ -1,4 +1,4 @@
-//! `waza bench swap`.
+//! `waza-bench swap`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,12 +11,9 @@ use serde::Serialize;
 use waza_robot::Embodiment;
 use waza_robot::sim::{SceneSpec, Simulator};
 use waza_runtime::{Budgets, Event, Host, HostOptions, Running, SwapOptions, TaskRequest};
+use waza_toolchain::Build;
 
-use super::super::stage::{StageOptions, build};
-use crate::assets::Checkout;
-use crate::episode::Stage;
-use crate::fault::OrBadInput;
-use crate::progress;
+use crate::stage::{Stage, build_guests, component, doing};
 use crate::statistics::percentile;
 
 /// Of the control loop while versions change.
@@ -83,12 +80,9 @@ impl Swap {
     }
 
     fn measure(&self) -> Result<Measured> {
-        let checkout = Checkout::find()?;
-        let guests = checkout.guests();
-        build(&guests, &["relay", "conduct"])?;
-        let stage = StageOptions::realtime_on_cpu().open(&checkout)?;
+        build_guests(Build::Packages(&["relay", "conduct"]))?;
         let embodiment = Arc::new(Embodiment { control_hz: CONTROL_HZ, ..Embodiment::so101() });
-        let stage = Stage { embodiment: embodiment.clone(), ..stage };
+        let stage = Stage { embodiment: embodiment.clone(), ..Stage::open()? };
         let state = tempfile::tempdir().context("making a temporary folder")?;
         let options = HostOptions {
             state: Some(state.path().join("state")),
@@ -97,14 +91,13 @@ impl Swap {
             swap: SwapOptions { probation: Duration::from_millis(10), ..SwapOptions::default() },
             ..HostOptions::default()
         };
-        let host = stage.host_with(Simulator::new(embodiment, &SceneSpec::tabletop(), 0), options)?;
-        let versions = ["0.2.0", "0.3.0"].map(|version| package(&guests, state.path(), version));
-        let [first, second] =
-            versions.map(|package| package.and_then(|folder| Ok((host.load(&folder).or_bad_input()?, folder))));
+        let host = stage.host(Simulator::new(embodiment, &SceneSpec::tabletop(), 0), options)?;
+        let versions = ["0.2.0", "0.3.0"].map(|version| package(state.path(), version));
+        let [first, second] = versions.map(|package| package.and_then(|folder| Ok((host.load(&folder)?, folder))));
         let versions = [second?.1, first?.1];
 
-        let spinning = package_of(&guests.join("conduct"), state.path(), "spin", |_, bytes| bytes)?;
-        let spinning = host.load(&spinning).or_bad_input()?;
+        let spinning = package_of("conduct", state.path(), "spin", |_, bytes| bytes)?;
+        let spinning = host.load(&spinning)?;
         let spin = TaskRequest { instruction: "spin".into(), ..TaskRequest::default() };
         let _spinning: Vec<Running> =
             (0..self.spinning).map(|_| host.run(spinning.as_str(), spin.clone(), |_| ())).collect();
@@ -118,15 +111,13 @@ impl Swap {
         let relay = host.run("test/relay", request, move |event| drop(sender.send(event)));
         let began = host.robot().statistics();
         let mut took_ms = Vec::new();
-        let bar = progress::bar("swaps", self.swaps.into());
+        doing("changing versions");
         for swap in 0..self.swaps as usize {
             match change(&host, &versions[(swap + 1) % 2], &events)? {
                 Some(took) => took_ms.push(1e3 * took.as_secs_f64()),
                 None => bail!("after {swap} swaps the run ended: {:?}", pollster::block_on(relay).value),
             }
-            bar.inc(1);
         }
-        bar.finish_and_clear();
         let ended = host.robot().statistics();
         let of = |p| percentile(&took_ms, p).unwrap_or_default();
         Ok(Measured {
@@ -145,7 +136,7 @@ impl Swap {
 
 /// Loads a version, and waits until it has taken over and proved itself. None: the run has ended.
 fn change(host: &Host, folder: &Path, events: &Receiver<Event>) -> Result<Option<Duration>> {
-    host.load(folder).or_bad_input()?;
+    host.load(folder)?;
     let mut took = None;
     loop {
         match (events.recv_timeout(HANGS), took) {
@@ -160,8 +151,8 @@ fn change(host: &Host, folder: &Path, events: &Receiver<Event>) -> Result<Option
 }
 
 /// A version of the relay that differs from others in its name only.
-fn package(guests: &Path, into: &Path, version: &str) -> Result<PathBuf> {
-    package_of(&guests.join("relay"), into, version, |manifest, mut bytes| {
+fn package(into: &Path, version: &str) -> Result<PathBuf> {
+    package_of("relay", into, version, |manifest, mut bytes| {
         *manifest = manifest.replace("version = \"0.1.0\"", &format!("version = \"{version}\""));
         if let Some(place) = bytes.windows(MARK.len()).position(|at| at == MARK) {
             let told = format!("{version:PADDED$}");
@@ -173,13 +164,12 @@ fn package(guests: &Path, into: &Path, version: &str) -> Result<PathBuf> {
 
 /// A package of a guest, changed.
 fn package_of(
-    guest: &Path,
+    id: &str,
     into: &Path,
     name: &str,
     change: impl FnOnce(&mut String, Vec<u8>) -> Vec<u8>,
 ) -> Result<PathBuf> {
-    let id = guest.file_name().and_then(|name| name.to_str()).context("a guest without a name")?;
-    let built = guest.join(format!("../target/wasm32-wasip2/release/{id}.wasm"));
+    let built = component(id);
     let bytes = std::fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
     let permissions = ["sensing", "model", "motion:body", "operator", "durable", "skills:test/conduct"];
     let mut manifest = format!(

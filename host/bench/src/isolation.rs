@@ -1,6 +1,5 @@
-//! `waza bench isolation`: what hostile skills cost the control loop.
+//! `waza-bench isolation`: what hostile skills cost the control loop.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,12 +11,10 @@ use waza_robot::observation::Measurement;
 use waza_robot::sim::arm;
 use waza_robot::{Embodiment, Frame, Guard, Image, Link, LinkError, Pace, Play, Proprioception, Robot, RobotOptions};
 use waza_runtime::{Budgets, Host, HostOptions, TaskRequest};
+use waza_toolchain::Build;
 
-use super::super::stage::StageOptions;
-use crate::assets::Checkout;
-use crate::fault::OrBadInput;
+use crate::stage::{Stage, build_guests, doing, guests};
 use crate::statistics::percentile;
-use crate::{progress, toolchain};
 
 /// Of the control loop that is measured.
 const CONTROL_HZ: f32 = 500.0;
@@ -55,11 +52,8 @@ pub struct Isolation {
 
 impl Isolation {
     pub fn run(self) -> Result<()> {
-        let checkout = Checkout::find()?;
-        let spinner = progress::spinner("building hostile skills");
-        toolchain::build_examples(&checkout.guests(), "hostile", |said| spinner.set_message(said.to_owned()))?;
-        spinner.finish_and_clear();
-        let model = StageOptions::realtime_on_cpu().open(&checkout)?.model;
+        build_guests(Build::Examples("hostile"))?;
+        let Stage { model, .. } = Stage::open()?;
         let embodiment = Arc::new(Embodiment { control_hz: CONTROL_HZ, ..Embodiment::so101() });
         let ticks = Ticks::with_room_for((2 * self.seconds + 10 + 4 * self.stops) as usize * CONTROL_HZ as usize);
         let link = Box::new(Stamped { ticks: ticks.clone(), positions: REST.to_vec() });
@@ -68,21 +62,19 @@ impl Isolation {
         // They shall last: what ends them is measured nowhere here.
         let (cpu_burst, cpu_time) = (Duration::MAX, Duration::MAX);
         let budgets = Budgets { cpu_burst, cpu_time, ..Budgets::default() };
-        let host = Host::new(robot.clone(), model, HostOptions { budgets, ..HostOptions::default() }).or_bad_input()?;
+        let host = Host::new(robot.clone(), model, HostOptions { budgets, ..HostOptions::default() })?;
 
         let watch = |what: &str| {
-            let spinner = progress::spinner(what);
+            doing(what);
             let from = ticks.count();
             std::thread::sleep(Duration::from_secs(self.seconds.into()));
-            let lateness = Lateness::of(&ticks.since(from));
-            spinner.finish_and_clear();
-            lateness
+            Lateness::of(&ticks.since(from))
         };
         let alone = watch("the control loop alone");
-        let harm = Harm::begin(&host, &checkout.guests(), &HOSTILE)?;
+        let harm = Harm::begin(&host, &HOSTILE)?;
         let beside = watch("the control loop beside hostile skills");
         let restarts = harm.end();
-        let harm = Harm::begin(&host, &checkout.guests(), &[HUNG; HOSTILE.len()])?;
+        let harm = Harm::begin(&host, &[HUNG; HOSTILE.len()])?;
         let stopped = (0..self.stops).map(|_| stop(&robot, &ticks)).collect::<Result<Vec<_>>>();
         harm.end();
         let stopped = stopped?;
@@ -237,12 +229,12 @@ struct Harm {
 }
 
 impl Harm {
-    fn begin(host: &Host, guests: &Path, hostile: &[&str]) -> Result<Self> {
+    fn begin(host: &Host, hostile: &[&str]) -> Result<Self> {
         let packages = tempfile::tempdir().context("making a temporary folder")?;
         let (over, starts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let mut threads = Vec::new();
         for (number, name) in hostile.iter().enumerate() {
-            let component = toolchain::example(guests, name);
+            let component = waza_toolchain::example(&guests(), name);
             let manifest = format!(
                 "id = \"hostile/number-{number}\"\nversion = \"0.1.0\"\nwit = \"0.1.0\"\ncomponent = {component:?}\n\
                  permissions = [\"sensing\", \"model\", \"motion:body\", \"operator\", \"durable\"]\n"
@@ -250,7 +242,7 @@ impl Harm {
             let folder = packages.path().join(number.to_string());
             std::fs::create_dir(&folder).context("making a package")?;
             std::fs::write(folder.join("skill.toml"), manifest).context("writing a manifest")?;
-            let skill = host.load(&folder).or_bad_input()?;
+            let skill = host.load(&folder)?;
             let (host, over, starts) = (host.clone(), over.clone(), starts.clone());
             threads.push(std::thread::spawn(move || {
                 while !over.load(Ordering::Acquire) {
