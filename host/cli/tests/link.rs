@@ -112,7 +112,8 @@ fn a_host_that_is_killed_leaves_a_robot_that_comes_to_rest_within_its_limits_and
     let robot = Robot::start(embodiment, Box::new(link), options).unwrap();
     let seen = pollster::block_on(robot.observe()).value.unwrap();
     assert!((seen.joints.positions[0] - end.positions[0]).abs() < 0.05);
-    assert_eq!((seen.frames[0].image().width, seen.frames[0].image().height), (96, 96));
+    let image = seen.frames[0].image().unwrap();
+    assert_eq!((image.width, image.height), (96, 96));
 }
 
 fn follow(observer: &mut Observer, seen: &mut Vec<Status>, until: impl Fn(&[Status]) -> bool) {
