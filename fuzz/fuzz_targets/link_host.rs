@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use waza_fuzz::{begin_with, message};
-use waza_robot::Embodiment;
+use waza_robot::{Embodiment, Rule};
 use waza_robot::bridge::fuzzing::{image, link};
 
 static ROBOT: LazyLock<Arc<Embodiment>> = LazyLock::new(|| Arc::new(Embodiment::so101()));
@@ -14,7 +14,8 @@ static ROBOT: LazyLock<Arc<Embodiment>> = LazyLock::new(|| Arc::new(Embodiment::
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     let floats = 3 * ROBOT.joints.len() + ROBOT.sensors.iter().map(|sensor| sensor.channels.len()).sum::<usize>();
     let captured = vec![1; 8 + 9 * ROBOT.cameras.len()];
-    let loop_ = [message(5, &vec![0; 4 * floats]), message(8, &captured), message(13, b"it is stuck")].concat();
+    let measured = vec![0; 4 * floats + 8 * Rule::ALL.len()];
+    let loop_ = [message(5, &measured), message(8, &captured), message(13, b"it is stuck")].concat();
     let welcome = [0, 0, 200, 66, 6, 0, 2, 0, 1, 0, 6, 0, 50, 0, 0, 0];
     let pixels = [message(2, &welcome), message(10, &[1, 0, 0, 0, 1, 0, 0, 0, 7, 7, 7])].concat();
     begin_with(&[&loop_, &pixels], data, size, max_size, seed)

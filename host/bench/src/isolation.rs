@@ -155,12 +155,11 @@ struct Stamped {
 }
 
 impl Link for Stamped {
-    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
+    fn read(&mut self) -> Result<Measurement, LinkError> {
         let still = vec![0.0; self.positions.len()];
         let joints =
             Proprioception { velocities: still.clone(), efforts: still.clone(), positions: self.positions.clone() };
-        *into = Measurement { joints, samples: vec![still] };
-        Ok(())
+        Ok(Measurement { joints, samples: vec![still] })
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {

@@ -14,10 +14,10 @@ use waza_robot::{Embodiment, Link as _};
 
 use crate::statistics::percentile;
 
-/// Of the control loop that it imitates.
-const PERIOD: Duration = Duration::from_millis(2);
+/// Of the robot's control loop: a server takes one command a period.
+const PERIOD: Duration = Duration::from_millis(10);
 
-const TICKS: usize = 5000;
+const TICKS: usize = 1000;
 
 #[derive(Debug, Args)]
 pub struct Link {
@@ -75,7 +75,7 @@ impl ServeLink {
     }
 }
 
-/// What a tick's reading and writing take, microseconds, in a loop at 500 Hz.
+/// What a tick's reading and writing take, microseconds, in a loop at 100 Hz.
 fn measure(socket: &Path) -> Result<(Vec<f64>, Vec<f64>)> {
     let embodiment = Arc::new(Embodiment::so101());
     let mut link = RemoteLink::connect(socket, embodiment, Duration::from_secs(10))?;

@@ -8,18 +8,18 @@ use std::fs::{DirBuilder, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use waza_robot::Embodiment;
-use waza_robot::bridge::{Observer, RemoteLink};
+use waza_robot::bridge::{self, Observer, RemoteLink};
 
 use crate::fault::{BadInput, OrBadInput, bad_input};
 
@@ -43,51 +43,39 @@ const LONGEST_PATH: usize = 103;
 /// In the folder of a link.
 const SOCKET: &str = "robot";
 
-/// What a link says about itself, in a file beside its socket.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct About {
-    /// The process.
-    pub pid: u32,
-    /// What it serves.
-    #[serde(flatten)]
-    pub robot: Served,
-}
-
-/// A robot as a link serves it. Another version of Waza may serve it otherwise.
+/// A robot as a link serves it, which is what a link says about itself. Another version of Waza may serve it otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Served {
     /// As the command line names it.
     pub robot: String,
     /// Of its scene.
     pub seed: u64,
+    /// Digest of the limits that it keeps, those of its site included, and of everything else that the robot is.
+    pub embodiment: String,
     /// Of Waza.
     pub version: String,
 }
 
 impl Served {
     /// By this program.
-    pub fn new(robot: &str, seed: u64) -> Self {
-        Self { robot: robot.into(), seed, version: env!("CARGO_PKG_VERSION").into() }
-    }
-}
-
-impl About {
-    /// This process.
-    pub fn this(robot: Served) -> Self {
-        Self { pid: std::process::id(), robot }
+    pub fn new(robot: &str, seed: u64, embodiment: &Embodiment) -> serde_json::Result<Self> {
+        let digest = Sha256::digest(serde_json::to_vec(embodiment)?);
+        let version = env!("CARGO_PKG_VERSION").into();
+        Ok(Self { robot: robot.into(), seed, embodiment: hex::encode(digest), version })
     }
 
-    /// Says it beside a socket.
-    pub fn write(&self, socket: &Path) -> std::io::Result<()> {
-        std::fs::write(Self::path(socket), serde_json::to_vec(self)?)
+    /// As [`ServerOptions::about`](bridge::ServerOptions::about).
+    pub fn about(&self) -> serde_json::Result<String> {
+        serde_json::to_string(self)
     }
 
-    fn read(socket: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(Self::path(socket)).ok()?).ok()
+    /// Whether a link that says this about itself has read the same limits of the same robot.
+    pub fn keeps(&self, about: &str) -> bool {
+        serde_json::from_str(about).is_ok_and(|served: Self| served.embodiment == self.embodiment)
     }
 
-    fn path(socket: &Path) -> PathBuf {
-        socket.with_extension("json")
+    fn is(&self, about: &str) -> bool {
+        serde_json::from_str(about).is_ok_and(|served: Self| served == *self)
     }
 }
 
@@ -104,16 +92,21 @@ pub struct Watchdog {
 enum Process {
     Started(Child),
     /// An earlier host left it.
-    Found(u32),
+    Found(Peer),
 }
 
 impl Watchdog {
     /// Lets a process of its own hold a robot, and connects to it: to the one that an earlier host with this state folder
-    /// left, if it serves the same, else to a new one.
+    /// left, if it serves the same, else to a new one, which reads the limits of the site for itself.
     ///
     /// # Errors
     /// Another host uses the folder, or commands the robot; the folder cannot be used; the process does not serve.
-    pub fn hold(robot: &Served, state: Option<&Path>, embodiment: &Arc<Embodiment>) -> Result<(Self, RemoteLink)> {
+    pub fn hold(
+        robot: &Served,
+        site: Option<&Path>,
+        state: Option<&Path>,
+        embodiment: &Arc<Embodiment>,
+    ) -> Result<(Self, RemoteLink)> {
         let temporary = match state {
             Some(_) => None,
             None => Some(tempfile::Builder::new().prefix("waza-").tempdir().context("making a folder for a socket")?),
@@ -129,11 +122,16 @@ impl Watchdog {
         }
         let lock = lock(&folder)?;
         let process = match found(&socket, robot)? {
-            Some(pid) => Process::Found(pid),
-            None => Process::Started(start(robot, &socket).context("starting the process that holds the robot")?),
+            Some(peer) => Process::Found(peer),
+            None => Process::Started(start(robot, site, &socket).context("starting the process that holds the robot")?),
         };
         let mut watchdog = Self { socket, process, _lock: lock, _folder: temporary };
         let link = watchdog.connect(embodiment)?;
+        if !robot.is(link.about()) {
+            let what = "the process that holds the robot keeps other limits than this host has read";
+            let place = site.unwrap_or(&watchdog.socket).display().to_string();
+            return Err(bad_input(what, place, "start again when nobody writes to that file"));
+        }
         Ok((watchdog, link))
     }
 
@@ -142,8 +140,8 @@ impl Watchdog {
         let does = "it brings the robot to rest if this process dies";
         match &self.process {
             Process::Started(child) => format!("the robot is held by process {}: {does}", child.id()),
-            Process::Found(pid) => {
-                format!("the robot is held by process {pid}, as an earlier host left it: {does}")
+            Process::Found(peer) => {
+                format!("the robot is held by process {}, as an earlier host left it: {does}", peer.pid())
             }
         }
     }
@@ -178,7 +176,10 @@ impl Drop for Watchdog {
     fn drop(&mut self) {
         match &mut self.process {
             Process::Started(child) => {
-                signal(child.id(), Signal::TERM);
+                if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+                    // It may have ended already, and is this one's to wait for all the same.
+                    let _ = rustix::process::kill_process(pid, Signal::TERM);
+                }
                 let since = Instant::now();
                 while since.elapsed() < END_WITHIN && matches!(child.try_wait(), Ok(None)) {
                     std::thread::sleep(LOOK_EVERY);
@@ -187,9 +188,10 @@ impl Drop for Watchdog {
                 let _ = child.kill();
                 let _ = child.wait();
             }
-            Process::Found(pid) => end(*pid, &self.socket),
+            Process::Found(peer) => {
+                peer.end();
+            }
         }
-        clear(&self.socket);
     }
 }
 
@@ -215,36 +217,34 @@ fn lock(folder: &Path) -> Result<File> {
 }
 
 /// The process that serves this robot at a socket. One that serves another is ended.
-fn found(socket: &Path, robot: &Served) -> Result<Option<u32>> {
+fn found(socket: &Path, robot: &Served) -> Result<Option<Peer>> {
     if !is_served(socket) {
         return Ok(None);
-    }
-    let about = About::read(socket);
-    if let Some(About { pid, .. }) = about.as_ref().filter(|about| about.robot == *robot) {
-        return Ok(Some(*pid));
     }
     let in_the_way = |what: &str| {
         bad_input(what, socket.display(), "end the process that serves there, or choose another folder with --state")
     };
-    // One that does not answer is of another version.
-    let commanded = Observer::connect(socket).and_then(|mut observer| observer.status());
-    if commanded.is_ok_and(|status| status.watchdog_since.is_none()) {
-        return Err(in_the_way("a host commands another robot"));
+    let peer = Peer::at(socket).map_err(|error| in_the_way(&format!("somebody serves another robot ({error})")))?;
+    // One that does not answer is of another version, or stopped.
+    if let Ok(mut observer) = Observer::connect(socket) {
+        if robot.is(observer.about()) {
+            return Ok(Some(peer));
+        }
+        if observer.status().is_ok_and(|status| status.watchdog_since.is_none()) {
+            return Err(in_the_way("a host commands another robot"));
+        }
     }
-    let about = about.ok_or_else(|| in_the_way("somebody serves another robot"))?;
-    end(about.pid, socket);
-    if is_served(socket) {
-        return Err(in_the_way("another robot is served and does not end"));
-    }
-    clear(socket);
-    Ok(None)
+    if peer.end() { Ok(None) } else { Err(in_the_way("another robot is served and does not end")) }
 }
 
-fn start(robot: &Served, socket: &Path) -> Result<Child> {
+fn start(robot: &Served, site: Option<&Path>, socket: &Path) -> Result<Child> {
     let log = File::create(log_of(socket))?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["link", &robot.robot, "--seed", &robot.seed.to_string()]);
     command.args(["--own-session", "--linger", LINGER_SECONDS, "--socket"]).arg(socket);
+    if let Some(site) = site {
+        command.arg("--site").arg(site);
+    }
     // Whoever waits for the end of this process's output must not wait for that of the link.
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     Ok(command.spawn()?)
@@ -257,32 +257,86 @@ fn log_of(socket: &Path) -> PathBuf {
 
 fn is_served(socket: &Path) -> bool {
     let refused = |error: std::io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
-    !UnixStream::connect(socket).is_err_and(refused)
+    !bridge::reach(socket).is_err_and(refused)
 }
 
-/// Ends a process that serves at a socket, which is no child of this one.
-fn end(pid: u32, socket: &Path) {
-    for how in [Signal::TERM, Signal::KILL] {
-        let since = Instant::now();
-        while is_served(socket) {
-            if since.elapsed() > END_WITHIN {
-                break;
+use peer::Peer;
+
+/// The process behind a socket, as the kernel names it: what a file beside the socket says may be of another day, or a lie.
+#[cfg(target_os = "linux")]
+mod peer {
+    use std::io::{self, ErrorKind};
+    use std::os::fd::OwnedFd;
+    use std::path::Path;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::net::sockopt::socket_peercred;
+    use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
+    use waza_robot::bridge;
+
+    use super::END_WITHIN;
+
+    pub struct Peer {
+        pid: Pid,
+        process: OwnedFd,
+    }
+
+    impl Peer {
+        /// Who serves there.
+        pub fn at(socket: &Path) -> io::Result<Self> {
+            let server = |socket| Ok::<_, io::Error>(socket_peercred(&bridge::reach(socket)?)?);
+            let about = server(socket)?;
+            if about.uid != geteuid() {
+                return Err(io::Error::new(ErrorKind::PermissionDenied, "it is another user's"));
             }
-            signal(pid, how);
-            std::thread::sleep(LOOK_EVERY);
+            let process = pidfd_open(about.pid, PidfdFlags::empty())?;
+            // The number could have passed to another process before that. Whoever serves has not ended since it was asked for.
+            if server(socket)?.pid != about.pid {
+                return Err(io::Error::other("another process has taken its place meanwhile"));
+            }
+            Ok(Self { pid: about.pid, process })
+        }
+
+        pub fn pid(&self) -> i32 {
+            self.pid.as_raw_nonzero().get()
+        }
+
+        /// Ends it, and says whether it has.
+        pub fn end(&self) -> bool {
+            [Signal::TERM, Signal::KILL].into_iter().any(|how| {
+                // It may have ended already.
+                let _ = pidfd_send_signal(&self.process, how);
+                self.ends()
+            })
+        }
+
+        fn ends(&self) -> bool {
+            let within = Timespec { tv_sec: END_WITHIN.as_secs() as i64, tv_nsec: 0 };
+            // That of a process can be read when it is over.
+            poll(&mut [PollFd::new(&self.process, PollFlags::IN)], Some(&within)).is_ok_and(|over| over > 0)
         }
     }
 }
 
-fn signal(pid: u32, signal: Signal) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    // It may be gone.
-    let _ = pid.map(|pid| kill_process(pid, signal));
-}
+/// Elsewhere nobody is ended who is not a child of this process.
+#[cfg(not(target_os = "linux"))]
+mod peer {
+    use std::io::{self, ErrorKind};
+    use std::path::Path;
 
-fn clear(socket: &Path) {
-    for path in [socket, &About::path(socket)] {
-        // They may be gone.
-        let _ = std::fs::remove_file(path);
+    pub enum Peer {}
+
+    impl Peer {
+        pub fn at(_: &Path) -> io::Result<Self> {
+            Err(io::Error::new(ErrorKind::Unsupported, "its process is not known on this system"))
+        }
+
+        pub fn pid(&self) -> i32 {
+            match *self {}
+        }
+
+        pub fn end(&self) -> bool {
+            match *self {}
+        }
     }
 }

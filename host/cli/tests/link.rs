@@ -10,9 +10,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use attacker::{attack, judge};
 use waza_robot::bridge::{Observer, RemoteLink, Status};
 use waza_robot::sim::arm;
-use waza_robot::{Embodiment, Guard, Pace, Play, Robot, RobotOptions};
+use waza_robot::{Embodiment, Guard, Pace, Play, Robot, RobotOptions, Rule, Tightening};
+
+#[path = "../../robot/tests/attacker/mod.rs"]
+mod attacker;
 
 /// Tells a copy of this test where the link is that it shall drive.
 const DRIVE: &str = "WAZA_TEST_DRIVE";
@@ -30,9 +34,12 @@ impl Drop for Killed {
     }
 }
 
-fn serve(socket: &Path) -> Killed {
+fn serve(socket: &Path, site: Option<&Path>) -> Killed {
     let mut command = Command::new(env!("CARGO_BIN_EXE_waza"));
     command.args(["link", "sim:tabletop", "--seed", "7", "--socket"]).arg(socket).stdout(Stdio::piped());
+    if let Some(site) = site {
+        command.arg("--site").arg(site);
+    }
     let mut child = Killed(command.spawn().unwrap());
     let mut line = String::new();
     BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -70,7 +77,7 @@ fn a_host_that_never_stops() {
 fn a_host_that_is_killed_leaves_a_robot_that_comes_to_rest_within_its_limits_and_stays() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("mine/link");
-    let _server = serve(&socket);
+    let _server = serve(&socket, None);
     let mut observer = Observer::connect(&socket).unwrap();
     let host = host(&socket);
     // Every tick that the observer sees.
@@ -112,7 +119,8 @@ fn a_host_that_is_killed_leaves_a_robot_that_comes_to_rest_within_its_limits_and
     let robot = Robot::start(embodiment, Box::new(link), options).unwrap();
     let seen = pollster::block_on(robot.observe()).value.unwrap();
     assert!((seen.joints.positions[0] - end.positions[0]).abs() < 0.05);
-    assert_eq!((seen.frames[0].image().width, seen.frames[0].image().height), (96, 96));
+    let image = seen.frames[0].image().unwrap();
+    assert_eq!((image.width, image.height), (96, 96));
 }
 
 fn follow(observer: &mut Observer, seen: &mut Vec<Status>, until: impl Fn(&[Status]) -> bool) {
@@ -124,5 +132,70 @@ fn follow(observer: &mut Observer, seen: &mut Vec<Status>, until: impl Fn(&[Stat
         }
         assert!(since.elapsed() < LONG, "{:?}", seen.last());
         std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
+const SITE: &str = "[[joints]]\nname = \"shoulder_pan\"\nposition = [-0.4, 0.3]\nvelocity = 0.5\nacceleration = 3.0\n\
+    [workspace]\nmin = [-0.05, -0.3, 0.02]\nmax = [0.4, 0.3, 0.4]\n\
+    [[forbidden]]\nmin = [0.14, 0.08, 0.0]\nmax = [0.3, 0.2, 0.15]\n";
+
+#[test]
+fn whatever_hosts_say_the_process_that_owns_the_robot_keeps_the_limits_of_the_site_that_it_has_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, site) = (folder.path().join("mine/link"), folder.path().join("site.toml"));
+    std::fs::write(&site, SITE).unwrap();
+    let robot = Embodiment::so101().tightened(&Tightening::open(&site).unwrap(), "site.toml").unwrap();
+    let _server = serve(&socket, Some(&site));
+    let mut observer = Observer::connect(&socket).unwrap();
+    let began = Instant::now();
+    let before = observer.status().unwrap().ticks;
+    let lasts = Duration::from_secs(4);
+    let attackers = [1, 2].map(|seed| {
+        let socket = socket.clone();
+        std::thread::spawn(move || attack(socket, seed, lasts))
+    });
+    // The first one is where the robot was before anybody said anything.
+    let mut seen = Vec::new();
+    follow(&mut observer, &mut seen, |_| began.elapsed() > lasts);
+    let sent: u64 = attackers.map(|attacker| attacker.join().unwrap().commands).iter().sum();
+    let ticks = seen.last().unwrap().ticks - before;
+    assert!(sent > ticks, "nobody was hostile: {sent}");
+    let most = began.elapsed().as_secs_f64() * f64::from(robot.control_hz) + 2.0;
+    assert!((ticks as f64) < most, "{ticks} ticks of {most}");
+    for status in &seen {
+        let beyond = judge(&robot, arm::tool_position, &[(began, status.commanded.clone())]).beyond;
+        assert!(beyond.values().all(|times| *times == 0), "{beyond:?} at tick {}", status.ticks);
+    }
+    for (index, joint) in robot.joints.iter().enumerate() {
+        for pair in seen.windows(2) {
+            let seconds = (pair[1].ticks - pair[0].ticks) as f32 / robot.control_hz;
+            let speed = (pair[1].commanded[index] - pair[0].commanded[index]) / seconds;
+            assert!(speed.abs() <= joint.velocity * 1.001, "{} at {speed} rad/s", joint.name);
+        }
+    }
+    let did = seen.last().unwrap().interventions;
+    for rule in [Rule::NotANumber, Rule::Position, Rule::Velocity] {
+        assert!(did[rule as usize] > 0, "{rule}: {did:?}");
+    }
+}
+
+#[test]
+fn a_site_that_cannot_be_read_or_leaves_nothing_is_refused_before_anything_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = folder.path().join("site.toml");
+    for (text, expected) in [(None, "cannot read the limits"), (Some("[[joints]]\nname = \"tail\"\n"), "no joint tail")]
+    {
+        if let Some(text) = text {
+            std::fs::write(&site, text).unwrap();
+        }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waza"));
+        command
+            .args(["link", "sim:tabletop", "--socket"])
+            .arg(folder.path().join("mine/link"))
+            .arg("--site")
+            .arg(&site);
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains(expected), "{said}");
     }
 }

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use served::{PATIENCE, Served, command, kill, package, shell};
 use tempfile::TempDir;
-use waza_robot::bridge::{Observer, Status};
+use waza_robot::bridge::{Observer, RemoteLink, Status};
+use waza_robot::{Embodiment, Link};
 
 /// Folders of skills and of state.
 struct Bench {
@@ -163,6 +164,73 @@ fn a_robot_that_is_another_than_the_one_that_was_left_is_held_anew() {
     second.signal("INT");
     assert_eq!(second.ended(), Some(0));
     gone(pid);
+}
+
+/// Drives the shoulder as far as it goes, past every limit that a host keeps, and says where the robot was sent.
+fn drive_out(socket: &Path) -> f32 {
+    let robot = std::sync::Arc::new(Embodiment::so101());
+    let mut link = RemoteLink::connect(socket, robot, PATIENCE).unwrap();
+    let mut there = link.read().unwrap().joints.positions;
+    there[0] = 1.0;
+    for _ in 0..200 {
+        link.write(&there).unwrap();
+        link.read().unwrap();
+    }
+    drop(link);
+    Observer::connect(socket).unwrap().status().unwrap().commanded[0]
+}
+
+#[test]
+fn the_process_that_holds_the_robot_keeps_the_limits_of_the_site_by_itself_and_one_with_others_is_replaced() {
+    let bench = Bench::new();
+    let site = bench.path("site.toml");
+    let limit = |position: f32| {
+        let text = format!("[[joints]]\nname = \"shoulder_pan\"\nposition = [-{position}, {position}]\n");
+        std::fs::write(&site, text).unwrap();
+    };
+    limit(0.3);
+    let mut first = bench.serve(&["--site", &site]);
+    let (_, before) = holder(&first);
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    let socket = bench.path("state/link/robot");
+    assert_eq!(drive_out(Path::new(&socket)), 0.3);
+    // The same is found again.
+    let mut second = bench.serve(&["--site", &site]);
+    assert_eq!(holder(&second).1, before);
+    second.child.kill().unwrap();
+    second.child.wait().unwrap();
+    limit(0.2);
+    let mut third = bench.serve(&["--site", &site]);
+    let (line, pid) = holder(&third);
+    assert!(pid != before && !line.contains("left it"), "{line}");
+    gone(before);
+    third.child.kill().unwrap();
+    third.child.wait().unwrap();
+    assert_eq!(drive_out(Path::new(&socket)), 0.2);
+    assert!(kill("TERM", pid));
+}
+
+#[test]
+fn whatever_a_file_beside_the_socket_says_only_the_process_behind_it_is_ended() {
+    let bench = Bench::new();
+    let mut first = bench.serve(&["--seed", "3"]);
+    let (_, before) = holder(&first);
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let lie = format!(
+        r#"{{"pid":{},"robot":"sim:tabletop","seed":3,"version":"{}"}}"#,
+        other.id(),
+        env!("CARGO_PKG_VERSION")
+    );
+    std::fs::write(bench.path("state/link/robot.json"), lie).unwrap();
+    let second = bench.serve(&["--seed", "4"]);
+    assert!(holder(&second).1 != before);
+    gone(before);
+    assert!(other.try_wait().unwrap().is_none(), "another process was ended");
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
 
 #[test]

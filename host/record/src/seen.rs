@@ -47,7 +47,7 @@ pub(crate) fn topics(robot: &Embodiment) -> Vec<Topic> {
     std::iter::once(joints).chain(sensors).chain(cameras).collect()
 }
 
-/// One message a topic, none where a sensor is silent or a camera dark. Draws the frames.
+/// One message a topic, none where a sensor is silent or a camera has lost its frame. Draws the frames.
 pub(crate) fn messages(robot: &Embodiment, number: u32, seen: &Observation) -> Vec<Option<Vec<u8>>> {
     let names: Vec<_> = robot.joints.iter().map(|joint| &joint.name).collect();
     let joints = json!({
@@ -64,7 +64,7 @@ pub(crate) fn messages(robot: &Embodiment, number: u32, seen: &Observation) -> V
         })
     });
     let cameras = robot.cameras.iter().enumerate().map(|(index, camera)| {
-        let png = png(seen.frames.get(index)?.image())?;
+        let png = png(seen.frames.get(index)?.image().ok()?)?;
         Some(json!({
             "timestamp": { "sec": seen.taken_ns / 1_000_000_000, "nsec": seen.taken_ns % 1_000_000_000 },
             "frame_id": camera.name, "data": BASE64_STANDARD.encode(png), "format": "png",

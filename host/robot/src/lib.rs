@@ -66,6 +66,6 @@ pub use error::{LinkError, PlayError, RobotError};
 pub use link::Link;
 #[cfg(unix)]
 pub use link::bridge;
-pub use observation::{Frame, Image, Observation, Proprioception};
+pub use observation::{Frame, Image, Lost, Observation, Proprioception};
 pub use robot::{Fence, Pending, Playing, Reply, Robot, RobotOptions, Statistics, TimeHold};
 pub use safety::{Guard, Intervention, Kinematics, Response, Rule};

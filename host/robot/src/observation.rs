@@ -35,13 +35,23 @@ pub struct Image {
     pub rgb: Arc<Vec<u8>>,
 }
 
-type Render = Box<dyn FnOnce() -> Image + Send>;
+/// A frame whose pixels cannot be had any more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the camera {camera} has lost a frame: {why}")]
+pub struct Lost {
+    /// Its name.
+    pub camera: String,
+    /// In words.
+    pub why: String,
+}
 
-/// What one camera saw at one moment. A simulated frame is drawn when somebody first looks at it, on that thread and
-/// never in the control loop.
+type Render = Box<dyn FnOnce() -> Result<Image, Lost> + Send>;
+
+/// What one camera saw at one moment. Pixels that are drawn or fetched are so when somebody first looks at them, on that
+/// thread and never in the control loop.
 #[derive(Clone)]
 pub struct Frame {
-    image: Arc<LazyLock<Image, Render>>,
+    image: Arc<LazyLock<Result<Image, Lost>, Render>>,
     number: Option<u64>,
 }
 
@@ -53,7 +63,12 @@ impl Frame {
 
     /// A frame that is drawn when somebody looks at it.
     pub fn lazy(render: impl FnOnce() -> Image + Send + 'static) -> Self {
-        Self { image: Arc::new(LazyLock::new(Box::new(render))), number: None }
+        Self::fetched(move || Ok(render()))
+    }
+
+    /// A frame whose pixels are fetched when somebody looks at it, and may be lost by then.
+    pub fn fetched(fetch: impl FnOnce() -> Result<Image, Lost> + Send + 'static) -> Self {
+        Self { image: Arc::new(LazyLock::new(Box::new(fetch))), number: None }
     }
 
     /// The camera's own number of this frame: a camera that keeps sending one number is frozen, and no clocks need to
@@ -68,8 +83,11 @@ impl Frame {
     }
 
     /// The pixels.
-    pub fn image(&self) -> &Image {
-        LazyLock::force(&self.image)
+    ///
+    /// # Errors
+    /// [`Lost`] if they cannot be had; they never can be then.
+    pub fn image(&self) -> Result<&Image, Lost> {
+        LazyLock::force(&self.image).as_ref().map_err(Lost::clone)
     }
 }
 
@@ -118,12 +136,10 @@ const FROZEN_PERIODS: f64 = 5.0;
 impl Observation {
     /// Names of the cameras whose newest frame is older than five of their periods.
     pub fn frozen<'a>(&self, embodiment: &'a Embodiment) -> impl Iterator<Item = &'a str> {
-        let cameras = embodiment.cameras.iter().zip(&self.frame_ages_ns);
-        cameras.filter(|(camera, age)| is_frozen(camera, **age)).map(|(camera, _)| camera.name.as_str())
+        let frozen = |(camera, age): (&'a Camera, &Option<u64>)| {
+            let oldest_ns = FROZEN_PERIODS * 1e9 / f64::from(camera.rate_hz);
+            age.is_some_and(|age| age as f64 > oldest_ns).then_some(camera.name.as_str())
+        };
+        embodiment.cameras.iter().zip(&self.frame_ages_ns).filter_map(frozen).collect::<Vec<_>>().into_iter()
     }
-}
-
-/// Whether a camera whose newest frame is so old, nanoseconds of robot time, has frozen.
-pub(crate) fn is_frozen(camera: &Camera, age_ns: Option<u64>) -> bool {
-    age_ns.is_some_and(|age| age as f64 > FROZEN_PERIODS * 1e9 / f64::from(camera.rate_hz))
 }

@@ -65,6 +65,8 @@ pub struct Statistics {
     pub link_errors: u64,
     /// How often each rule of the safety filter began to act.
     pub interventions: BTreeMap<Rule, u64>,
+    /// And each of a filter that the link has of its own: what of this host's commands did not reach the robot as it was sent.
+    pub link_interventions: BTreeMap<Rule, u64>,
 }
 
 impl Robot {
@@ -77,28 +79,18 @@ impl Robot {
         if options.guard == Guard::Off && !link.is_simulated() {
             return Err(RobotError::Unguarded);
         }
-        let (robot, control) = Self::with_loop(embodiment, link, options)?;
-        std::thread::Builder::new()
-            .name("waza-control".into())
-            .spawn(move || control.run())
-            .map_err(|error| RobotError::Thread(error.to_string()))?;
-        Ok(robot)
-    }
-
-    /// A control loop that has not begun, and the handle to it.
-    pub(crate) fn with_loop(
-        embodiment: Arc<Embodiment>,
-        link: Box<dyn Link>,
-        options: RobotOptions,
-    ) -> Result<(Self, ControlLoop), RobotError> {
         let gate = Gate::new(options.pace);
         let inbox = Arc::new(Inbox::new(gate.clone()));
         let fences = Fences::new(embodiment.joints.len());
         let shared = Arc::new(Shared::new(embodiment));
         let seams = (gate.clone(), inbox.clone(), fences.clone());
         let control = ControlLoop::new(link, options, seams, shared.clone())?;
+        std::thread::Builder::new()
+            .name("waza-control".into())
+            .spawn(move || control.run())
+            .map_err(|error| RobotError::Thread(error.to_string()))?;
         let (answers, sources) = Default::default();
-        Ok((Self(Arc::new(Owner { gate, inbox, fences, answers, shared, sources })), control))
+        Ok(Self(Arc::new(Owner { gate, inbox, fences, answers, shared, sources })))
     }
 
     /// What the robot is.
@@ -300,14 +292,18 @@ impl Robot {
     pub fn statistics(&self) -> Statistics {
         let shared = &self.0.shared;
         let count = |counter: &AtomicU64| counter.load(Ordering::Acquire);
-        let began = |rule: Rule| (rule, count(&shared.interventions[rule as usize]));
+        let acted = |counters: &[AtomicU64; Rule::ALL.len()]| {
+            let began = |rule: Rule| (rule, count(&counters[rule as usize]));
+            Rule::ALL.into_iter().map(began).filter(|(_, times)| *times > 0).collect()
+        };
         Statistics {
             ticks: self.tick(),
             missed: count(&shared.missed),
             longest_work: Duration::from_nanos(count(&shared.longest_work_ns)),
             latest_start: Duration::from_nanos(count(&shared.latest_start_ns)),
             link_errors: count(&shared.link_errors),
-            interventions: Rule::ALL.into_iter().map(began).filter(|(_, times)| *times > 0).collect(),
+            interventions: acted(&shared.interventions),
+            link_interventions: acted(&shared.link_interventions),
         }
     }
 

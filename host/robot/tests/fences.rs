@@ -234,11 +234,10 @@ struct PanLink {
 }
 
 impl Link for PanLink {
-    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
+    fn read(&mut self) -> Result<Measurement, LinkError> {
         let (positions, still) = (self.last.clone(), vec![0.0; self.last.len()]);
         let joints = Proprioception { positions, velocities: still.clone(), efforts: still };
-        *into = Measurement { joints, samples: vec![vec![0.0; 6]] };
-        Ok(())
+        Ok(Measurement { joints, samples: vec![vec![0.0; 6]] })
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {

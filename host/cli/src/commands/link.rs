@@ -4,17 +4,19 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use waza_robot::Embodiment;
+use signal_hook::consts::{SIGINT, SIGTERM};
 use waza_robot::bridge::{BridgeError, Server, ServerOptions, Status};
 use waza_robot::sim::{SceneSpec, Simulator, arm};
 
+use super::within_site;
 use crate::fault::BadInput;
 use crate::log::LogOptions;
-use crate::watchdog::{About, Served};
+use crate::watchdog::Served;
 
 /// How often is looked at who is in charge, to say so.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -23,13 +25,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub const TABLETOP: &str = "sim:tabletop";
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  waza link sim:tabletop --socket ~/.waza/link --seed 7")]
+#[command(after_help = "Examples:\n  waza link sim:tabletop --socket ~/.waza/link --seed 7\n  \
+                        waza link sim:tabletop --socket ~/.waza/link --site site.toml\n\n\
+                        The limits of robot and site are kept here, whatever a host commands.")]
 pub struct Link {
     /// The robot: sim:tabletop is the bundled simulator.
     robot: RobotName,
     /// Where hosts connect. Its folder must be yours alone; it is made if it is not there.
     #[arg(long)]
     socket: PathBuf,
+    /// A file with the limits of this site, in the form of an embodiment file's: no host can command beyond them.
+    #[arg(long)]
+    site: Option<PathBuf>,
     /// Decides what lies where on the table.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -64,24 +71,28 @@ impl FromStr for RobotName {
 impl Link {
     /// Serves until the process is ended: a host that dies must find its robot held.
     pub fn run(self) -> Result<()> {
-        let Self { robot: RobotName::Tabletop, socket, seed, linger, own_session, log } = self;
+        let Self { robot: RobotName::Tabletop, socket, site, seed, linger, own_session, log } = self;
         if own_session {
             rustix::process::setsid().context("leaving the session")?;
         }
         let _log = log.start()?;
-        let embodiment = Arc::new(Embodiment::so101());
+        let embodiment = Arc::new(within_site(site.as_deref())?);
+        let about = Served::new(TABLETOP, seed, &embodiment)?.about()?;
+        let ended = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            // The second one does not wait.
+            let registered = signal_hook::flag::register_conditional_shutdown(signal, 1, ended.clone())
+                .and_then(|_| signal_hook::flag::register(signal, ended.clone()));
+            registered.context("waiting for signals")?;
+        }
         let simulator = Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), seed);
-        let options = ServerOptions::new(arm::tool_position);
+        let options = ServerOptions { about, ..ServerOptions::new(arm::tool_position) };
         let server = Server::start(&socket, embodiment, Box::new(simulator), options).map_err(|error| match error {
             BridgeError::OpenFolder { .. } | BridgeError::Taken { .. } | BridgeError::Io { .. } => {
                 BadInput::caused_by(error)
             }
             error => error.into(),
         })?;
-        if let Err(error) = About::this(Served::new(TABLETOP, seed)).write(&socket) {
-            // Whoever started this knows it; only a host that comes later does not.
-            tracing::warn!("nobody is told beside {} who serves there: {error}", socket.display());
-        }
         say(&format!("the robot is served at {}", socket.display()));
         let linger = linger.map(Duration::from_secs);
         let (mut guarded, mut since) = (true, Instant::now());
@@ -95,6 +106,10 @@ impl Link {
                     Some(since) => format!("tick {since}: no host commands; the watchdog holds the robot"),
                     None => format!("tick {ticks}: a host commands"),
                 });
+            }
+            if ended.load(Ordering::Acquire) {
+                say("the link was told to end");
+                return Ok(());
             }
             if guarded && linger.is_some_and(|linger| since.elapsed() > linger) {
                 say("no host has come back: the link ends");

@@ -1,10 +1,14 @@
 //! The verbs.
 
+use std::path::Path;
 use std::sync::LazyLock;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use waza_robot::{Embodiment, Tightening};
 use waza_runtime::WASMTIME_VERSION;
+
+use crate::fault::OrBadInput;
 
 mod ask;
 mod ctl;
@@ -72,6 +76,15 @@ impl Cli {
             Command::Doctor(command) => command.run(),
         }
     }
+}
+
+/// The bundled robot within the limits of a site, if there is a file of them. Each process that keeps them reads it for
+/// itself.
+fn within_site(site: Option<&Path>) -> Result<Embodiment> {
+    let robot = Embodiment::so101();
+    let Some(site) = site else { return Ok(robot) };
+    let limits = Tightening::open(site).or_bad_input()?;
+    robot.tightened(&limits, &site.display().to_string()).or_bad_input()
 }
 
 #[cfg(test)]

@@ -13,12 +13,13 @@ use waza_daemon::{Daemon, DaemonError, Options, Records, StopKind, Token};
 #[cfg(unix)]
 use waza_robot::bridge::RemoteLink;
 use waza_robot::sim::{SceneSpec, Simulator, arm};
-use waza_robot::{Embodiment, Guard, Link, Pace, Robot, RobotOptions, Tightening};
+use waza_robot::{Embodiment, Guard, Link, Pace, Robot, RobotOptions};
 use waza_runtime::{Host, HostOptions};
 
 #[cfg(unix)]
 use super::link::TABLETOP;
 use super::stage::ModelOptions;
+use super::within_site;
 use crate::assets::Checkout;
 use crate::fault::{BadInput, OrBadInput, bad_input};
 use crate::lines::Lines;
@@ -92,7 +93,10 @@ enum Held {
     #[cfg(unix)]
     ByChild(Watchdog),
     #[cfg(unix)]
-    Elsewhere,
+    Elsewhere {
+        /// By what it has read itself.
+        same_limits: bool,
+    },
 }
 
 impl Held {
@@ -103,7 +107,11 @@ impl Held {
             #[cfg(unix)]
             Self::ByChild(watchdog) => watchdog.describe(),
             #[cfg(unix)]
-            Self::Elsewhere => "the robot is held by the process at its socket, whatever becomes of this one".into(),
+            Self::Elsewhere { same_limits } => {
+                let held = "the robot is held by the process at its socket, whatever becomes of this one";
+                let limits = if *same_limits { "" } else { ", within other limits than those that this one has read" };
+                format!("{held}{limits}")
+            }
         }
     }
 }
@@ -143,7 +151,7 @@ impl Serve {
             .map(Token::open)
             .transpose()
             .map_err(|line| BadInput::caused_by(anyhow::Error::msg(line)))?;
-        let embodiment = Arc::new(self.embodiment()?);
+        let embodiment = Arc::new(within_site(self.site.as_deref())?);
         let records = self.records.as_deref().map(|folder| RecordFolder::open(folder, &self.skills)).transpose()?;
         let records = records.map(|folder| Arc::new(folder) as Arc<dyn Records>);
         let model = self.model.open(&Checkout::find()?)?;
@@ -180,20 +188,12 @@ impl Serve {
 }
 
 impl Serve {
-    /// The robot within the limits of its site.
-    fn embodiment(&self) -> Result<Embodiment> {
-        let robot = Embodiment::so101();
-        let Some(site) = &self.site else { return Ok(robot) };
-        let limits = Tightening::open(site).or_bad_input()?;
-        robot.tightened(&limits, &site.display().to_string()).or_bad_input()
-    }
-
     fn link(&self, embodiment: &Arc<Embodiment>) -> Result<(Box<dyn Link>, Held)> {
         match &self.robot {
             #[cfg(unix)]
             RobotName::SimTabletop if !self.in_process => {
-                let robot = Served::new(TABLETOP, self.seed);
-                let (watchdog, link) = Watchdog::hold(&robot, self.state.as_deref(), embodiment)?;
+                let robot = Served::new(TABLETOP, self.seed, embodiment)?;
+                let (watchdog, link) = Watchdog::hold(&robot, self.site.as_deref(), self.state.as_deref(), embodiment)?;
                 Ok((Box::new(link), Held::ByChild(watchdog)))
             }
             RobotName::SimTabletop => {
@@ -203,7 +203,8 @@ impl Serve {
             #[cfg(unix)]
             RobotName::Link(socket) => {
                 let link = RemoteLink::connect(socket, embodiment.clone(), LINK_WITHIN).or_bad_input()?;
-                Ok((Box::new(link), Held::Elsewhere))
+                let same_limits = Served::new(TABLETOP, self.seed, embodiment)?.keeps(link.about());
+                Ok((Box::new(link), Held::Elsewhere { same_limits }))
             }
         }
     }

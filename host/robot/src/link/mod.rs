@@ -6,28 +6,18 @@ pub mod bridge;
 use crate::embodiment::Embodiment;
 pub use crate::error::LinkError;
 use crate::observation::{Frame, Measurement};
+use crate::safety::Rule;
 
 /// A robot, or something that behaves like one. The control loop is its only caller.
 ///
 /// A hardware link talks to a bus; the simulator advances its physics. Neither may block for longer than a control
 /// period.
 pub trait Link: Send {
-    /// Reads the joints and sensors into what an earlier measurement lies in, or nothing yet: a link that writes every value
-    /// where the one before was costs the control loop no allocation. After an error what lies there is nothing.
-    ///
-    /// # Errors
-    /// [`LinkError`] when nothing fresh can be read; the control loop then falls back and tries again.
-    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError>;
-
     /// Reads the joints and sensors.
     ///
     /// # Errors
-    /// As [`Link::read_into`].
-    fn read(&mut self) -> Result<Measurement, LinkError> {
-        let mut measured = Measurement::default();
-        self.read_into(&mut measured)?;
-        Ok(measured)
-    }
+    /// [`LinkError`] when nothing fresh can be read; the control loop then falls back and tries again.
+    fn read(&mut self) -> Result<Measurement, LinkError>;
 
     /// Commands one position a joint (rad, embodiment's order), valid for one control period. A simulator advances its
     /// time by that period.
@@ -41,6 +31,11 @@ pub trait Link: Send {
     /// # Errors
     /// [`LinkError`] when a camera is gone.
     fn capture(&mut self) -> Result<Vec<Frame>, LinkError>;
+
+    /// How often each rule of a filter of the link's own began to act, in the order of [`Rule::ALL`]; `None` where it has none.
+    fn interventions(&self) -> Option<&[u64; Rule::ALL.len()]> {
+        None
+    }
 
     /// Whether nothing but numbers moves: only then may the safety filter be off. A link around another one asks that.
     fn is_simulated(&self) -> bool {

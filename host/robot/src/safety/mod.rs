@@ -6,6 +6,7 @@
 //! | `clock_jump` | the clock leapt by more than 250 ms or went backwards | hold, every play ends | a new play |
 //! | `command_age` | a play acted on an observation older than `command_age_s` | hold: it ends late, unmoved | a new play |
 //! | `command_age` | whoever drives joints did not answer the tick before | hold: they brake for this tick | the next answer; after [`PATIENCE_S`](crate::control::external_drive::PATIENCE_S) the drive ends late |
+//! | `command_age` | a host's next command does not reach the process that owns the robot within a period of when it is due | hold: the joints brake | the next command |
 //! | `not_a_number` | a demand is no finite number | hold, that joint | the next demand |
 //! | `position` | a demand is beyond a joint's limits | clamp | the next demand |
 //! | `workspace` | the tool would leave its box | clamp; hold where that fails or it comes too fast | the next demand |
@@ -26,6 +27,7 @@
 //! | a link that drops, for however long | every play ends with [`RobotError::Link`](crate::RobotError::Link), and so does what is played meanwhile; the arm brakes; when the link is back it holds, and only a new play moves it |
 //! | a robot that was moved meanwhile | it holds where it is found |
 //! | a camera that freezes | [`Observation::frozen`](crate::Observation::frozen) names it, and the log does |
+//! | a frame whose pixels are lost | [`Frame::image`](crate::Frame::image) says so, and names the camera |
 //! | a stop source that was declared and not heard of | plays are refused with [`RobotError::NotArmed`](crate::RobotError::NotArmed) |
 //! | a play whose rows are all due before it takes effect | it ends [`Late`](crate::Ended::Late); nothing moves |
 //!

@@ -50,7 +50,7 @@ impl Follower {
 }
 
 impl Link for Follower {
-    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
+    fn read(&mut self) -> Result<Measurement, LinkError> {
         let log = self.log.lock().unwrap();
         let (panics, reads_fail) = (log.panics, log.reads_fail);
         let last = log.commands.last().cloned();
@@ -65,8 +65,7 @@ impl Link for Follower {
         let mut efforts = still.clone();
         efforts[0] = effort;
         let joints = Proprioception { velocities: still, efforts, positions };
-        *into = Measurement { joints, samples: vec![vec![0.0, force, 0.0, 0.0, 0.0, 0.0]] };
-        Ok(())
+        Ok(Measurement { joints, samples: vec![vec![0.0, force, 0.0, 0.0, 0.0, 0.0]] })
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {

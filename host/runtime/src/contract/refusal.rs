@@ -1,7 +1,7 @@
 //! Why the host does not answer a call with a value.
 
 use wasmtime::component::ResourceTableError;
-use waza_robot::RobotError;
+use waza_robot::{Lost, RobotError};
 
 use crate::leases::LeaseError;
 use crate::limits::Exhausted;
@@ -66,6 +66,12 @@ impl From<LeaseError> for Refusal {
             LeaseError::Lost { .. } | LeaseError::Superseded => Self::Preempted(error.to_string()),
             error => Self::Unavailable(error.to_string()),
         }
+    }
+}
+
+impl From<Lost> for Refusal {
+    fn from(lost: Lost) -> Self {
+        Self::Unavailable(lost.to_string())
     }
 }
 

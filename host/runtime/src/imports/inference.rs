@@ -98,22 +98,32 @@ pub(crate) fn answered<T>(
 /// What the model's cameras saw, or all cameras if it names none. The pixels are shared by everybody who asks about this
 /// moment, so the model sees at a glance that it knows them.
 pub(crate) fn images(context: &Call, seen: &[Observed]) -> Result<Vec<(String, Image)>, Refusal> {
-    let (site, burst) = (&context.site, &context.cpu);
+    let site = &context.site;
     let wanted = &site.model.about().cameras;
-    let cameras = &site.robot.embodiment().cameras;
-    let of = |seen: &Observed| {
-        let frames: Vec<_> = cameras.iter().zip(seen.frames.clone()).collect();
-        frames.into_iter().filter(|(camera, _)| wanted.is_empty() || wanted.contains(&camera.name))
-    };
+    let cameras = site.robot.embodiment().cameras.iter().enumerate();
+    let cameras = cameras.filter(|(_, camera)| wanted.is_empty() || wanted.contains(&camera.name));
     seen.iter()
-        .flat_map(of)
-        .map(|(camera, frame)| {
-            let image = burst.uncounted(|| frame.image());
+        .flat_map(|seen| cameras.clone().map(move |(index, camera)| (seen, index, camera)))
+        .map(|(seen, index, camera)| {
+            let image = picture(context, seen, index)?;
             let image = Image::shared(image.width, image.height, image.rgb.clone());
             let image = image.map_err(|error| Refusal::Failed(format!("camera {}: {error}", camera.name)))?;
             Ok((camera.name.clone(), image))
         })
         .collect()
+}
+
+/// What one camera saw at a moment. An old picture is given to nobody for a new one, and no other for one that is lost.
+pub(crate) fn picture<'a>(context: &Call, seen: &'a Observed, camera: usize) -> Result<&'a waza_robot::Image, Refusal> {
+    let robot = context.site.robot.embodiment();
+    let name = &robot.cameras[camera].name;
+    if seen.frozen(robot).any(|frozen| frozen == name) {
+        return Err(Refusal::Unavailable(format!(
+            "the camera {name} is frozen: no new frame has come from it for a while"
+        )));
+    }
+    let frame = seen.frames.get(camera).ok_or_else(|| Refusal::Unavailable(format!("the camera {name} is dark")))?;
+    Ok(context.cpu.uncounted(|| frame.image())?)
 }
 
 /// A seed for one request of a run: SplitMix64's finaliser, so that neighbours have nothing in common.

@@ -10,6 +10,7 @@ use super::stream::{Writer, queue, stream};
 use super::{Call, Run};
 use crate::contract::{Fault, Observed};
 use crate::contract::{Refusal, sensing};
+use crate::imports::inference::picture;
 use crate::manifest::permission::Permission;
 
 impl sensing::Host for Run {
@@ -93,9 +94,7 @@ impl sensing::HostObservation for Run {
         self.context.check(Permission::Pixels(camera.clone()))?;
         let cameras = &self.context.site.robot.embodiment().cameras;
         let index = index(cameras.iter().map(|it| it.name.as_str()), "camera", &camera)?;
-        let seen = self.table.get(&seen)?;
-        let frame = seen.frames.get(index).ok_or_else(|| Refusal::Unavailable(format!("{camera} is dark")))?;
-        let image = self.context.cpu.uncounted(|| frame.image());
+        let image = picture(&self.context, self.table.get(&seen)?, index)?;
         self.context.carry(image.rgb.len())?;
         Ok(sensing::Image { width: image.width, height: image.height, rgb: image.rgb.to_vec() })
     }

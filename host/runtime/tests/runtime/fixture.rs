@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use waza_model::{Ability, About, Actions, ModelError, Query, Ticket};
 use waza_robot::observation::Measurement;
-use waza_robot::{Embodiment, Frame, Guard, Image, Link, LinkError, Pace, Proprioception, Robot, RobotOptions};
+use waza_robot::{Embodiment, Frame, Guard, Image, Link, LinkError, Lost, Pace, Proprioception, Robot, RobotOptions};
 use waza_runtime::model::Answer;
 use waza_runtime::{Event, Host, HostOptions, Model, Outcome, Running, RuntimeError, SkillError, SkillId, TaskRequest};
 
@@ -25,21 +25,28 @@ const OBJECT: f32 = 0.1;
 pub const ALL: &[&str] =
     &["sensing", "model", "motion:body", "operator", "durable", "skills:test/conduct", "skills:test/follower"];
 
+/// What befalls a camera once so many commands have come; all cameras number their frames then.
+#[derive(Debug, Clone, Copy)]
+pub enum Trouble {
+    Freezes { camera: usize, after: usize },
+    Loses { camera: usize, after: usize },
+}
+
 /// The joints follow their commands in the same tick, but for a gripper that holds something.
 pub struct Follower {
     pub commands: Arc<Mutex<Vec<Vec<f32>>>>,
+    pub trouble: Arc<Mutex<Option<Trouble>>>,
 }
 
 impl Link for Follower {
-    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
+    fn read(&mut self) -> Result<Measurement, LinkError> {
         let mut positions = self.commands.lock().unwrap().last().cloned().unwrap_or(REST.to_vec());
         let mut efforts = vec![0.0; 6];
         let squeezed = (OBJECT - positions[5]).max(0.0);
         positions[5] += squeezed;
         efforts[5] = -20.0 * squeezed;
         let joints = Proprioception { velocities: vec![0.0; 6], efforts, positions };
-        *into = Measurement { joints, samples: vec![vec![0.0; 6]] };
-        Ok(())
+        Ok(Measurement { joints, samples: vec![vec![0.0; 6]] })
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {
@@ -51,7 +58,18 @@ impl Link for Follower {
         let grey = |width, height| {
             Frame::lazy(move || Image { width, height, rgb: vec![127; (width * height * 3) as usize].into() })
         };
-        Ok(vec![grey(4, 3), grey(2, 2)])
+        let frames = [grey(4, 3), grey(2, 2)];
+        let Some(trouble) = *self.trouble.lock().unwrap() else { return Ok(frames.into()) };
+        let come = self.commands.lock().unwrap().len();
+        let frame = |(index, frame): (usize, Frame)| match trouble {
+            Trouble::Freezes { camera, after } if camera == index => frame.numbered(come.min(after) as u64),
+            Trouble::Loses { camera, after } if camera == index && come >= after => Frame::fetched(move || {
+                let camera = Embodiment::so101().cameras[index].name.clone();
+                Err(Lost { camera, why: "the cable is out".into() })
+            }),
+            _ => frame.numbered(come as u64),
+        };
+        Ok(frames.into_iter().enumerate().map(frame).collect())
     }
 }
 
@@ -126,6 +144,7 @@ pub struct Bench {
     pub host: Host,
     pub robot: Robot,
     pub commands: Arc<Mutex<Vec<Vec<f32>>>>,
+    pub trouble: Arc<Mutex<Option<Trouble>>>,
     pub asked: Arc<Mutex<Vec<Query>>>,
     pub tickets: Arc<Mutex<Vec<Ticket>>>,
     pub packages: TempDir,
@@ -151,7 +170,8 @@ impl Bench {
     /// With a model of one's own.
     pub fn asking(model: impl Model, pace: Pace, options: HostOptions, permissions: &[&str]) -> Self {
         let commands = Arc::new(Mutex::new(Vec::new()));
-        let link = Box::new(Follower { commands: commands.clone() });
+        let trouble = Arc::new(Mutex::new(None));
+        let link = Box::new(Follower { commands: commands.clone(), trouble: trouble.clone() });
         let kinematics = Box::new(|_: &[f32]| [0.2, 0.0, 0.2]);
         let robot =
             Robot::start(Arc::new(Embodiment::so101()), link, RobotOptions { pace, kinematics, guard: Guard::On })
@@ -159,7 +179,7 @@ impl Bench {
         let host = Host::new(robot.clone(), model, options).unwrap();
         let packages = tempfile::tempdir().unwrap();
         let (asked, tickets, events) = Default::default();
-        let bench = Self { host, robot, commands, asked, tickets, packages, events };
+        let bench = Self { host, robot, commands, trouble, asked, tickets, packages, events };
         bench.load("conduct", permissions).unwrap();
         bench
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod asking;
+mod cameras;
 mod controller;
 mod fixture;
 mod hostile;

@@ -5,13 +5,16 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use super::remote::{self, Cameras, RemoteLink};
+use parking_lot::Mutex;
+
+use super::remote::{self, RemoteLink};
 use super::server::{self, Request, Shared};
-use super::wire::{MOST_BYTES, MOST_FRAME_BYTES, Shape, Wire};
+use super::wire::{Counts, MOST_BYTES, MOST_FRAME_BYTES, Shape, Wire};
 use crate::embodiment::Embodiment;
 use crate::observation::{Frame, Image, Measurement};
 
@@ -40,6 +43,7 @@ pub fn commands(bytes: &[u8], robot: &Embodiment) -> Vec<Vec<f32>> {
     let frame = Frame::ready(Image { width: 2, height: 1, rgb: vec![7; 6].into() });
     let shared = Shared {
         shape: shape(robot),
+        about: "what is fuzzed".into(),
         closed: AtomicBool::new(false),
         taken: AtomicBool::new(false),
         status: Mutex::default(),
@@ -50,11 +54,12 @@ pub fn commands(bytes: &[u8], robot: &Embodiment) -> Vec<Vec<f32>> {
     let _ = server::converse(heard, &shared, &sender);
     let Ok(mut host) = hosts.try_recv() else { return Vec::new() };
     let mut commands = Vec::new();
-    while let Ok(Some((kind, values))) = host.poll()
-        && let Ok(asked) = server::request(kind, values, robot.joints.len())
+    let mut command = vec![0.0; robot.joints.len()];
+    while let Ok((kind, values)) = host.receive(Duration::ZERO)
+        && let Ok(asked) = server::request(kind, values, &mut command)
     {
-        if let Request::Write(positions) = asked {
-            commands.push(positions);
+        if asked == Request::Write {
+            commands.push(command.clone());
         }
     }
     commands
@@ -69,8 +74,10 @@ pub fn link(bytes: &[u8], robot: &Arc<Embodiment>) -> Option<Linked> {
         embodiment: robot.clone(),
         path: path.into(),
         shape: shape(robot),
-        control: Some(Wire::new(heard, MOST_BYTES)),
-        cameras: Arc::new(Cameras { path: path.into(), wire: Mutex::default() }),
+        about: String::new(),
+        control: Some(Wire::new(heard, MOST_BYTES).ok()?),
+        cameras: remote::cameras(path, robot),
+        interventions: Counts::default(),
     };
     Some(Linked { link, _said: said })
 }
@@ -99,7 +106,7 @@ impl Linked {
 /// What comes of a greeting that is answered with these bytes, and a camera's pixels after it.
 pub fn image(bytes: &[u8]) -> Option<Image> {
     let (_said, heard) = saying(bytes)?;
-    let mut wire = Wire::new(heard, MOST_FRAME_BYTES);
-    remote::hello(&mut wire, super::wire::Role::Cameras, remote::PATIENCE).ok()?.ok()?;
-    remote::look(&mut wire, 1, 0).ok()?.ok()
+    let wire = Wire::new(heard, MOST_FRAME_BYTES).ok()?;
+    let mut greeted = remote::hello(wire, super::wire::Role::Cameras, remote::PATIENCE).ok()?.ok()?;
+    remote::look(&mut greeted.wire, remote::PATIENCE, 1, 0).ok()?.ok()
 }

@@ -1,18 +1,23 @@
 //! A link that lives in a process of its own, and holds the robot when the host dies.
 //!
 //! [`Server`] owns the real [`Link`](crate::Link) and serves it over a Unix domain socket; [`RemoteLink`] is the host's end
-//! of it. The server is the watchdog: every command passes a safety filter of its own, and when none has come for
-//! [`ServerOptions::silence`] control periods, or the socket closes, that filter brings the joints to rest within their
-//! limits and keeps holding them. Whoever connects then continues from there. What the arm feels keeps a host from pressing
-//! on, as it does in the host's own filter; a watchdog that brakes has nothing to yield with but that. Jerk is left to the
-//! host: what it brakes at once would be rounded off here, and come to rest too late.
+//! of it. The server trusts no host. Every command passes a safety filter of its own, with limits that its process has read
+//! for itself: positions, speeds, accelerations, places, forces, numbers. Nothing that is said to it widens them or puts the
+//! filter off. It measures time itself: however fast a host commands, a control period brings the robot one command, the
+//! newest. How often each rule began to act is told to the host, to observers and to the log.
 //!
-//! Hosts must run in [`Pace::RealTime`](crate::Pace::RealTime): silence is measured by the clock. A simulator behind the
-//! server advances with each command, and with the watchdog's own while that is in charge; in the silence before it stands
-//! still.
+//! It is the watchdog too. A command counts for its control period: when none has come for the next and the one after it the
+//! joints brake, and after [`ServerOptions::silence`] periods, or when the socket closes, the server is in charge: its filter
+//! brings the joints to rest within their limits and keeps holding them. Whoever connects then continues from there. What the
+//! arm feels keeps a host from pressing on, as it does in the host's own filter; a watchdog that brakes has nothing to yield
+//! with but that. Jerk is left to the host: what it brakes at once would be rounded off here, and come to rest too late.
 //!
-//! The way to the joints is one roundtrip a tick. Cameras have a connection of their own: a tick in which somebody observes
-//! costs one more roundtrip, in which the server takes the frames; pixels travel when somebody looks at them.
+//! Hosts must run in [`Pace::RealTime`](crate::Pace::RealTime). A simulator behind the server advances with each command, and
+//! so about as the clock does. What is asked for after a command is answered when that has gone out, so a host that reads in
+//! every tick is never ahead by more than one.
+//!
+//! The way to the joints is one roundtrip a tick. Cameras have connections of their own, one each: a tick in which somebody
+//! observes costs one more roundtrip, in which the server takes the frames; pixels travel when somebody looks at them.
 //!
 //! Messages are bounded, versioned and length-prefixed, and whatever arrives is checked before it is believed. The socket
 //! lies in a folder that only its owner may enter; that is the whole of its access control.
@@ -30,7 +35,7 @@ mod remote;
 mod server;
 mod wire;
 
-pub use remote::{Observer, RemoteLink};
+pub use remote::{Observer, RemoteLink, reach};
 pub use server::{Server, ServerOptions, Status};
 
 use std::path::PathBuf;
@@ -62,7 +67,7 @@ pub enum BridgeError {
     },
     /// The link itself cannot be read.
     #[error(transparent)]
-    Link(#[from] crate::error::LinkError),
+    Link(#[from] crate::LinkError),
     /// The other end refused, or does not keep to the protocol.
     #[error("the other end of {path} {what}", path = .path.display())]
     Peer {

@@ -3,32 +3,42 @@
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::wire::{self, Kind, MOST_BYTES, MOST_FRAME_BYTES, Role, Shape, Wire};
+use parking_lot::Mutex;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+
+use super::wire::{self, Counts, Kind, MOST_BYTES, MOST_FRAME_BYTES, Role, Shape, Wire};
 use super::{BridgeError, Status};
 use crate::clock;
 use crate::embodiment::Embodiment;
 use crate::link::{Link, LinkError};
-use crate::observation::{Frame, Image, Measurement, Proprioception};
+use crate::observation::{Frame, Image, Lost, Measurement, Proprioception};
 
 /// How long whoever is not the control loop waits for an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long whoever looks at a frame waits for its pixels, others who look at that camera included.
+const LOOK_WITHIN: Duration = Duration::from_secs(1);
 
 /// How often a server that is not there yet is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A link that another process owns: see [`Server`](super::Server).
 ///
-/// An answer may take as long as the watchdog waits for a command; a tick that waits for one is late, and counted. When the
-/// server is gone or slower, reading fails, and connects anew in the next tick.
+/// An answer may take as long as the watchdog waits for a command, and two periods; a tick that waits for one is late, and
+/// counted. When the server is gone or slower, reading fails, and connects anew in the next tick. A command goes out when the
+/// server's own control period is over: what is read after it is of the time after it.
 pub struct RemoteLink {
     pub(super) embodiment: Arc<Embodiment>,
     pub(super) path: PathBuf,
     pub(super) shape: Shape,
+    pub(super) about: String,
     pub(super) control: Option<Wire>,
-    pub(super) cameras: Arc<Cameras>,
+    /// One a camera.
+    pub(super) cameras: Vec<Arc<Camera>>,
+    pub(super) interventions: Counts,
 }
 
 impl RemoteLink {
@@ -38,7 +48,7 @@ impl RemoteLink {
     /// [`BridgeError`] if there is no server, it serves another host or another robot, or it speaks another version.
     pub fn connect(path: &Path, embodiment: Arc<Embodiment>, patience: Duration) -> Result<Self, BridgeError> {
         let deadline = Instant::now() + patience;
-        let (control, shape) = loop {
+        let Greeted { wire: control, shape, about } = loop {
             match greet(path, Role::Control, MOST_BYTES, PATIENCE) {
                 Err(BridgeError::Io { source, .. })
                     if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
@@ -63,8 +73,14 @@ impl RemoteLink {
             );
             return Err(BridgeError::Peer { path: path.into(), what });
         }
-        let cameras = Arc::new(Cameras { path: path.into(), wire: Mutex::default() });
-        Ok(Self { embodiment, path: path.into(), shape, control: Some(control), cameras })
+        let cameras = cameras(path, &embodiment);
+        let (path, control) = (path.into(), Some(control));
+        Ok(Self { embodiment, path, shape, about, control, cameras, interventions: Counts::default() })
+    }
+
+    /// What the server says about the robot: [`ServerOptions::about`](super::ServerOptions::about).
+    pub fn about(&self) -> &str {
+        &self.about
     }
 
     /// How long a host may be silent before the watchdog takes over.
@@ -74,20 +90,19 @@ impl RemoteLink {
 
     /// A conversation of the control loop's; one that fails is over.
     fn converse<T>(&mut self, talk: impl FnOnce(&mut Wire, Duration) -> io::Result<T>) -> Result<T, LinkError> {
-        let longest = self.silence();
+        let period = clock::period(self.embodiment.control_hz);
+        let longest = self.silence() + period * 2;
         let lost = |error: &dyn std::fmt::Display| LinkError(format!("{}: {error}", self.path.display()));
         let mut wire = match self.control.take() {
             Some(wire) => wire,
             None => {
-                let period = clock::period(self.embodiment.control_hz);
-                let (wire, shape) =
-                    greet(&self.path, Role::Control, MOST_BYTES, period).map_err(|error| lost(&error))?;
-                let before = Shape { silence_ms: shape.silence_ms, ..self.shape.clone() };
-                if shape != before {
+                let greeted = greet(&self.path, Role::Control, MOST_BYTES, period).map_err(|error| lost(&error))?;
+                let before = Shape { silence_ms: greeted.shape.silence_ms, ..self.shape.clone() };
+                if greeted.shape != before || greeted.about != self.about {
                     return Err(lost(&"another robot is served there now"));
                 }
-                self.shape = shape;
-                wire
+                self.shape = greeted.shape;
+                greeted.wire
             }
         };
         let talked = talk(&mut wire, longest).map_err(|error| lost(&error))?;
@@ -97,40 +112,42 @@ impl RemoteLink {
 }
 
 impl Link for RemoteLink {
-    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
+    fn read(&mut self) -> Result<Measurement, LinkError> {
         let (joints, sensors) = (self.embodiment.joints.len(), self.shape.sensors.clone());
-        *into = self.converse(|wire, longest| {
-            wire.send(Kind::Read, |_| {})?;
+        let (measured, interventions) = self.converse(|wire, longest| {
+            wire.send(longest, Kind::Read, |_| {})?;
             let (kind, mut values) = wire.receive(longest)?;
             if kind == Kind::Failed {
                 return Ok(Err(LinkError(values.text())));
             }
             expect(kind, Kind::Measured)?;
-            let joints = Proprioception {
-                positions: values.finite(joints)?,
-                velocities: values.finite(joints)?,
-                efforts: values.finite(joints)?,
+            let mut read = |count: usize| {
+                let mut into = vec![0.0; count];
+                values.finite(&mut into).map(|()| into)
             };
-            let samples = sensors.iter().map(|&channels| values.finite(channels.into())).collect::<io::Result<_>>()?;
+            let joints = Proprioception { positions: read(joints)?, velocities: read(joints)?, efforts: read(joints)? };
+            let samples = sensors.iter().map(|&channels| read(channels.into())).collect::<io::Result<_>>()?;
+            let interventions = values.counts()?;
             values.end()?;
-            Ok(Ok(Measurement { joints, samples }))
+            Ok(Ok((Measurement { joints, samples }, interventions)))
         })??;
-        Ok(())
+        self.interventions = interventions;
+        Ok(measured)
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {
         if self.control.is_none() {
             return Err(LinkError(format!("{}: it is not connected", self.path.display())));
         }
-        self.converse(|wire, _| wire.send(Kind::Write, |message| wire::put_floats(message, positions)))
+        self.converse(|wire, longest| wire.send(longest, Kind::Write, |message| wire::put_floats(message, positions)))
     }
 
-    /// Frames of this moment, whose pixels come when somebody looks at them. A frame whose pixels cannot be had any more is
-    /// black, and the log says so: the server was restarted meanwhile, or has taken more than 64 moments since.
+    /// Frames of this moment, whose pixels come when somebody looks at them. They are lost if the server was restarted
+    /// meanwhile, has taken more than 64 moments since, or does not answer within a second.
     fn capture(&mut self) -> Result<Vec<Frame>, LinkError> {
         let count = self.embodiment.cameras.len();
         let (moment, numbers) = self.converse(|wire, longest| {
-            wire.send(Kind::Capture, |_| {})?;
+            wire.send(longest, Kind::Capture, |_| {})?;
             let (kind, mut values) = wire.receive(longest)?;
             if kind == Kind::Failed {
                 return Ok(Err(LinkError(values.text())));
@@ -142,46 +159,95 @@ impl Link for RemoteLink {
             Ok(Ok((moment, numbers)))
         })??;
         let frame = |(index, number): (usize, Option<u64>)| {
-            let (cameras, spec) = (self.cameras.clone(), &self.embodiment.cameras[index]);
-            let (name, width, height) = (spec.name.clone(), spec.width, spec.height);
-            let frame = Frame::lazy(move || {
-                cameras.look(moment, index).unwrap_or_else(|error| {
-                    tracing::error!(camera = name, %error, "a frame's pixels are lost");
-                    Image { width, height, rgb: vec![0; (width * height * 3) as usize].into() }
+            let camera = self.cameras[index].clone();
+            let frame = Frame::fetched(move || {
+                camera.look(moment, index as u16).map_err(|error| {
+                    let lost = Lost { camera: camera.name.clone(), why: error.to_string() };
+                    tracing::error!("{lost}");
+                    lost
                 })
             });
             number.map_or(frame.clone(), |number| frame.numbered(number))
         };
         Ok(numbers.into_iter().enumerate().map(frame).collect())
     }
-}
 
-/// The connection on which pixels travel; it waits for whoever looks, never for the control loop.
-pub(super) struct Cameras {
-    pub path: PathBuf,
-    pub wire: Mutex<Option<Wire>>,
-}
-
-impl Cameras {
-    fn look(&self, moment: u64, camera: usize) -> Result<Image, BridgeError> {
-        // A conversation that was broken off is not kept.
-        let mut kept = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut wire = match kept.take() {
-            Some(wire) => wire,
-            None => greet(&self.path, Role::Cameras, MOST_FRAME_BYTES, PATIENCE)?.0,
-        };
-        let looked = look(&mut wire, moment, camera as u16).map_err(|source| failed(&self.path, source))?;
-        *kept = Some(wire);
-        looked.map_err(|what| BridgeError::Peer { path: self.path.clone(), what })
+    fn interventions(&self) -> Option<&Counts> {
+        Some(&self.interventions)
     }
 }
 
-pub(super) fn look(wire: &mut Wire, moment: u64, camera: u16) -> io::Result<Result<Image, String>> {
-    wire.send(Kind::Look, |message| {
+/// A connection that waits for its answers, and is made anew where it was ended meanwhile.
+struct Line {
+    path: PathBuf,
+    role: Role,
+    /// The longest message, bytes.
+    most: usize,
+    wire: Option<Wire>,
+}
+
+impl Line {
+    fn ask<T>(
+        &mut self,
+        deadline: Instant,
+        mut talk: impl FnMut(&mut Wire, Duration) -> io::Result<T>,
+    ) -> Result<T, BridgeError> {
+        let left = || deadline.saturating_duration_since(Instant::now());
+        // A conversation that was broken off is not kept.
+        if let Some(mut wire) = self.wire.take() {
+            match talk(&mut wire, left()) {
+                Ok(said) => {
+                    self.wire = Some(wire);
+                    return Ok(said);
+                }
+                // The server has ended what was idle, or was restarted.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+                    ) => {}
+                Err(error) => return Err(failed(&self.path, error)),
+            }
+        }
+        let mut wire = greet(&self.path, self.role, self.most, left())?.wire;
+        let said = talk(&mut wire, left()).map_err(|source| failed(&self.path, source))?;
+        self.wire = Some(wire);
+        Ok(said)
+    }
+}
+
+/// What pixels of one camera travel on; it waits for whoever looks, never for the control loop, and for no other camera.
+pub(super) struct Camera {
+    pub name: String,
+    path: PathBuf,
+    line: Mutex<Line>,
+}
+
+pub(super) fn cameras(path: &Path, embodiment: &Embodiment) -> Vec<Arc<Camera>> {
+    let camera = |name: &String| {
+        let line = Line { path: path.into(), role: Role::Cameras, most: MOST_FRAME_BYTES, wire: None };
+        Arc::new(Camera { name: name.clone(), path: path.into(), line: Mutex::new(line) })
+    };
+    embodiment.cameras.iter().map(|spec| camera(&spec.name)).collect()
+}
+
+impl Camera {
+    fn look(&self, moment: u64, camera: u16) -> Result<Image, BridgeError> {
+        let deadline = Instant::now() + LOOK_WITHIN;
+        let refused = |what| BridgeError::Peer { path: self.path.clone(), what };
+        let Some(mut line) = self.line.try_lock_until(deadline) else {
+            return Err(refused("is slow to answer others who look at this camera".into()));
+        };
+        line.ask(deadline, |wire, longest| look(wire, longest, moment, camera))?.map_err(refused)
+    }
+}
+
+pub(super) fn look(wire: &mut Wire, longest: Duration, moment: u64, camera: u16) -> io::Result<Result<Image, String>> {
+    wire.send(longest, Kind::Look, |message| {
         message.extend(moment.to_le_bytes());
         message.extend(camera.to_le_bytes());
     })?;
-    let (kind, mut values) = wire.receive(PATIENCE)?;
+    let (kind, mut values) = wire.receive(longest)?;
     if kind == Kind::Failed {
         return Ok(Err(format!("says: {}", values.text())));
     }
@@ -195,9 +261,9 @@ pub(super) fn look(wire: &mut Wire, moment: u64, camera: u16) -> io::Result<Resu
 
 /// Watches a served link from beside: any number may, whoever commands.
 pub struct Observer {
-    path: PathBuf,
-    wire: Wire,
+    line: Line,
     joints: usize,
+    about: String,
 }
 
 impl Observer {
@@ -206,30 +272,39 @@ impl Observer {
     /// # Errors
     /// As [`RemoteLink::connect`].
     pub fn connect(path: &Path) -> Result<Self, BridgeError> {
-        let (wire, shape) = greet(path, Role::Observer, MOST_BYTES, PATIENCE)?;
-        Ok(Self { path: path.into(), wire, joints: shape.joints.into() })
+        let Greeted { wire, shape, about } = greet(path, Role::Observer, MOST_BYTES, PATIENCE)?;
+        let line = Line { path: path.into(), role: Role::Observer, most: MOST_BYTES, wire: Some(wire) };
+        Ok(Self { line, joints: shape.joints.into(), about })
     }
 
-    /// Who is in charge, and what the joints do.
+    /// What the server says about the robot: [`ServerOptions::about`](super::ServerOptions::about).
+    pub fn about(&self) -> &str {
+        &self.about
+    }
+
+    /// Who is in charge, what the joints do, and what was kept from them.
     ///
     /// # Errors
     /// [`BridgeError`] if the server is gone or does not keep to the protocol.
     pub fn status(&mut self) -> Result<Status, BridgeError> {
         let joints = self.joints;
-        let mut ask = || {
-            self.wire.send(Kind::Ask, |_| {})?;
-            let (kind, mut values) = self.wire.receive(PATIENCE)?;
+        self.line.ask(Instant::now() + PATIENCE, |wire, longest| {
+            wire.send(longest, Kind::Ask, |_| {})?;
+            let (kind, mut values) = wire.receive(longest)?;
             expect(kind, Kind::Status)?;
-            let status = Status {
+            let mut status = Status {
                 ticks: values.u64()?,
                 watchdog_since: values.option()?,
-                commanded: values.finite(joints)?,
-                positions: values.finite(joints)?,
+                commanded: vec![0.0; joints],
+                positions: vec![0.0; joints],
+                interventions: Counts::default(),
             };
+            values.finite(&mut status.commanded)?;
+            values.finite(&mut status.positions)?;
+            status.interventions = values.counts()?;
             values.end()?;
             Ok(status)
-        };
-        ask().map_err(|source| failed(&self.path, source))
+        })
     }
 }
 
@@ -237,31 +312,49 @@ fn expect(kind: Kind, expected: Kind) -> io::Result<()> {
     if kind == expected { Ok(()) } else { Err(wire::broken("it answered something else than what was asked")) }
 }
 
+/// A conversation that has begun.
+pub(super) struct Greeted {
+    pub wire: Wire,
+    shape: Shape,
+    about: String,
+}
+
 /// Opens a conversation.
-fn greet(path: &Path, role: Role, most: usize, longest: Duration) -> Result<(Wire, Shape), BridgeError> {
-    let stream = UnixStream::connect(path).map_err(|source| BridgeError::Io {
-        what: "reach a robot link at",
-        path: path.into(),
-        source,
-    })?;
-    let mut wire = Wire::new(stream, most);
-    match hello(&mut wire, role, longest) {
-        Ok(Ok(shape)) => Ok((wire, shape)),
+fn greet(path: &Path, role: Role, most: usize, longest: Duration) -> Result<Greeted, BridgeError> {
+    let reached = reach(path).and_then(|stream| Wire::new(stream, most));
+    let wire =
+        reached.map_err(|source| BridgeError::Io { what: "reach a robot link at", path: path.into(), source })?;
+    match hello(wire, role, longest) {
+        Ok(Ok(greeted)) => Ok(greeted),
         Ok(Err(what)) => Err(BridgeError::Peer { path: path.into(), what }),
         Err(source) => Err(failed(path, source)),
     }
 }
 
+/// Connects to a served socket, or says at once why not: a server that takes no connections any more, because its process is
+/// stopped, would be waited for without end once a few wait there. The stream does not block.
+///
+/// # Errors
+/// The system's.
+pub fn reach(path: &Path) -> io::Result<UnixStream> {
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    rustix::io::ioctl_fioclex(&socket)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(true)?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(path)?)?;
+    Ok(stream)
+}
+
 /// What the robot is, or why the other end refuses.
-pub(super) fn hello(wire: &mut Wire, role: Role, longest: Duration) -> io::Result<Result<Shape, String>> {
-    wire.stream().set_write_timeout(Some(longest))?;
-    wire.send(Kind::Hello, |message| wire::put_hello(message, role))?;
-    let (kind, values) = wire.receive(longest)?;
+pub(super) fn hello(mut wire: Wire, role: Role, longest: Duration) -> io::Result<Result<Greeted, String>> {
+    wire.send(longest, Kind::Hello, |message| wire::put_hello(message, role))?;
+    let (kind, mut values) = wire.receive(longest)?;
     if kind == Kind::Refused {
         return Ok(Err(values.text()));
     }
     expect(kind, Kind::Welcome)?;
-    Shape::take(values).map(Ok)
+    let (shape, about) = (Shape::take(&mut values)?, values.text());
+    Ok(Ok(Greeted { wire, shape, about }))
 }
 
 fn failed(path: &Path, source: io::Error) -> BridgeError {

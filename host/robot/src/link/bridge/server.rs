@@ -1,29 +1,42 @@
 //! The process that owns the link: it serves one host, and takes over when that falls silent.
 
 use std::collections::VecDeque;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
+
 use super::BridgeError;
-use super::wire::{self, Kind, MOST_BYTES, Role, Shape, Values, Wire};
-use crate::clock::{self, Metronome};
+use super::wire::{self, Counts, Kind, MOST_BYTES, Role, Shape, Values, Wire};
+use crate::clock;
 use crate::embodiment::Embodiment;
 use crate::link::{self, Link, LinkError};
 use crate::observation::{Frame, Measurement};
 use crate::safety::filter::{Demand, Filter};
-use crate::safety::{self, Kinematics};
+use crate::safety::{self, Kinematics, Rule};
 
 /// Control periods without a command, unless told otherwise.
 const SILENCE: u32 = 5;
 
-/// Connections at once.
+/// A host that is silent for so long, or longer where the watchdog waits longer, loses its connection: another may come.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(2);
+
+/// A command may go out earlier than a control period after the one before by this part of the period, if it makes up for
+/// one that went out late: neither hosts nor this thread are woken to the microsecond.
+const EARLY: u32 = 4;
+
+/// What a host may ask for between two commands; a host that keeps to one thing a tick asks for three.
+const MOST_REQUESTS: usize = 64;
+
+/// Connections at once, beside one a camera.
 const MOST_CONNECTIONS: usize = 16;
 
 /// Moments whose frames are kept for whoever looks at them later.
@@ -32,8 +45,11 @@ const MOMENTS: usize = 64;
 /// How long a client may take to say what it wants, or to read what it asked for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often a server that waits looks whether it is to end.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A client that wants nothing for so long is cut off; it may come back.
+const IDLE: Duration = Duration::from_secs(3);
+
+/// The log says at most so often what the filter did.
+const SAY_EVERY: Duration = Duration::from_secs(1);
 
 /// How a server watches over its robot.
 pub struct ServerOptions {
@@ -41,16 +57,18 @@ pub struct ServerOptions {
     pub silence: u32,
     /// The arm's forward kinematics, for the server's own safety filter.
     pub kinematics: Box<dyn Kinematics>,
+    /// What whoever connects is told about the robot that is served: at most 500 characters.
+    pub about: String,
 }
 
 impl ServerOptions {
-    /// Five control periods of silence.
+    /// Five control periods of silence, and nothing to tell.
     pub fn new(kinematics: impl Kinematics + 'static) -> Self {
-        Self { silence: SILENCE, kinematics: Box::new(kinematics) }
+        Self { silence: SILENCE, kinematics: Box::new(kinematics), about: String::new() }
     }
 }
 
-/// Who is in charge, and what the joints do.
+/// Who is in charge, what the joints do, and what was kept from them.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Status {
     /// Commands that were sent to the robot, a host's and the watchdog's own.
@@ -61,6 +79,8 @@ pub struct Status {
     pub commanded: Vec<f32>,
     /// The newest measurement, rad.
     pub positions: Vec<f32>,
+    /// How often each rule of the server's own filter began to act, in the order of [`Rule::ALL`].
+    pub interventions: Counts,
 }
 
 /// Serves a link until it is dropped.
@@ -69,10 +89,13 @@ pub struct Server {
     shared: Arc<Shared>,
     path: PathBuf,
     guarding: Option<JoinHandle<()>>,
+    /// Of the path; given back when the socket is gone.
+    _lock: File,
 }
 
 pub(super) struct Shared {
     pub shape: Shape,
+    pub about: String,
     pub closed: AtomicBool,
     /// A host has the link.
     pub taken: AtomicBool,
@@ -82,8 +105,9 @@ pub(super) struct Shared {
 }
 
 impl Server {
-    /// Serves `link` at `path` from two threads and one a connection. The robot holds until a host commands. A folder that
-    /// is not there is made, for its owner alone; a socket that nobody serves any more is replaced.
+    /// Serves `link` at `path` from two threads and one a connection, within the limits of `embodiment`, whoever connects and
+    /// whatever is said. The robot holds until a host commands. A folder that is not there is made, for its owner alone; a
+    /// socket that nobody serves any more is replaced. A file beside it, with `.lock` after its name, says that it is served.
     ///
     /// # Errors
     /// [`BridgeError`] if others may enter the folder, the path is served already, the link cannot be read, or the
@@ -96,7 +120,7 @@ impl Server {
     ) -> Result<Self, BridgeError> {
         let measured = link.read()?;
         link::check(&measured, &embodiment)?;
-        let listener = listen(path)?;
+        let (lock, listener) = listen(path)?;
         let period = clock::period(embodiment.control_hz);
         let silence = period * options.silence.max(1);
         let shared = Arc::new(Shared {
@@ -107,6 +131,7 @@ impl Server {
                 sensors: embodiment.sensors.iter().map(|sensor| sensor.channels.len() as u16).collect(),
                 silence_ms: u32::try_from(silence.as_millis()).unwrap_or(u32::MAX),
             },
+            about: options.about,
             closed: AtomicBool::new(false),
             taken: AtomicBool::new(false),
             status: Mutex::default(),
@@ -117,6 +142,7 @@ impl Server {
         // A host that brakes at once must not be taken for one that is abrupt: jerk is the host's filter's.
         let mut guarded = Embodiment::clone(&embodiment);
         guarded.joints.iter_mut().for_each(|joint| joint.jerk = None);
+        let now = Instant::now();
         let mut guard = Guard {
             filter: Filter::new(&guarded, options.kinematics, safety::Guard::On, &measured.joints.positions),
             demands: vec![Demand::Hold; embodiment.joints.len()],
@@ -124,16 +150,22 @@ impl Server {
             shared: shared.clone(),
             hosts,
             host: None,
-            heard: Instant::now(),
+            heard: now,
             watchdog_since: Some(0),
-            metronome: Metronome::new(period),
+            command: vec![0.0; embodiment.joints.len()],
+            commanded: false,
+            braking: false,
+            waiting: None,
+            beat: Beat { period, next: now },
             ticks: 0,
             failure: None,
             newest_moment,
+            captured: None,
             measured,
-            period,
+            is_fresh: false,
             silence,
             embodiment,
+            acts: Acts::default(),
         };
         guard.publish();
         let thread = |name: &str, work: Box<dyn FnOnce() + Send>| {
@@ -142,14 +174,14 @@ impl Server {
         };
         let accepting = shared.clone();
         let guarding = thread("waza-link", Box::new(move || guard.run()))?;
-        let server = Self { shared, path: path.into(), guarding: Some(guarding) };
+        let server = Self { shared, path: path.into(), guarding: Some(guarding), _lock: lock };
         thread("waza-link-accept", Box::new(move || accept(&listener, &accepting, &sender)))?;
         Ok(server)
     }
 
     /// Who is in charge, and what the joints do.
     pub fn status(&self) -> Status {
-        lock(&self.shared.status).clone()
+        self.shared.status.lock().clone()
     }
 
     /// Whether the link is still served: it is not after its driver has panicked.
@@ -170,7 +202,8 @@ impl Drop for Server {
     }
 }
 
-fn listen(path: &Path) -> Result<UnixListener, BridgeError> {
+/// Takes the path for this server alone, and listens there.
+fn listen(path: &Path) -> Result<(File, UnixListener), BridgeError> {
     let failed = |what| move |source| BridgeError::Io { what, path: path.into(), source };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.exists() {
@@ -180,14 +213,25 @@ fn listen(path: &Path) -> Result<UnixListener, BridgeError> {
     if mode & 0o077 != 0 {
         return Err(BridgeError::OpenFolder { path: folder.into() });
     }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".lock");
+    // It stays when the server goes: whoever removed it might remove that of the next.
+    let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(beside);
+    let lock = lock.map_err(failed("open the lock of"))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(BridgeError::Taken { path: path.into() }),
+        Err(TryLockError::Error(error)) => return Err(failed("lock")(error)),
+    }
     if std::fs::symlink_metadata(path).is_ok_and(|about| about.file_type().is_socket()) {
+        // Of a release that took no lock.
         if UnixStream::connect(path).is_ok() {
             return Err(BridgeError::Taken { path: path.into() });
         }
         // Left by a process that was killed.
         std::fs::remove_file(path).map_err(failed("replace the socket"))?;
     }
-    UnixListener::bind(path).map_err(failed("listen at"))
+    Ok((lock, UnixListener::bind(path).map_err(failed("listen at"))?))
 }
 
 fn accept(listener: &UnixListener, shared: &Arc<Shared>, hosts: &Sender<Wire>) {
@@ -201,7 +245,7 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>, hosts: &Sender<Wire>) {
             std::thread::sleep(PATIENCE / 10);
             continue;
         };
-        if Arc::strong_count(&connections) > MOST_CONNECTIONS {
+        if Arc::strong_count(&connections) > MOST_CONNECTIONS + usize::from(shared.shape.cameras) {
             tracing::warn!("a robot link has too many connections; one more is refused");
             continue;
         }
@@ -220,8 +264,7 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>, hosts: &Sender<Wire>) {
 
 /// Learns what a client wants, and serves it unless it wants the robot: that is the guard's.
 pub(super) fn converse(stream: UnixStream, shared: &Shared, hosts: &Sender<Wire>) -> io::Result<()> {
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut wire = Wire::new(stream, MOST_BYTES);
+    let mut wire = Wire::new(stream, MOST_BYTES)?;
     let (kind, values) = wire.receive(PATIENCE)?;
     let role = match kind {
         Kind::Hello => wire::hello(values)?,
@@ -233,9 +276,12 @@ pub(super) fn converse(stream: UnixStream, shared: &Shared, hosts: &Sender<Wire>
     });
     let role = match role {
         Ok(role) => role,
-        Err(why) => return wire.send(Kind::Refused, |message| message.extend(why.into_bytes())),
+        Err(why) => return wire.send(PATIENCE, Kind::Refused, |message| message.extend(why.into_bytes())),
     };
-    let welcomed = wire.send(Kind::Welcome, |message| shared.shape.put(message));
+    let welcomed = wire.send(PATIENCE, Kind::Welcome, |message| {
+        shared.shape.put(message);
+        message.extend(shared.about.as_bytes());
+    });
     match role {
         Role::Control => {
             // One that is gone already is found out by the guard.
@@ -254,13 +300,15 @@ fn serve(
     shared: &Shared,
     answer: fn(&Shared, Kind, Values<'_>) -> io::Result<Answer>,
 ) -> io::Result<()> {
+    let mut asked = Instant::now();
     while !shared.closed.load(Ordering::Acquire) {
         let (kind, payload) = match wire.receive(PATIENCE) {
             Ok((kind, values)) => answer(shared, kind, values)?,
-            Err(error) if error.kind() == ErrorKind::TimedOut => continue,
+            Err(error) if error.kind() == ErrorKind::TimedOut && asked.elapsed() < IDLE => continue,
             Err(error) => return Err(error),
         };
-        wire.send(kind, |message| message.extend(payload))?;
+        wire.send(PATIENCE, kind, |message| message.extend(payload))?;
+        asked = Instant::now();
     }
     Ok(())
 }
@@ -273,14 +321,17 @@ fn show(shared: &Shared, kind: Kind, mut values: Values<'_>) -> io::Result<Answe
     let (moment, camera) = (values.u64()?, values.u16()?);
     values.end()?;
     let frame = {
-        let moments = lock(&shared.moments);
+        let moments = shared.moments.lock();
         let frames = moments.iter().find(|(number, _)| *number == moment);
         frames.and_then(|(_, frames)| frames.get(usize::from(camera))).cloned()
     };
     let Some(frame) = frame else {
         return Ok((Kind::Failed, b"that frame is not kept any more".to_vec()));
     };
-    let image = frame.image();
+    let image = match frame.image() {
+        Ok(image) => image,
+        Err(lost) => return Ok((Kind::Failed, lost.why.into_bytes())),
+    };
     let mut message = Vec::with_capacity(image.rgb.len() + 8);
     message.extend(image.width.to_le_bytes());
     message.extend(image.height.to_le_bytes());
@@ -293,11 +344,12 @@ fn tell(shared: &Shared, kind: Kind, values: Values<'_>) -> io::Result<Answer> {
         return Err(wire::broken("observers only ask"));
     }
     values.end()?;
-    let Status { ticks, watchdog_since, commanded, positions } = lock(&shared.status).clone();
+    let Status { ticks, watchdog_since, commanded, positions, interventions } = shared.status.lock().clone();
     let mut message = ticks.to_le_bytes().to_vec();
     wire::put_option(&mut message, watchdog_since);
     wire::put_floats(&mut message, &commanded);
     wire::put_floats(&mut message, &positions);
+    wire::put_counts(&mut message, &interventions);
     Ok((Kind::Status, message))
 }
 
@@ -308,24 +360,83 @@ struct Guard {
     filter: Filter,
     demands: Vec<Demand>,
     measured: Measurement,
+    /// It was measured since the last command went out.
+    is_fresh: bool,
     shared: Arc<Shared>,
     hosts: Receiver<Wire>,
     host: Option<Wire>,
     /// When the host commanded last.
     heard: Instant,
     watchdog_since: Option<u64>,
-    metronome: Metronome,
+    /// The host's newest command.
+    command: Vec<f32>,
+    /// It has not gone out yet.
+    commanded: bool,
+    /// The last command was none of a host's.
+    braking: bool,
+    /// What the host asked for after its command, to be answered when that has gone out.
+    waiting: Option<Request>,
+    beat: Beat,
     ticks: u64,
-    /// Why the last command did not reach the robot.
+    /// Why the last command did not reach the robot, or nothing was measured for it.
     failure: Option<LinkError>,
     newest_moment: u64,
-    period: Duration,
+    /// What the host was told of the frames that were taken since the last command went out.
+    captured: Option<Vec<u8>>,
     silence: Duration,
+    acts: Acts,
 }
 
+/// When commands go out. Time is measured here, whatever a host makes of it: of any `n + 1` commands the last goes out no
+/// sooner than `n` control periods after the first, less a quarter of one.
+struct Beat {
+    period: Duration,
+    /// No command goes out before.
+    next: Instant,
+}
+
+impl Beat {
+    /// A command has gone out by `now`.
+    fn passed(&mut self, now: Instant) {
+        self.next = (self.next + self.period).max(now + self.period - self.period / EARLY);
+    }
+}
+
+/// What the filter did.
+#[derive(Default)]
+struct Acts {
+    /// The last tick in which each rule acted.
+    last: [Option<u64>; Rule::ALL.len()],
+    began: Counts,
+    /// What the log has said of it, and when.
+    said: Counts,
+    said_at: Option<Instant>,
+}
+
+impl Acts {
+    fn note(&mut self, rule: Rule, tick: u64) {
+        let last = self.last[rule as usize].replace(tick);
+        if last.is_none_or(|last| last + 1 < tick) {
+            self.began[rule as usize] += 1;
+        }
+    }
+
+    fn say(&mut self, tick: u64) {
+        if self.began == self.said || self.said_at.is_some_and(|said| said.elapsed() < SAY_EVERY) {
+            return;
+        }
+        let news = Rule::ALL.into_iter().zip(self.began.iter().zip(&self.said));
+        let news = news.filter(|(_, (began, said))| began > said);
+        let news: Vec<_> = news.map(|(rule, (began, said))| format!("{rule} {}", began - said)).collect();
+        tracing::warn!(tick, "the link's own filter keeps its host within the limits: {}", news.join(", "));
+        (self.said, self.said_at) = (self.began, Some(Instant::now()));
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
     Read,
-    Write(Vec<f32>),
+    Write,
     Capture,
 }
 
@@ -336,72 +447,99 @@ impl Guard {
             tracing::warn!("the robot link has no real-time priority ({error}); it may be late on a busy machine");
         }
         while !self.shared.closed.load(Ordering::Acquire) {
-            match self.watchdog_since {
-                None => self.serve_host(),
-                Some(_) => self.watch(),
-            }
+            self.listen();
+            self.tick();
         }
     }
 
-    /// Waits for what the host wants; takes over if that takes too long.
-    fn serve_host(&mut self) {
-        let left = self.silence.saturating_sub(self.heard.elapsed());
-        let joints = self.embodiment.joints.len();
-        let Some(host) = &mut self.host else { return self.take_over("the host is gone") };
-        let asked = host.receive(left.min(LOOK_EVERY)).and_then(|(kind, values)| request(kind, values, joints));
-        match asked {
-            Ok(asked) => self.obey(asked),
-            Err(error) if error.kind() == ErrorKind::TimedOut => {
-                if self.heard.elapsed() >= self.silence {
-                    self.take_over("the host has fallen silent");
-                }
+    /// Does what the host asks for until the next command is due: nothing that it asks for delays that.
+    fn listen(&mut self) {
+        for _ in 0..MOST_REQUESTS {
+            if self.host.is_none() {
+                self.welcome();
             }
-            Err(error) => {
-                self.lose(&error);
-                self.take_over("the host is gone");
+            let due = self.due();
+            let left = due.saturating_duration_since(Instant::now());
+            if self.commanded && left.is_zero() {
+                return;
             }
+            let Some(host) = self.host.as_mut().filter(|_| self.waiting.is_none()) else { return sleep_until(due) };
+            match host.receive(left).and_then(|(kind, values)| request(kind, values, &mut self.command)) {
+                Ok(Request::Write) => self.hear(),
+                Ok(asked) if self.commanded => self.waiting = Some(asked),
+                Ok(asked) => self.answer(asked),
+                Err(error) if error.kind() == ErrorKind::TimedOut => return,
+                Err(error) => self.lose(&error),
+            }
+        }
+        sleep_until(self.due());
+    }
+
+    /// When the next command must go out. A host's goes out as soon as it may. One that is late is waited for, up to a period,
+    /// before the joints brake without it.
+    fn due(&self) -> Instant {
+        let Beat { period, next } = self.beat;
+        let awaited = self.watchdog_since.is_none() && !self.commanded && !self.braking;
+        if awaited { next + period } else { next }
+    }
+
+    fn hear(&mut self) {
+        (self.heard, self.commanded) = (Instant::now(), true);
+        if self.watchdog_since.take().is_some() {
+            tracing::info!(tick = self.ticks, "a host is in charge");
+        }
+    }
+
+    /// Sends the robot what the filter makes of the host's newest command, or of none.
+    fn tick(&mut self) {
+        if self.watchdog_since.is_none() && self.heard.elapsed() >= self.silence {
+            self.take_over("the host has fallen silent");
+        }
+        if self.host.is_some() && self.heard.elapsed() >= self.silence.max(GIVEN_UP_AFTER) {
+            self.lose(&"it commands nothing");
+        }
+        let tick = self.ticks;
+        self.braking = !std::mem::take(&mut self.commanded);
+        if self.braking && self.watchdog_since.is_none() {
+            self.acts.note(Rule::CommandAge, tick);
+        }
+        // What the arm feels is felt in every tick, whether or not the host asks for it.
+        if !self.is_fresh
+            && let Err(error) = self.measure()
+        {
+            self.braking = true;
+            self.failure.get_or_insert(error);
+        }
+        for (demand, &position) in self.demands.iter_mut().zip(&self.command) {
+            *demand = if self.braking { Demand::Hold } else { Demand::To(position.into()) };
+        }
+        self.filter.step(&self.demands, |act| self.acts.note(act.rule, tick));
+        if let Err(error) = self.link.write(self.filter.command()) {
+            self.failure = Some(error);
+        }
+        self.beat.passed(Instant::now());
+        self.ticks += 1;
+        (self.is_fresh, self.captured) = (false, None);
+        self.acts.say(tick);
+        self.publish();
+        if let Some(asked) = self.waiting.take() {
+            self.answer(asked);
         }
     }
 
     fn take_over(&mut self, why: &str) {
         tracing::warn!(tick = self.ticks, "{why}; the watchdog brings the joints to rest and holds");
         self.watchdog_since = Some(self.ticks);
-        self.metronome = Metronome::new(self.period);
-    }
-
-    /// One period in which the watchdog is in charge, unless a host commands.
-    fn watch(&mut self) {
-        self.metronome.wait();
-        if self.host.is_none() {
-            self.welcome();
-        }
-        let joints = self.embodiment.joints.len();
-        while let Some(host) = &mut self.host {
-            let asked =
-                host.poll().and_then(|asked| asked.map(|(kind, values)| request(kind, values, joints)).transpose());
-            match asked {
-                Ok(Some(asked)) => self.obey(asked),
-                Ok(None) => break,
-                Err(error) => self.lose(&error),
-            }
-            if self.watchdog_since.is_none() {
-                return;
-            }
-        }
-        if self.measure().is_ok() {
-            self.command(None);
-        }
     }
 
     /// Takes a host that has connected. It continues from where the robot is.
     fn welcome(&mut self) {
         self.host = self.hosts.try_recv().ok();
-        let Some(host) = &self.host else { return };
-        tracing::info!(tick = self.ticks, "a host has connected");
-        // Whoever does not read what it asked for may not keep the watchdog waiting.
-        if let Err(error) = host.stream().set_write_timeout(Some(self.period)) {
-            return self.lose(&error);
+        if self.host.is_none() {
+            return;
         }
+        tracing::info!(tick = self.ticks, "a host has connected");
+        (self.heard, self.failure) = (Instant::now(), None);
         if self.measure().is_ok() && self.filter.stands() {
             let positions = &self.measured.joints.positions;
             if link::moved(positions, self.filter.command()) {
@@ -410,21 +548,18 @@ impl Guard {
         }
     }
 
-    fn lose(&mut self, error: &io::Error) {
-        tracing::info!(tick = self.ticks, %error, "the host has left");
-        self.host = None;
+    fn lose(&mut self, why: &dyn std::fmt::Display) {
+        tracing::info!(tick = self.ticks, "the host has left: {why}");
+        (self.host, self.waiting, self.commanded) = (None, None, false);
         self.shared.taken.store(false, Ordering::Release);
+        if self.watchdog_since.is_none() {
+            self.take_over("the host is gone");
+        }
     }
 
-    fn obey(&mut self, asked: Request) {
+    fn answer(&mut self, asked: Request) {
         let (kind, payload) = match asked {
-            Request::Write(positions) => {
-                self.heard = Instant::now();
-                if self.watchdog_since.take().is_some() {
-                    tracing::info!(tick = self.ticks, "a host is in charge");
-                }
-                return self.command(Some(&positions));
-            }
+            Request::Write => return,
             Request::Read => match self.failure.take().map_or_else(|| self.measure(), Err) {
                 Ok(()) => (Kind::Measured, self.measurement()),
                 Err(LinkError(why)) => (Kind::Failed, why.into_bytes()),
@@ -435,16 +570,21 @@ impl Guard {
             },
         };
         let Some(host) = &mut self.host else { return };
-        if let Err(error) = host.send(kind, |message| message.extend(payload)) {
+        // Whoever does not read what it asked for is not waited for.
+        if let Err(error) = host.send(Duration::ZERO, kind, |message| message.extend(payload)) {
             self.lose(&error);
         }
     }
 
+    /// Reads the link, at most once between two commands.
     fn measure(&mut self) -> Result<(), LinkError> {
-        let measured = self.link.read()?;
-        link::check(&measured, &self.embodiment)?;
-        self.measured = measured;
-        self.filter.feel(&self.measured);
+        if !self.is_fresh {
+            let measured = self.link.read()?;
+            link::check(&measured, &self.embodiment)?;
+            self.measured = measured;
+            self.filter.feel(&self.measured);
+            self.is_fresh = true;
+        }
         Ok(())
     }
 
@@ -454,31 +594,15 @@ impl Guard {
         for values in [&joints.positions, &joints.velocities, &joints.efforts].into_iter().chain(samples) {
             wire::put_floats(&mut message, values);
         }
+        wire::put_counts(&mut message, &self.acts.began);
         message
     }
 
-    /// Sends the robot what the filter makes of a host's command, or of none.
-    fn command(&mut self, positions: Option<&[f32]>) {
-        match positions {
-            Some(positions) => {
-                for (demand, &position) in self.demands.iter_mut().zip(positions) {
-                    *demand = Demand::To(position.into());
-                }
-            }
-            None => self.demands.fill(Demand::Hold),
-        }
-        let tick = self.ticks;
-        self.filter.step(&self.demands, |act| {
-            tracing::debug!(tick, rule = act.rule.name(), excess = act.excess, "the link's own filter acts");
-        });
-        if let Err(error) = self.link.write(self.filter.command()) {
-            self.failure = Some(error);
-        }
-        self.ticks += 1;
-        self.publish();
-    }
-
+    /// Takes frames, at most once between two commands.
     fn capture(&mut self) -> Result<Vec<u8>, LinkError> {
+        if let Some(captured) = &self.captured {
+            return Ok(captured.clone());
+        }
         let frames = self.link.capture()?;
         let (got, expected) = (frames.len(), self.embodiment.cameras.len());
         if got != expected {
@@ -489,30 +613,37 @@ impl Guard {
         for frame in &frames {
             wire::put_option(&mut message, frame.number());
         }
-        let mut moments = lock(&self.shared.moments);
+        let mut moments = self.shared.moments.lock();
         moments.push_back((self.newest_moment, frames));
         if moments.len() > MOMENTS {
             moments.pop_front();
         }
+        self.captured = Some(message.clone());
         Ok(message)
     }
 
     /// An observer who is just reading sees the next tick instead.
     fn publish(&mut self) {
-        let Ok(mut status) = self.shared.status.try_lock() else { return };
+        let Some(mut status) = self.shared.status.try_lock() else { return };
         status.ticks = self.ticks;
         status.watchdog_since = self.watchdog_since;
         status.commanded.clear();
         status.commanded.extend_from_slice(self.filter.command());
         status.positions.clear();
         status.positions.extend_from_slice(&self.measured.joints.positions);
+        status.interventions = self.acts.began;
     }
 }
 
-pub(super) fn request(kind: Kind, mut values: Values<'_>, joints: usize) -> io::Result<Request> {
+/// What a host asks for; its command comes into `command`, which is as long as there are joints.
+pub(super) fn request(kind: Kind, mut values: Values<'_>, command: &mut [f32]) -> io::Result<Request> {
     let request = match kind {
         Kind::Read => Request::Read,
-        Kind::Write => Request::Write(values.finite(joints)?),
+        Kind::Write => {
+            // Also what is no number: the filter holds the joint, and counts it.
+            values.floats(command)?;
+            Request::Write
+        }
         Kind::Capture => Request::Capture,
         _ => return Err(wire::broken("a host only reads, commands and takes frames")),
     };
@@ -520,7 +651,6 @@ pub(super) fn request(kind: Kind, mut values: Values<'_>, joints: usize) -> io::
     Ok(request)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What these locks guard changes in single steps, so a panic cannot leave it half done.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+fn sleep_until(due: Instant) {
+    std::thread::sleep(due.saturating_duration_since(Instant::now()));
 }

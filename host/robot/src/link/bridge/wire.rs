@@ -4,8 +4,12 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::safety::Rule;
+
 /// Of the messages below; both ends must have the same.
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
 
 /// How every conversation begins.
 const MAGIC: [u8; 4] = *b"WAZA";
@@ -25,15 +29,17 @@ const CHUNK_BYTES: usize = 64 << 10;
 pub(super) enum Kind {
     /// From a client, first: magic, version, role.
     Hello = 1,
-    /// The answer: what the robot is.
+    /// The answer: what the robot is, and what the server says about itself.
     Welcome,
     /// Or why not, in words.
     Refused,
     /// Asks for a measurement.
     Read,
-    /// Positions, velocities and efforts of every joint, then a sample of every sensor.
+    /// Positions, velocities and efforts of every joint, then a sample of every sensor, then how often each rule of the
+    /// server's filter began to act.
     Measured,
-    /// Commands a position a joint. Not answered: its failure is the answer to the next `Read`.
+    /// Commands a position a joint. Not answered: its failure is the answer to the next `Read`. What is asked after it is
+    /// answered when it has gone out.
     Write,
     /// Asks for the frames of this moment to be taken.
     Capture,
@@ -45,7 +51,7 @@ pub(super) enum Kind {
     Pixels,
     /// Asks who is in charge.
     Ask,
-    /// Who is, and what the joints do.
+    /// Who is, what the joints do, and how often each rule of the server's filter began to act.
     Status,
     /// What was asked failed, in words.
     Failed,
@@ -84,7 +90,7 @@ impl Role {
     const ALL: [Self; 3] = [Self::Control, Self::Cameras, Self::Observer];
 }
 
-/// A stream of messages.
+/// A stream of messages. It never blocks longer than it is told to, whatever the other end does.
 pub(super) struct Wire {
     stream: UnixStream,
     most: usize,
@@ -96,27 +102,38 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub fn new(stream: UnixStream, most: usize) -> Self {
+    pub fn new(stream: UnixStream, most: usize) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
         let chunk = vec![0; CHUNK_BYTES].into_boxed_slice();
-        Self { stream, most, chunk, received: Vec::new(), sent: Vec::new(), payload: Vec::new() }
-    }
-
-    pub fn stream(&self) -> &UnixStream {
-        &self.stream
+        Ok(Self { stream, most, chunk, received: Vec::new(), sent: Vec::new(), payload: Vec::new() })
     }
 
     /// Sends a message in one piece.
-    pub fn send(&mut self, kind: Kind, write: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// [`ErrorKind::TimedOut`] if the other end has not taken all of it after `longest`: the stream is of no use then.
+    pub fn send(&mut self, longest: Duration, kind: Kind, write: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         self.sent.clear();
         self.sent.extend([0; 4]);
         self.sent.push(kind as u8);
         write(&mut self.sent);
         let length = u32::try_from(self.sent.len() - 4).map_err(|_| broken("a message is too long to be sent"))?;
         self.sent[..4].copy_from_slice(&length.to_le_bytes());
-        self.stream.write_all(&self.sent)
+        let deadline = Instant::now() + longest;
+        let mut written = 0;
+        while written < self.sent.len() {
+            match self.stream.write(&self.sent[written..]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(bytes) => written += bytes,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_for(PollFlags::OUT, deadline)?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
-    /// Waits for a message.
+    /// Waits for a message; one that is here already is there whatever `longest` is.
     ///
     /// # Errors
     /// [`ErrorKind::TimedOut`] after `longest`; [`ErrorKind::UnexpectedEof`] when the other end is gone;
@@ -124,37 +141,34 @@ impl Wire {
     pub fn receive(&mut self, longest: Duration) -> io::Result<(Kind, Values<'_>)> {
         let deadline = Instant::now() + longest;
         let kind = loop {
+            // First what is here: what is kept of a stream never grows past a message and a chunk.
             if let Some(kind) = self.next_message()? {
                 break kind;
             }
-            let rest = deadline.saturating_duration_since(Instant::now());
-            if rest.is_zero() {
-                return Err(ErrorKind::TimedOut.into());
-            }
-            self.stream.set_read_timeout(Some(rest))?;
             match self.fill() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_for(PollFlags::IN, deadline)?,
+                // Whoever sends a message byte by byte has no longer than others.
+                Ok(()) if Instant::now() >= deadline => {
+                    break self.next_message()?.ok_or(ErrorKind::TimedOut)?;
+                }
                 other => other?,
             }
         };
         Ok((kind, Values(&self.payload)))
     }
 
-    /// A message that is here already.
-    pub fn poll(&mut self) -> io::Result<Option<(Kind, Values<'_>)>> {
-        // First what is here: what is kept of a stream never grows past a message and a chunk.
-        let mut kind = self.next_message()?;
-        if kind.is_none() {
-            self.stream.set_nonblocking(true)?;
-            let filled = self.fill();
-            self.stream.set_nonblocking(false)?;
-            match filled {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                other => other?,
-            }
-            kind = self.next_message()?;
+    /// Waits until the stream can be read or written.
+    fn wait_for(&self, what: PollFlags, deadline: Instant) -> io::Result<()> {
+        let rest = deadline.saturating_duration_since(Instant::now());
+        if rest.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
         }
-        Ok(kind.map(|kind| (kind, Values(&self.payload))))
+        let rest = Timespec { tv_sec: rest.as_secs() as i64, tv_nsec: rest.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&self.stream, what)], Some(&rest)) {
+            // Whether the time is over is seen when it is tried again.
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn fill(&mut self) -> io::Result<()> {
@@ -211,13 +225,29 @@ impl<'a> Values<'a> {
         self.array().map(f32::from_le_bytes)
     }
 
+    /// Whatever numbers come.
+    pub fn floats(&mut self, into: &mut [f32]) -> io::Result<()> {
+        into.iter_mut().try_for_each(|value| {
+            *value = self.f32()?;
+            Ok(())
+        })
+    }
+
     /// Numbers that are not infinite, and numbers.
-    pub fn finite(&mut self, count: usize) -> io::Result<Vec<f32>> {
-        let mut one = || match self.f32()? {
-            value if value.is_finite() => Ok(value),
-            _ => Err(broken("a value is no finite number")),
-        };
-        (0..count).map(|_| one()).collect()
+    pub fn finite(&mut self, into: &mut [f32]) -> io::Result<()> {
+        self.floats(into)?;
+        let finite = into.iter().all(|value| value.is_finite());
+        if finite { Ok(()) } else { Err(broken("a value is no finite number")) }
+    }
+
+    /// One count a rule.
+    pub fn counts(&mut self) -> io::Result<Counts> {
+        let mut counts = Counts::default();
+        counts.iter_mut().try_for_each(|count| {
+            *count = self.u64()?;
+            Ok::<_, io::Error>(())
+        })?;
+        Ok(counts)
     }
 
     /// One that may be missing.
@@ -250,6 +280,13 @@ impl<'a> Values<'a> {
 
 pub(super) fn put_floats(message: &mut Vec<u8>, values: &[f32]) {
     message.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+}
+
+/// How often each rule of a filter began to act, in the order of [`Rule::ALL`].
+pub(super) type Counts = [u64; Rule::ALL.len()];
+
+pub(super) fn put_counts(message: &mut Vec<u8>, counts: &Counts) {
+    message.extend(counts.iter().flat_map(|count| count.to_le_bytes()));
 }
 
 pub(super) fn put_option(message: &mut Vec<u8>, value: Option<u64>) {
@@ -300,12 +337,11 @@ impl Shape {
         message.extend(self.silence_ms.to_le_bytes());
     }
 
-    pub fn take(mut values: Values<'_>) -> io::Result<Self> {
+    pub fn take(values: &mut Values<'_>) -> io::Result<Self> {
         let control_hz = values.f32()?;
         let (joints, cameras, sensors) = (values.u16()?, values.u16()?, values.u16()?);
         let sensors = (0..sensors).map(|_| values.u16()).collect::<io::Result<_>>()?;
         let silence_ms = values.u32()?;
-        values.end()?;
         Ok(Self { control_hz, joints, cameras, sensors, silence_ms })
     }
 }
@@ -318,7 +354,7 @@ mod tests {
 
     fn pair() -> (UnixStream, Wire) {
         let (raw, wired) = UnixStream::pair().unwrap();
-        (raw, Wire::new(wired, MOST_BYTES))
+        (raw, Wire::new(wired, MOST_BYTES).unwrap())
     }
 
     #[test]
@@ -326,11 +362,13 @@ mod tests {
         let (mut raw, mut wire) = pair();
         let bytes = [9, 0, 0, 0, Kind::Write as u8, 0, 0, 128, 63, 0, 0, 0, 64];
         for (index, byte) in bytes.iter().enumerate() {
-            assert!(wire.poll().unwrap().is_none(), "after {index} bytes");
+            assert_eq!(wire.receive(Duration::ZERO).err().unwrap().kind(), ErrorKind::TimedOut, "after {index} bytes");
             raw.write_all(&[*byte]).unwrap();
         }
         let (kind, mut values) = wire.receive(SHORT).unwrap();
-        assert_eq!((kind, values.finite(2).unwrap()), (Kind::Write, vec![1.0, 2.0]));
+        let mut floats = [0.0; 2];
+        values.finite(&mut floats).unwrap();
+        assert_eq!((kind, floats), (Kind::Write, [1.0, 2.0]));
         values.end().unwrap();
         assert_eq!(wire.receive(SHORT).err().unwrap().kind(), ErrorKind::TimedOut);
         drop(raw);
@@ -349,12 +387,40 @@ mod tests {
         let (no_number, endless) = (f32::NAN.to_le_bytes(), f32::INFINITY.to_le_bytes());
         assert!(values(&[0, 0]).f32().is_err());
         assert!(values(&[]).option().is_err());
-        assert!(values(&no_number).finite(1).is_err());
-        assert!(values(&endless).finite(1).is_err());
+        assert!(values(&no_number).finite(&mut [0.0]).is_err());
+        assert!(values(&endless).finite(&mut [0.0]).is_err());
+        assert!(values(&[0; 8]).counts().is_err());
         assert!(values(&[1]).end().is_err());
         assert!(hello(values(b"GET / HTTP/1.1")).is_err());
-        assert!(hello(values(b"WAZA\x02\x00\x00")).unwrap().unwrap_err().contains("version"));
-        assert!(hello(values(b"WAZA\x01\x00\x09")).unwrap().is_err());
+        assert!(hello(values(b"WAZA\x01\x00\x00")).unwrap().unwrap_err().contains("version"));
+        assert!(hello(values(b"WAZA\x02\x00\x09")).unwrap().is_err());
+    }
+
+    #[test]
+    fn whoever_reads_a_message_a_byte_at_a_time_or_sends_one_so_holds_nobody_longer_than_they_wait() {
+        let (mut raw, mut wire) = pair();
+        let reading = std::thread::spawn(move || {
+            let mut byte = [0; 1];
+            while raw.read(&mut byte).is_ok_and(|read| read > 0) {}
+        });
+        let sent = wire.send(Duration::ZERO, Kind::Pixels, |message| message.resize(32 << 20, 0));
+        assert_eq!(sent.err().unwrap().kind(), ErrorKind::TimedOut);
+        drop(wire);
+        reading.join().unwrap();
+
+        let (mut raw, mut wire) = pair();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let writing = std::thread::spawn(move || {
+            raw.write_all(&60_000u32.to_le_bytes()).unwrap();
+            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                // It may have given up.
+                let _ = raw.write_all(&[0]);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        assert_eq!(wire.receive(SHORT).err().unwrap().kind(), ErrorKind::TimedOut);
+        drop((wire, stop));
+        writing.join().unwrap();
     }
 
     #[test]
@@ -362,7 +428,7 @@ mod tests {
         let shape = Shape { control_hz: 100.0, joints: 6, cameras: 2, sensors: vec![6, 3], silence_ms: 50 };
         let mut message = Vec::new();
         shape.put(&mut message);
-        assert_eq!(Shape::take(Values(&message)).unwrap(), shape);
-        assert!(Shape::take(Values(&message[1..])).is_err());
+        assert_eq!(Shape::take(&mut Values(&message)).unwrap(), shape);
+        assert!(Shape::take(&mut Values(&message[1..])).is_err());
     }
 }
