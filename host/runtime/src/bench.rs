@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use crate::contract::TaskRequest;
 use crate::error::SkillError;
 use crate::host::Host;
+use crate::imports::Call;
 use crate::limits::rate::Concurrent;
 use crate::run::thread::Signal;
 use crate::run::{Job, Launch};
@@ -78,12 +79,12 @@ fn instantiate(host: &Host, skill: &str) -> Result<Duration, SkillError> {
         journal: None,
     };
     let job = Arc::new(Job::new(services, &version.package, launch, Signal::new()));
-    let (call, _tasks) = instance::call(services, &version.package, &job);
+    let (call, _tasks) = Call::new(services, &version.package, &job);
     call.cpu.start();
     let mut times = Vec::with_capacity(INSTANCES);
     for _ in 0..INSTANCES {
         let start = Instant::now();
-        let mut store = instance::store(call.clone(), Signal::new(), None);
+        let mut store = instance::store(&services.engines, call.clone(), Signal::new(), None);
         let instance = {
             let mut making = pin!(version.pre.instantiate_async(&mut store));
             loop {

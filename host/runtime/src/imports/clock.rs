@@ -8,7 +8,7 @@ use crate::contract::{Refusal, clock};
 
 impl clock::Host for Run {
     fn now(&mut self) -> wasmtime::Result<u64> {
-        let robot = &self.context.site.robot;
+        let robot = self.context.robot();
         Ok(robot.tick_ns(robot.tick()))
     }
 }
@@ -24,17 +24,17 @@ impl<T: Send + 'static> clock::HostWithStore<T> for HasSelf<Run> {
 
 /// The first tick that is not before an instant of robot time.
 fn tick_of(context: &Call, instant_ns: u64) -> u64 {
-    (instant_ns as f64 * f64::from(context.site.robot.embodiment().control_hz) / 1e9).ceil() as u64
+    (instant_ns as f64 * f64::from(context.robot().embodiment().control_hz) / 1e9).ceil() as u64
 }
 
 /// Whether an instant of robot time has come.
 pub(crate) fn has_come(context: &Call, instant_ns: u64) -> bool {
-    context.site.robot.tick() >= tick_of(context, instant_ns)
+    context.robot().tick() >= tick_of(context, instant_ns)
 }
 
 /// Waits for an instant of robot time.
 pub(crate) async fn wait(context: &Arc<Call>, until_ns: u64) -> Result<(), Refusal> {
-    let robot = &context.site.robot;
+    let robot = context.robot();
     let hz = robot.embodiment().control_hz;
     let until = tick_of(context, until_ns);
     loop {

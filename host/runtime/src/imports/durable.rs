@@ -38,10 +38,10 @@ impl<T: Send + 'static> durable::HostWithStore<T> for HasSelf<Run> {
             }
         }
         context.job.keep(state.clone());
-        context.site.checkpoints.keep(&context.skill.manifest.id, state);
+        context.checkpoints().keep(&context.skill.manifest.id, state);
         (context.events)(Event::Checkpoint { bytes });
         context.activity.take_over();
-        context.site.leases.safe_point(context.job.id);
+        context.leases().safe_point(context.job.id);
         if context.job.newer.is_set() {
             // The host decides whether it is this version that goes on.
             context.safe_point.wait().await;
@@ -55,7 +55,7 @@ impl<T: Send + 'static> durable::HostWithStore<T> for HasSelf<Run> {
 
 /// Waits for what takes no robot time: under lockstep that stands still meanwhile.
 async fn standing_still<T>(context: &Call, wait: impl Future<Output = T>) -> T {
-    let hold = context.site.robot.hold_time();
+    let hold = context.robot().hold_time();
     let waited = wait.await;
     context.holds.keep(hold);
     waited

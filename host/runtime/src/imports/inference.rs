@@ -30,8 +30,7 @@ pub(crate) fn infer(
     seen: &[Observed],
     until_tick: u64,
 ) -> Result<impl Future<Output = Result<Inferred, Refusal>> + Send + use<>, Refusal> {
-    let site = &context.site;
-    let (about, robot) = (site.model.about(), site.robot.embodiment());
+    let (about, robot) = (context.model().about(), context.robot().embodiment());
     Ability::Act.demand(about)?;
     let [earlier @ .., newest] = seen else {
         return Err(Refusal::Invalid("the model needs an observation to act on".into()));
@@ -54,7 +53,7 @@ pub(crate) fn infer(
     let since_tick = Some(newest.tick);
     let events = context.events.clone();
     // Something moves, or is about to.
-    let asked = answered(context, site.model.act(query, &ticket(context, Priority::High, until_tick)));
+    let asked = answered(context, context.model().act(query, &ticket(context, Priority::High, until_tick)));
     Ok(async move {
         let Inferred { answer, due_tick } = asked.await?;
         events(Event::Inference { elapsed: answer.elapsed });
@@ -65,7 +64,7 @@ pub(crate) fn infer(
 /// A request of this run, whose answer is of use until a tick. Under lockstep robot time stands still until it is there, so
 /// it cannot come too late, however long it takes.
 pub(crate) fn ticket(context: &Call, priority: Priority, until_tick: u64) -> Ticket {
-    let robot = &context.site.robot;
+    let robot = context.robot();
     let ticket = Ticket::new(context.name.clone()).of(priority);
     match robot.pace() {
         Pace::Lockstep => ticket,
@@ -81,9 +80,8 @@ pub(crate) fn answered<T>(
     context: &Call,
     answer: Answer<T>,
 ) -> impl Future<Output = Result<Inferred<T>, Refusal>> + Send + use<T> {
-    let site = &context.site;
-    let due_tick = site.robot.tick() + u64::from(site.latency_ticks);
-    let hold = site.robot.hold_time();
+    let due_tick = context.robot().tick() + u64::from(context.services.latency_ticks);
+    let hold = context.robot().hold_time();
     let holds = context.holds.clone();
     let waiting = context.waiting();
     async move {
@@ -98,9 +96,8 @@ pub(crate) fn answered<T>(
 /// What the model's cameras saw, or all cameras if it names none. The pixels are shared by everybody who asks about this
 /// moment, so the model sees at a glance that it knows them.
 pub(crate) fn images(context: &Call, seen: &[Observed]) -> Result<Vec<(String, Image)>, Refusal> {
-    let site = &context.site;
-    let wanted = &site.model.about().cameras;
-    let cameras = site.robot.embodiment().cameras.iter().enumerate();
+    let wanted = &context.model().about().cameras;
+    let cameras = context.robot().embodiment().cameras.iter().enumerate();
     let cameras = cameras.filter(|(_, camera)| wanted.is_empty() || wanted.contains(&camera.name));
     seen.iter()
         .flat_map(|seen| cameras.clone().map(move |(index, camera)| (seen, index, camera)))
@@ -115,7 +112,7 @@ pub(crate) fn images(context: &Call, seen: &[Observed]) -> Result<Vec<(String, I
 
 /// What one camera saw at a moment. An old picture is given to nobody for a new one, and no other for one that is lost.
 pub(crate) fn picture<'a>(context: &Call, seen: &'a Observed, camera: usize) -> Result<&'a waza_robot::Image, Refusal> {
-    let robot = context.site.robot.embodiment();
+    let robot = context.robot().embodiment();
     let name = &robot.cameras[camera].name;
     if seen.frozen(robot).any(|frozen| frozen == name) {
         return Err(Refusal::Unavailable(format!(

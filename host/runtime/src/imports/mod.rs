@@ -24,15 +24,17 @@ use std::sync::atomic::Ordering;
 
 use futures_channel::mpsc;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable, ResourceTableError, ResourceType};
+use waza_robot::Robot;
 
 use crate::contract::{self, Fault, Held, Observed, Refusal};
 use crate::imports::pilot::Unreported;
 use crate::imports::recorded::{Recorder, Recording, Replayer, Replaying};
-use crate::leases::{Holder, Waiting};
+use crate::leases::{Holder, Leases, Waiting};
 use crate::limits::rate::{Meter, Slot};
-use crate::limits::{Budget, CpuClock, Exhausted, Growth};
+use crate::limits::{Budget, Budgets, CpuClock, Exhausted, Growth};
 use crate::manifest::WIT;
 use crate::manifest::permission::{NotGranted, Permission};
+use crate::model::Model;
 use crate::package::Package;
 use crate::package::inspect::Interfaces;
 use crate::record::Tape;
@@ -40,13 +42,14 @@ use crate::replay::Replayed;
 use crate::run::Job;
 use crate::run::activity::Activity;
 use crate::run::events::Event;
+use crate::run::options::Operator;
 use crate::run::safe_point::SafePoint;
-use crate::run::services::Services;
+use crate::run::services::{Checkpoints, Services};
 use crate::run::thread::{Holds, Task};
 
 /// What one call of a skill may use, and what outlives the call.
 pub(crate) struct Call {
-    pub site: Arc<Services>,
+    services: Arc<Services>,
     pub skill: Arc<Package>,
     /// The run that the skill works on.
     pub job: Arc<Job>,
@@ -80,6 +83,65 @@ pub(crate) struct Run {
 }
 
 impl Call {
+    /// What the calls of a new instance work with, and where the host's work for it arrives.
+    pub fn new(
+        services: &Arc<Services>,
+        package: &Arc<Package>,
+        job: &Arc<Job>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Task>) {
+        let (tasks, inbox) = mpsc::unbounded();
+        let activity = Arc::new(Activity::new(services.robot.tick(), services.robot.embodiment().control_hz));
+        let (events, drawn) = (job.events.clone(), activity.clone());
+        let call = Self {
+            services: services.clone(),
+            skill: package.clone(),
+            job: job.clone(),
+            instance: job.instances.fetch_add(1, Ordering::Relaxed),
+            name: package.id().as_str().into(),
+            until_tick: job.until_tick,
+            seed: job.request.seed,
+            events: Arc::new(move |event| {
+                if let Event::Intervention(it) = &event {
+                    drawn.intervened(it.first_tick, it.ticks);
+                }
+                events(event);
+            }),
+            holds: job.holds.clone(),
+            tasks,
+            cpu: CpuClock::default(),
+            meter: job.meter.clone(),
+            activity,
+            safe_point: SafePoint::default(),
+            unreported: Unreported::default(),
+        };
+        (Arc::new(call), inbox)
+    }
+
+    pub fn robot(&self) -> &Robot {
+        &self.services.robot
+    }
+
+    pub fn model(&self) -> &Arc<dyn Model> {
+        &self.services.model
+    }
+
+    pub fn leases(&self) -> &Leases {
+        &self.services.leases
+    }
+
+    pub fn checkpoints(&self) -> &Checkpoints {
+        &self.services.checkpoints
+    }
+
+    pub fn budgets(&self) -> &Budgets {
+        &self.services.options.budgets
+    }
+
+    /// Who answers the skill's questions.
+    pub fn operator(&self) -> Operator {
+        self.services.options.operator
+    }
+
     /// Lets the host work on something beside the skill. It counts as one of the skill's calls until it has ended, so there
     /// are never more than so many.
     pub fn spawn(&self, call: Slot, task: impl Future<Output = ()> + Send + 'static) {
@@ -114,7 +176,7 @@ impl Call {
 
     /// Robot time.
     pub fn now_ns(&self) -> u64 {
-        let robot = &self.site.robot;
+        let robot = &self.services.robot;
         robot.tick_ns(robot.tick())
     }
 
@@ -126,12 +188,12 @@ impl Call {
     /// The skill calls the host: it is alive, and so are its leases.
     pub fn called(&self) {
         self.activity.called();
-        self.job.heartbeat.beat(self.site.robot.tick());
+        self.job.heartbeat.beat(self.services.robot.tick());
     }
 
     /// The skill waits for somebody else. Its leases live as long as this does.
     pub fn waiting(&self) -> Waiting {
-        self.job.heartbeat.wait(&self.site.robot)
+        self.job.heartbeat.wait(&self.services.robot)
     }
 
     /// As leases know it.
@@ -161,7 +223,7 @@ impl Run {
 impl Run {
     /// Hands something to the skill that the host keeps as long as the skill holds it.
     pub fn push_held<T: Held + Send + 'static>(&mut self, value: T) -> wasmtime::Result<Resource<T>> {
-        let bytes = value.bytes(self.context.site.robot.embodiment());
+        let bytes = value.bytes(self.context.robot().embodiment());
         self.growth.hold(bytes).map_err(wasmtime::Error::new)?;
         self.push(value)
     }
@@ -169,7 +231,7 @@ impl Run {
     /// Takes back what [`Run::push_held`] handed out.
     pub fn take_held<T: Held + Send + 'static>(&mut self, handle: Resource<T>) -> Result<T, ResourceTableError> {
         let value = self.table.delete(handle)?;
-        self.growth.release(value.bytes(self.context.site.robot.embodiment()));
+        self.growth.release(value.bytes(self.context.robot().embodiment()));
         Ok(value)
     }
 }

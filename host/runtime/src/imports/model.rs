@@ -16,13 +16,13 @@ use crate::model::Ability;
 impl model::Host for Run {
     fn about(&mut self) -> wasmtime::Result<model::Info> {
         self.context.demand(Permission::Model)?;
-        let about = self.context.site.model.about();
+        let about = self.context.model().about();
         Ok(model::Info {
             name: about.name.clone(),
             version: about.version.clone(),
             abilities: Ability::of(about).fold(model::Abilities::empty(), |all, it| all | it.flag()),
             chunk_length: about.chunk_length as u32,
-            rate_hz: about.rate_hz.unwrap_or(self.context.site.robot.embodiment().action.rate_hz),
+            rate_hz: about.rate_hz.unwrap_or(self.context.robot().embodiment().action.rate_hz),
         })
     }
 }
@@ -46,7 +46,7 @@ impl<T: Send + 'static> model::HostWithStore<T> for HasSelf<Run> {
     ) -> Result<model::Answer, Fault> {
         let (context, seen) = arguments(accessor, &seen, &question)?;
         let _call = context.meter.call()?;
-        let model = &context.site.model;
+        let model = context.model();
         Ability::Answer.demand(model.about())?;
         context.spend_request()?;
         let question = Question { text: question, images: pictures(&context, &seen)? };
@@ -62,7 +62,7 @@ impl<T: Send + 'static> model::HostWithStore<T> for HasSelf<Run> {
     ) -> Result<Vec<model::Detection>, Fault> {
         let (context, seen) = arguments(accessor, &[seen], &what)?;
         let _call = context.meter.call()?;
-        let model = &context.site.model;
+        let model = context.model();
         Ability::Locate.demand(model.about())?;
         let images = images(&context, &seen)?;
         images.iter().try_for_each(|_| context.spend_request())?;
@@ -92,7 +92,7 @@ impl<T: Send + 'static> model::HostWithStore<T> for HasSelf<Run> {
     ) -> Result<Vec<f32>, Fault> {
         let (context, seen) = arguments(accessor, &seen, &text)?;
         let _call = context.meter.call()?;
-        let model = &context.site.model;
+        let model = context.model();
         Ability::Embed.demand(model.about())?;
         context.spend_request()?;
         let asked = answered(&context, model.embed(text, pictures(&context, &seen)?, &thinking(&context)));
@@ -112,7 +112,7 @@ fn pictures(context: &Call, seen: &[Observed]) -> Result<Vec<Image>, Refusal> {
 
 /// An answer, when it is due.
 async fn due<T>(context: &Call, Inferred { answer, due_tick }: Inferred<T>) -> Result<T, Refusal> {
-    let robot = &context.site.robot;
+    let robot = context.robot();
     if due_tick > robot.tick() {
         context.holds.settle(robot.reach(due_tick)).await?;
     }

@@ -35,7 +35,7 @@ impl<T: Send + 'static> motion::HostWithStore<T> for HasSelf<Run> {
             let run = access.get();
             let context = run.context.clone();
             context.called();
-            let robot = context.site.robot.embodiment();
+            let robot = context.robot().embodiment();
             let mut joints = BTreeSet::new();
             for part in &parts {
                 context.skill.grants.check_motion(part, robot).map_err(refused)?;
@@ -48,7 +48,7 @@ impl<T: Send + 'static> motion::HostWithStore<T> for HasSelf<Run> {
             if joints.is_empty() {
                 return Err(Refusal::Invalid("a lease needs a part with a joint".into()).into());
             }
-            let lease = context.site.leases.acquire(&context.holder(), joints)?;
+            let lease = context.leases().acquire(&context.holder(), joints)?;
             context.activity.take_over();
             Ok(run.push(lease)?)
         })
@@ -94,7 +94,7 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
             since_tick: chunk.since_tick,
             within: context.skill.within.clone(),
         };
-        let ended = context.holds.settle(context.site.robot.play_under(play, motion.fence())).await;
+        let ended = context.holds.settle(context.robot().play_under(play, motion.fence())).await;
         Ok(interventions(&context, finished(&context, &motion, ended)?))
     }
 
@@ -107,8 +107,7 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         let context = run.context.clone();
         context.check(Permission::Model)?;
         context.check(Permission::Sensing)?;
-        let site = &context.site;
-        let control_hz = site.robot.embodiment().control_hz;
+        let control_hz = context.robot().embodiment().control_hz;
         let motion::RolloutOptions { instruction, max_seconds, observe_hz, replan_rows } = options;
         let invalid = |what: String| Err(Refusal::Invalid(what).into());
         if !(max_seconds > 0.0 && max_seconds <= LONGEST_S) {
@@ -117,7 +116,7 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         if !(0.0..=control_hz).contains(&observe_hz) {
             return invalid(format!("observe-hz is {observe_hz}, it must lie in [0, {control_hz}]"));
         }
-        let about = site.model.about();
+        let about = context.model().about();
         Ability::Act.demand(about)?;
         let replan_rows = replan_rows.unwrap_or((about.chunk_length / 2).max(1) as u32);
         if replan_rows == 0 {
@@ -149,7 +148,7 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         let (context, motion, _play) = begin(accessor, &lease)?;
         let _call = context.meter.call()?;
         context.carry(size_of_val(&*positions))?;
-        let robot = &context.site.robot;
+        let robot = context.robot();
         let joints = motion.joints().clone();
         let body = context.skill.robot(robot.embodiment());
         let play = Play::joints_to(body, joints, &robot.commanded(), &positions, speed).map_err(RobotError::Play)?;
@@ -170,7 +169,7 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
             run.table.get(&lease)?.check()?;
             Ok::<_, Fault>(run.context.clone())
         })?;
-        let robot = &context.site.robot.embodiment().name;
+        let robot = &context.robot().embodiment().name;
         Err(Refusal::Unavailable(format!("there is no inverse kinematics for {robot}; use move-joints")).into())
     }
 
@@ -194,7 +193,7 @@ fn begin<T>(
         let run = access.get();
         let context = run.context.clone();
         let motion = run.table.get(lease)?.begin()?;
-        let play = context.activity.play(context.site.robot.tick());
+        let play = context.activity.play(context.robot().tick());
         Ok((context, motion, play))
     })
 }
@@ -228,7 +227,7 @@ fn interventions(context: &Call, interventions: Vec<Intervention>) -> Vec<motion
 }
 
 pub(crate) fn intervention(context: &Call, it: Intervention) -> motion::Intervention {
-    let robot = &context.site.robot;
+    let robot = context.robot();
     motion::Intervention {
         at: robot.tick_ns(it.first_tick),
         rule: it.rule.name().into(),
@@ -247,7 +246,7 @@ fn deliver(run: &mut Run, event: rollout::Event) -> wasmtime::Result<motion::Rol
 
 /// Moves the gripper until it is open that far or feels that much resistance, and says how far open it is then.
 async fn grip(context: &Call, motion: &Motion, opening: f32, effort: f32) -> Result<f32, Refusal> {
-    let robot = &context.site.robot;
+    let robot = context.robot();
     let embodiment = context.skill.robot(robot.embodiment());
     let joints = embodiment.part_joints(GRIPPER).unwrap_or_default();
     let (Some(&index), 1) = (joints.first(), joints.len()) else {

@@ -29,7 +29,7 @@ impl<T: Send + 'static> operator::HostWithStore<T> for HasSelf<Run> {
         let context = accessor.with(|mut access| access.get().context.clone());
         context.check(Permission::Operator)?;
         context.carry(question.len())?;
-        let answer = match context.site.options.operator {
+        let answer = match context.operator() {
             Operator::Absent => return Err(Refusal::Unavailable("nobody is there to answer".into()).into()),
             Operator::SaysYes => true,
             Operator::SaysNo => false,

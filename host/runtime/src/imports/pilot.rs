@@ -59,28 +59,28 @@ pub(crate) fn engage(context: &Arc<Call>, lease: &Lease, name: &str, goal: Vec<f
         return Err(Refusal::Invalid(format!("the goal holds {value}; its values must be finite")));
     }
     let call = context.meter.call()?;
-    let site = &context.site;
-    let (installed, engagement) = site.controllers.engage(name)?;
+    let services = &context.services;
+    let (installed, engagement) = services.controllers.engage(name)?;
     let failed = |error: String| Refusal::Failed(error);
-    site.quarantine.check(&installed.version()).map_err(|error| Refusal::Unavailable(error.to_string()))?;
-    let mut controller =
-        instantiate(&installed, &site.engines, site.robot.embodiment()).map_err(|error| failed(error.to_string()))?;
+    services.quarantine.check(&installed.version()).map_err(|error| Refusal::Unavailable(error.to_string()))?;
+    let mut controller = instantiate(&installed, &services.engines, services.robot.embodiment())
+        .map_err(|error| failed(error.to_string()))?;
     controller.start("", None).map_err(|error| {
-        site.quarantine.judge(&installed.version(), &error);
+        services.quarantine.judge(&installed.version(), &error);
         failed(error.to_string())
     })?;
     let motion = lease.begin()?;
-    let drive = site.robot.drive_under(motion.joints(), context.skill.within.clone(), motion.fence())?;
+    let drive = services.robot.drive_under(motion.joints(), context.skill.within.clone(), motion.fence())?;
     let (sender, notes) = mpsc::unbounded();
-    let hz = site.robot.embodiment().control_hz;
+    let hz = services.robot.embodiment().control_hz;
     let pilot = Pilot {
-        site: site.clone(),
+        services: services.clone(),
         motion,
         engagement,
         goal,
         current: Version { controller, installed },
         before: None,
-        probation: (site.options.controller_probation.as_secs_f64() * f64::from(hz)).ceil() as u64,
+        probation: (services.options.controller_probation.as_secs_f64() * f64::from(hz)).ceil() as u64,
         notes: sender,
     };
     std::thread::Builder::new()
@@ -99,7 +99,7 @@ enum Note {
 
 /// Calls a controller once a tick.
 struct Pilot {
-    site: Arc<Services>,
+    services: Arc<Services>,
     /// Whoever wants the joints is told that they move. The lease ends with the run all the same.
     motion: Motion,
     engagement: Arc<Engagement>,
@@ -124,7 +124,7 @@ impl Pilot {
                 // As wide as the robot: the controller's answers have been checked.
                 Ok(positions) => drop(drive.demand(&positions)),
                 Err(error) => {
-                    self.site.quarantine.strike(&self.current.installed.version(), &error);
+                    self.services.quarantine.strike(&self.current.installed.version(), &error);
                     break Some(error.to_string());
                 }
             }
@@ -148,7 +148,7 @@ impl Pilot {
 
     fn input(&self, seen: &DriveInput) -> Input {
         Input {
-            at: self.site.robot.tick_ns(seen.tick),
+            at: self.services.robot.tick_ns(seen.tick),
             positions: seen.joints.positions.clone(),
             velocities: seen.joints.velocities.clone(),
             efforts: seen.joints.efforts.clone(),
@@ -175,7 +175,7 @@ impl Pilot {
             Err(error) => {
                 self.refuse(&next, &error);
                 if error.is_the_versions_fault() {
-                    self.site.quarantine.condemn(&next.installed.version(), &error.to_string());
+                    self.services.quarantine.condemn(&next.installed.version(), &error.to_string());
                 }
             }
         }
@@ -192,12 +192,12 @@ impl Pilot {
         // The tick first: whoever judges may take longer than it lasts.
         let answered = self.current.controller.tick(input);
         self.refuse(&failed, &error);
-        self.site.quarantine.condemn(&failed.installed.version(), &error.to_string());
+        self.services.quarantine.condemn(&failed.installed.version(), &error.to_string());
         answered
     }
 
     fn refuse(&self, failed: &Version, error: &SkillError) {
-        self.site.controllers.withdraw(&failed.installed, &self.current.installed);
+        self.services.controllers.withdraw(&failed.installed, &self.current.installed);
         self.note(ControllerChange::Kept {
             version: self.current.installed.manifest.version.clone(),
             refused: failed.installed.manifest.version.clone(),
@@ -208,13 +208,13 @@ impl Pilot {
     fn note(&self, change: ControllerChange) {
         let event = Event::Controller { controller: self.engagement.controller.clone(), change };
         // A run that has ended is told nothing.
-        let _ = self.notes.unbounded_send(Reply { value: Note::Changed(event), hold: self.site.robot.hold_time() });
+        let _ = self.notes.unbounded_send(Reply { value: Note::Changed(event), hold: self.services.robot.hold_time() });
     }
 }
 
 /// Hands on what a pilot has to say, until it has ended.
 async fn tell(context: Arc<Call>, mut notes: mpsc::UnboundedReceiver<Reply<Note>>) {
-    let robot = &context.site.robot;
+    let robot = context.robot();
     while let Some(note) = notes.next().await {
         match context.holds.keep_of(note) {
             Note::Changed(event) => (context.events)(event),

@@ -96,7 +96,7 @@ impl Rollout {
     }
 
     async fn drive(&self, going: &mut Going) -> Result<(), Refusal> {
-        let robot = &self.context.site.robot;
+        let robot = self.context.robot();
         let begin = robot.tick();
         let end = begin + self.ticks;
         let mut replan = begin;
@@ -151,19 +151,19 @@ impl Rollout {
     /// Until when a chunk for what was seen at a tick is of use: when the newest chunk runs out, the arm would stand still;
     /// and if it stands already, until all rows would have been due.
     fn until(&self, going: &Going, seen: u64) -> u64 {
-        let about = self.context.site.model.about();
-        let rate_hz = about.rate_hz.unwrap_or(self.context.site.robot.embodiment().action.rate_hz);
+        let about = self.context.model().about();
+        let rate_hz = about.rate_hz.unwrap_or(self.context.robot().embodiment().action.rate_hz);
         let runs_out = |tick: u64| tick + (about.chunk_length as f64 * self.row_ticks(rate_hz)).round() as u64;
         if going.ends > seen { going.ends } else { runs_out(seen) }
     }
 
     fn row_ticks(&self, rate_hz: f32) -> f64 {
-        f64::from(self.context.site.robot.embodiment().control_hz) / f64::from(rate_hz)
+        f64::from(self.context.robot().embodiment().control_hz) / f64::from(rate_hz)
     }
 
     /// Hands a chunk to the player; returns the tick from which the next shall be asked for.
     fn play(&self, going: &mut Going, chunk: Chunk) -> Result<u64, Refusal> {
-        let robot = &self.context.site.robot;
+        let robot = self.context.robot();
         let Chunk { rate_hz, rows, since_tick } = chunk;
         let row_ticks = self.row_ticks(rate_hz);
         let since = since_tick.unwrap_or(robot.tick());
@@ -178,7 +178,7 @@ impl Rollout {
 
     /// Waits for whatever comes first. What came in the same tick is taken in this order, so that a run repeats.
     async fn next(&self, going: &mut Going, end: u64, due: Option<u64>) -> Next {
-        let robot = &self.context.site.robot;
+        let robot = self.context.robot();
         going.ending.get_or_insert_with(|| robot.reach(end));
         if going.reaching.as_ref().map(|(tick, _)| *tick) != due {
             going.reaching = due.map(|tick| (tick, robot.reach(tick)));

@@ -16,7 +16,7 @@ use crate::manifest::permission::Permission;
 impl sensing::Host for Run {
     fn robot(&mut self) -> wasmtime::Result<sensing::Embodiment> {
         self.context.demand(Permission::Sensing)?;
-        let robot = self.context.site.robot.embodiment();
+        let robot = self.context.robot().embodiment();
         let joint = |joint: &waza_robot::embodiment::Joint| sensing::JointLimits {
             name: joint.name.clone(),
             lowest: joint.position[0],
@@ -63,7 +63,7 @@ impl sensing::HostObservation for Run {
     fn joints(&mut self, seen: Resource<Observed>) -> wasmtime::Result<Vec<sensing::Joint>> {
         self.context.demand(Permission::Sensing)?;
         let joints = &self.table.get(&seen)?.joints;
-        let names = self.context.site.robot.embodiment().joints.iter();
+        let names = self.context.robot().embodiment().joints.iter();
         let values = joints.positions.iter().zip(&joints.velocities).zip(&joints.efforts);
         let joint = |(joint, ((&position, &velocity), &effort)): (&waza_robot::embodiment::Joint, _)| sensing::Joint {
             name: joint.name.clone(),
@@ -76,7 +76,7 @@ impl sensing::HostObservation for Run {
 
     fn samples(&mut self, seen: Resource<Observed>, sensor: String) -> Result<sensing::Samples, Fault> {
         self.context.check(Permission::Sensing)?;
-        let sensors = &self.context.site.robot.embodiment().sensors;
+        let sensors = &self.context.robot().embodiment().sensors;
         let index = index(sensors.iter().map(|it| it.name.as_str()), "sensor", &sensor)?;
         let seen = self.table.get(&seen)?;
         let window = seen.windows.get(index).ok_or_else(|| Refusal::Unavailable(format!("{sensor} is silent")))?;
@@ -92,7 +92,7 @@ impl sensing::HostObservation for Run {
     fn pixels(&mut self, seen: Resource<Observed>, camera: String) -> Result<sensing::Image, Fault> {
         self.context.check(Permission::Sensing)?;
         self.context.check(Permission::Pixels(camera.clone()))?;
-        let cameras = &self.context.site.robot.embodiment().cameras;
+        let cameras = &self.context.robot().embodiment().cameras;
         let index = index(cameras.iter().map(|it| it.name.as_str()), "camera", &camera)?;
         let image = picture(&self.context, self.table.get(&seen)?, index)?;
         self.context.carry(image.rgb.len())?;
@@ -118,14 +118,14 @@ impl<T: Send + 'static> sensing::HostWithStore<T> for HasSelf<Run> {
         let context = accessor.with(|mut access| access.get().context.clone());
         context.check(Permission::Sensing)?;
         let _call = context.meter.call()?;
-        let seen = context.holds.settle(context.site.robot.observe()).await?;
+        let seen = context.holds.settle(context.robot().observe()).await?;
         Ok(accessor.with(|mut access| access.get().push_held(seen))?)
     }
 
     fn watch(mut access: Access<'_, T, Self>, rate_hz: f32) -> Result<StreamReader<Resource<Observed>>, Fault> {
         let context = access.get().context.clone();
         context.check(Permission::Sensing)?;
-        let control_hz = context.site.robot.embodiment().control_hz;
+        let control_hz = context.robot().embodiment().control_hz;
         if !(rate_hz > 0.0 && rate_hz <= control_hz) {
             return Err(Refusal::Invalid(format!("rate-hz is {rate_hz}, it must lie in (0, {control_hz}]")).into());
         }
@@ -139,7 +139,7 @@ impl<T: Send + 'static> sensing::HostWithStore<T> for HasSelf<Run> {
 
 /// Writes an observation every so many ticks until the reader or the link is gone.
 async fn watch(context: Arc<Call>, writer: Writer<Observed>, every_ticks: f32) {
-    let robot = &context.site.robot;
+    let robot = context.robot();
     let start = robot.tick();
     for count in 0.. {
         let due = start + (f64::from(count) * f64::from(every_ticks)).round() as u64;

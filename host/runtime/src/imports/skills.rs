@@ -25,7 +25,7 @@ impl<T: Send + 'static> skills::HostWithStore<T> for HasSelf<Run> {
         context.check(Permission::Skills(skill.clone()))?;
         context.carry(instruction.len() + parameters.len())?;
         let _call = context.meter.call()?;
-        let most = context.site.options.budgets.invoke_depth;
+        let most = context.budgets().invoke_depth;
         if context.job.callers.len() >= most as usize {
             return Err(Exhausted { budget: Budget::InvokeDepth, limit: most.to_string() }.into());
         }
@@ -37,14 +37,14 @@ impl<T: Send + 'static> skills::HostWithStore<T> for HasSelf<Run> {
             seed: context.seed ^ context.next_request(),
             priority: context.job.request.priority,
         };
-        let (site, family) = (&context.site, context.meter.family());
+        let family = context.meter.family();
         let callers = context.job.callers.iter().copied().chain([context.job.id]).collect();
         // What the filter does to another skill is told to whoever watches this run, and does not count against this version.
-        let (id, events) = (site.runs.number(), context.job.events.clone());
+        let (id, events) = (context.services.runs.number(), context.job.events.clone());
         // A record is of one run; what another came to is in its answer.
         let launch = Launch { id, request, callers, events, file: None, family, journal: None };
         let _waiting = context.waiting();
-        let ended = context.holds.settle((site.launch)(&skill, launch)).await;
+        let ended = context.holds.settle((context.services.launch)(&skill, launch)).await;
         ended.map(Outcome::into).map_err(|error| {
             Fault::Refused(match error {
                 SkillError::NotLoaded { .. } | SkillError::Quarantined { .. } => {

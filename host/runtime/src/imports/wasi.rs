@@ -46,7 +46,7 @@ impl Wasi {
 
     /// Of a run: its lines are reported, and recorded if it is.
     pub fn of(context: &Arc<Call>, tape: Option<Arc<Tape>>) -> Self {
-        let (seed, log_bytes) = (context.seed, context.site.options.budgets.log_bytes);
+        let (seed, log_bytes) = (context.seed, context.budgets().log_bytes);
         let context = context.clone();
         Self::new(seed, log_bytes, move |line| {
             // A target of its own: who reads the host's log decides about the words of strangers apart.
@@ -109,7 +109,7 @@ impl Until {
 
 impl Run {
     fn now_ns(&self) -> u64 {
-        let robot = &self.context.site.robot;
+        let robot = self.context.robot();
         robot.tick_ns(robot.tick())
     }
 
@@ -134,7 +134,7 @@ impl Sandboxed for Run {
     }
 
     fn resolution_ns(&mut self) -> wasmtime::Result<u64> {
-        self.told("monotonic-clock.resolution", self.context.site.robot.tick_ns(1))
+        self.told("monotonic-clock.resolution", self.context.robot().tick_ns(1))
     }
 
     fn wall(&mut self) -> wasmtime::Result<Datetime> {

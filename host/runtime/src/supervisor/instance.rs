@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{self, Poll};
 
 use futures_channel::mpsc;
@@ -15,17 +14,14 @@ use crate::contract::skill::{Skill as Bindings, SkillPre};
 use crate::contract::{Refusal, types};
 use crate::error::{Interrupted, SkillError};
 use crate::imports::linkers::{Calls, Linkers};
-use crate::imports::pilot::Unreported;
 use crate::imports::wasi::{Log, Wasi};
 use crate::imports::{Call, Run};
-use crate::limits::{CpuClock, Growth, KINDS_OF_HANDLES};
+use crate::limits::{Growth, KINDS_OF_HANDLES};
 use crate::package::Package;
+use crate::package::compile::Engines;
 use crate::package::inspect::Interfaces;
 use crate::record::Tape;
 use crate::run::Job;
-use crate::run::activity::Activity;
-use crate::run::events::Event;
-use crate::run::safe_point::SafePoint;
 use crate::run::services::Services;
 use crate::run::thread::{Signal, Task};
 use crate::supervisor::skills::Loaded;
@@ -59,8 +55,8 @@ enum Stage {
 impl Instance {
     /// Makes an instance on this thread, while another works on the run.
     pub(super) fn ahead(services: &Arc<Services>, version: &Arc<Loaded>, job: &Arc<Job>) -> Result<Self, SkillError> {
-        let (call, inbox) = call(services, &version.package, job);
-        let mut store = store(call.clone(), job.signal.clone(), None);
+        let (call, inbox) = Call::new(services, &version.package, job);
+        let mut store = store(&services.engines, call.clone(), job.signal.clone(), None);
         let log = store.data().wasi.log();
         call.cpu.start();
         let made = pollster::block_on(version.pre.instantiate_async(&mut store));
@@ -79,8 +75,8 @@ impl Instance {
         job: &Arc<Job>,
         resume: Option<Vec<u8>>,
     ) -> Self {
-        let (call, inbox) = call(services, &version.package, job);
-        let mut store = store(call.clone(), job.signal.clone(), job.tape.clone());
+        let (call, inbox) = Call::new(services, &version.package, job);
+        let mut store = store(&services.engines, call.clone(), job.signal.clone(), job.tape.clone());
         let request = request(job, resume);
         let log = store.data().wasi.log();
         let component = match job.tape {
@@ -95,7 +91,7 @@ impl Instance {
 
     /// Lets an instance that was made ahead begin from a checkpoint. On the run's own thread, whose time counts from here.
     pub(super) fn begin(&mut self, resume: Vec<u8>) {
-        self.call.activity.begin(self.call.site.robot.tick());
+        self.call.activity.begin(self.call.robot().tick());
         self.call.cpu.start();
         let request = request(&self.call.job, Some(resume));
         self.stage = match std::mem::replace(&mut self.stage, Stage::Ended { _store: None }) {
@@ -138,10 +134,7 @@ impl Instance {
         let skill = self.package().id().clone();
         match answer {
             Ok(answer) => answer.map_err(|refusal| SkillError::Returned { skill, refusal }),
-            Err(error) => {
-                let budgets = &self.call.site.options.budgets;
-                Err(SkillError::explained(skill, &error, self.log.last(), budgets))
-            }
+            Err(error) => Err(SkillError::explained(skill, &error, self.log.last(), self.call.budgets())),
         }
     }
 }
@@ -168,50 +161,16 @@ fn request(job: &Job, resume: Option<Vec<u8>>) -> Request {
     Request { instruction: job.request.instruction.clone(), parameters: job.request.parameters.clone(), resume }
 }
 
-/// What the calls of a new instance work with, and where the host's work for it arrives.
-pub(crate) fn call(
-    services: &Arc<Services>,
-    package: &Arc<Package>,
-    job: &Arc<Job>,
-) -> (Arc<Call>, mpsc::UnboundedReceiver<Task>) {
-    let (tasks, inbox) = mpsc::unbounded();
-    let activity = Arc::new(Activity::new(services.robot.tick(), services.robot.embodiment().control_hz));
-    let (events, drawn) = (job.events.clone(), activity.clone());
-    let call = Call {
-        site: services.clone(),
-        skill: package.clone(),
-        job: job.clone(),
-        instance: job.instances.fetch_add(1, Ordering::Relaxed),
-        name: package.id().as_str().into(),
-        until_tick: job.until_tick,
-        seed: job.request.seed,
-        events: Arc::new(move |event| {
-            if let Event::Intervention(it) = &event {
-                drawn.intervened(it.first_tick, it.ticks);
-            }
-            events(event);
-        }),
-        holds: job.holds.clone(),
-        tasks,
-        cpu: CpuClock::default(),
-        meter: job.meter.clone(),
-        activity,
-        safe_point: SafePoint::default(),
-        unreported: Unreported::default(),
-    };
-    (Arc::new(call), inbox)
-}
-
 /// A store for one instance, with its budgets in force.
-pub(crate) fn store(call: Arc<Call>, signal: Arc<Signal>, tape: Option<Arc<Tape>>) -> Store<Run> {
-    let budgets = &call.site.options.budgets;
+pub(crate) fn store(engines: &Engines, call: Arc<Call>, signal: Arc<Signal>, tape: Option<Arc<Tape>>) -> Store<Run> {
+    let budgets = call.budgets();
     let counted = call.clone();
-    let yields = call.site.robot.pace() == Pace::RealTime;
+    let yields = call.robot().pace() == Pace::RealTime;
     let mut table = ResourceTable::new();
     table.set_max_capacity(budgets.handles);
     let wasi = Wasi::of(&call, tape.clone());
     let run = Run { growth: Growth::new(budgets), wasi, table, context: call.clone(), tape };
-    let mut store = Store::new(&call.site.engines.skill, run);
+    let mut store = Store::new(&engines.skill, run);
     store.limiter(|run| &mut run.growth);
     store.set_hostcall_fuel(budgets.call_bytes);
     store.set_max_component_handles(budgets.handles.saturating_mul(KINDS_OF_HANDLES));
@@ -220,7 +179,7 @@ pub(crate) fn store(call: Arc<Call>, signal: Arc<Signal>, tape: Option<Arc<Tape>
         if signal.is_stopped() {
             return Err(wasmtime::Error::new(Interrupted));
         }
-        counted.cpu.check(&counted.site.options.budgets).map_err(wasmtime::Error::new)?;
+        counted.cpu.check(counted.budgets()).map_err(wasmtime::Error::new)?;
         // In real time the host's own work for this run, a rollout say, must not wait for the skill's thinking. Under
         // lockstep nothing can become due meanwhile, and turns must not depend on how long they take.
         Ok(if yields { UpdateDeadline::Yield(1) } else { UpdateDeadline::Continue(1) })
