@@ -10,8 +10,8 @@ use waza_robot::Robot;
 use waza_runtime::{Change, Host, RuntimeError, Watch};
 
 use crate::api::{self, Site};
-use crate::guard::Token;
-use crate::notice::Notice;
+use crate::auth::Token;
+use crate::news::Notice;
 use crate::records::Records;
 use crate::runs::Runs;
 use crate::server::Server;
@@ -70,12 +70,12 @@ pub enum DaemonError {
 }
 
 /// Tells whoever started the daemon.
-pub(crate) type Tell = Arc<dyn Fn(Notice) + Send + Sync>;
+pub(crate) type Report = Arc<dyn Fn(Notice) + Send + Sync>;
 
 /// A host that an operator can reach.
 pub struct Daemon {
     site: Arc<Site>,
-    tell: Tell,
+    tell: Report,
     server: Server,
     watches: Mutex<Vec<Watch>>,
     leave: Receiver<()>,
@@ -100,7 +100,7 @@ impl Daemon {
         let (leaving, leave) = channel();
         let robot = host.robot().clone();
         let (stops, http) = Stops::declare(&robot, &stops, on_leave(robot.clone(), leaving))?;
-        let tell: Tell = Arc::new(tell);
+        let tell: Report = Arc::new(tell);
         let runs = Arc::new(Runs::new(tell.clone(), records));
         let site = Arc::new(Site::new(host, runs.clone(), http));
         let latch = follow_latch(robot, runs, tell.clone());
@@ -186,7 +186,7 @@ fn on_leave(robot: Robot, leaving: Sender<()>) -> impl Fn() + Send + 'static {
 }
 
 /// Ends every run when the host stop is latched, whatever latched it.
-async fn follow_latch(robot: Robot, runs: Arc<Runs>, tell: Tell) {
+async fn follow_latch(robot: Robot, runs: Arc<Runs>, tell: Report) {
     let mut known = None;
     let mut looking = tokio::time::interval(LOOK_EVERY);
     loop {

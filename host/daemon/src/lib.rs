@@ -25,11 +25,11 @@
 //! | module | owns |
 //! |---|---|
 //! | [`daemon`] | starting and ending it |
-//! | [`notice`] | what is news |
+//! | [`news`] | what is news |
 //! | [`wire`] | what goes over HTTP, for both sides |
 //! | [`stops`] | the sources of the host stop, each seen alive before the robot arms |
 //! | `api` | the paths |
-//! | `guard` | who may call them |
+//! | `auth` | who may call them |
 //! | `server` | connections, their number and their time |
 //! | `runs` | the runs that were started over the API, and what they reported |
 //! | `packages` | what became of the packages in the watched folder |
@@ -39,11 +39,11 @@
 //! | `fault` | how a request fails |
 
 mod api;
+mod auth;
 pub mod daemon;
 mod fault;
-mod guard;
 mod metrics;
-pub mod notice;
+pub mod news;
 mod packages;
 mod quarantine;
 pub mod records;
@@ -52,8 +52,8 @@ mod server;
 pub mod stops;
 pub mod wire;
 
+pub use auth::Token;
 pub use daemon::{Daemon, DaemonError, Options};
-pub use guard::Token;
-pub use notice::{Notice, VersionChange};
+pub use news::{Notice, VersionChange};
 pub use records::{Record, Records};
 pub use stops::StopKind;

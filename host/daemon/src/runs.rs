@@ -15,9 +15,9 @@ use waza_runtime::{
     TaskRequest,
 };
 
-use crate::daemon::Tell;
+use crate::daemon::Report;
 use crate::fault::{Fault, run_problem};
-use crate::notice::{Notice, VersionChange};
+use crate::news::{Notice, VersionChange};
 use crate::quarantine;
 use crate::records::{Record, Records};
 use crate::wire::{self, Problem, Progress, RunState, StartRun};
@@ -35,7 +35,7 @@ pub(crate) struct Runs {
     state: Mutex<State>,
     quarantined: quarantine::Known,
     records: Option<Arc<dyn Records>>,
-    tell: Tell,
+    tell: Report,
 }
 
 #[derive(Default)]
@@ -105,7 +105,7 @@ pub(crate) struct Reader {
 }
 
 impl Runs {
-    pub fn new(tell: Tell, records: Option<Arc<dyn Records>>) -> Self {
+    pub fn new(tell: Report, records: Option<Arc<dyn Records>>) -> Self {
         Self { state: Mutex::default(), quarantined: quarantine::Known::default(), records, tell }
     }
 

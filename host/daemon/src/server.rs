@@ -14,8 +14,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::auth::{Token, auth};
 use crate::fault::Fault;
-use crate::guard::{Token, guard};
 
 /// Connections at once. Further ones wait until one ends, which takes no longer than the times below; only those that follow
 /// events last, and they are fewer.
@@ -51,7 +51,7 @@ impl Server {
         let router = router
             .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
             .layer(from_fn(in_time))
-            .layer(middleware::from_fn_with_state(token.map(Arc::new), guard));
+            .layer(middleware::from_fn_with_state(token.map(Arc::new), auth));
         let serve = move || {
             runtime.block_on(async {
                 tokio::spawn(accept(listener, router));

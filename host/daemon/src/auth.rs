@@ -53,7 +53,7 @@ impl Token {
     }
 }
 
-pub(crate) async fn guard(
+pub(crate) async fn auth(
     State(token): State<Option<Arc<Token>>>,
     request: Request,
     next: Next,
