@@ -89,7 +89,7 @@ fn check(method: &Method, headers: &HeaderMap, token: Option<&Token>) -> Result<
 }
 
 /// Whether a `Host` header names a machine by its address, or as `localhost`. Any other name could be anybody's.
-fn is_address(host: &str) -> bool {
+pub(crate) fn is_address(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
