@@ -228,6 +228,10 @@ fn a_stranger_s_web_page_is_refused_and_a_program_of_this_machine_is_not() {
     assert_refused(stop(&[("content-type", "text/plain")]), 415, "content-type");
     assert_refused(stop(&[]), 415, "content-type");
     assert_refused(ask(address, "GET", "/v1/status", &[("host", "robot.example")], ""), 403, "foreign");
+    assert_refused(ask(address, "GET", "/v1/status", &[("host", "[::1]x")], ""), 403, "foreign");
+    let run = bench.start("wait forever");
+    let image = [("sec-fetch-site", "cross-site"), ("sec-fetch-dest", "image")];
+    assert_refused(ask(address, "GET", &format!("/v1/runs/{run}/events"), &image, ""), 403, "foreign");
     assert!(!bench.robot.is_stopped());
     let own = format!("http://{address}");
     assert_eq!(stop(&[JSON, ("origin", &own)]).0, 200);
@@ -284,6 +288,27 @@ fn with_a_token_only_who_has_it_is_served() {
     let known = token.header();
     let (status, body) = ask(address, "GET", "/v1/status", &[("authorization", &known)], "");
     assert_eq!((status, &body["armed"]), (200, &true.into()), "the source finds its own way in: {body}");
+    let by_name = [("authorization", known.as_str()), ("host", "robot.example:7373")];
+    assert_eq!(ask(address, "GET", "/v1/status", &by_name, "").0, 200, "whoever knows it is no stranger's page");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_token_that_others_may_read_is_refused_with_a_way_out() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "0123456789abcdef\n").unwrap();
+    for mode in [0o644, 0o640, 0o604, 0o620, 0o601] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let refused = Token::open(&path).err().unwrap();
+        assert!(refused.contains(&format!("{mode:03o}")) && refused.contains("chmod 600"), "{refused}");
+    }
+    for mode in [0o600, 0o400] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert!(Token::open(&path).is_ok(), "{mode:o}");
+    }
 }
 
 #[test]
