@@ -220,7 +220,7 @@ fn what_cannot_be_served_is_refused_with_a_way_out() {
         (&["--skills", skills, "--stop", "key", "--listen", "127.0.0.1:0"], "standard input is no terminal"),
         (&["--skills", skills, "--stop", "button"], "file:PATH"),
         (&["--skills", skills, "--listen", "0.0.0.0:0"], "--token"),
-        (&["--skills", skills, "--token", token.to_str().unwrap()], "16"),
+        (&["--skills", skills, "--token", token.to_str().unwrap()], "chmod 600"),
         (&["--skills", skills, "--robot", "sim:moon"], "sim:tabletop"),
         (&["--skills", skills, "--site", "no-such-site.toml"], "no-such-site.toml"),
     ] {

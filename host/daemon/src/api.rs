@@ -1,36 +1,47 @@
-//! The paths.
+//! The paths. What waits for the disk, or for whoever does, is done aside: many wait on the threads that serve.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
-use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use futures_util::stream;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use waza_robot::{Pace, StopSource};
 use waza_runtime::{Host, RunId, SkillId, SkillSummary};
 
 use crate::fault::Fault;
 use crate::metrics;
 use crate::packages::Packages;
+use crate::robot::Watched;
 use crate::runs::{Run, Runs, interrupted, view_of_interrupted};
+use crate::server::{EVENTS, Routes};
 use crate::wire::{self, Latch, Model, OfSkill, Quarantined, Reset, Skill, Skills, StartRun, Status};
 
 /// Readers of events at once: each keeps a connection for as long as it likes, and others must remain.
 const MOST_READERS: usize = 16;
+
+/// How long there may be nothing to read before a reader is shown that the connection works.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+
+/// What is answered on a thread of its own, see [`urgent`].
+const URGENT: [&str; 3] = ["/v1/status", "/v1/stop", "/v1/stop/alive"];
 
 /// What the paths work on.
 pub(crate) struct Site {
     pub host: Host,
     pub runs: Arc<Runs>,
     pub packages: Packages,
+    pub robot: Arc<Watched>,
     /// Whose liveness a request proves, if HTTP was declared as a stop source.
     pub stop: Option<StopSource>,
     readers: Arc<Semaphore>,
@@ -39,10 +50,12 @@ pub(crate) struct Site {
 type Shared = State<Arc<Site>>;
 
 impl Site {
-    pub fn new(host: Host, runs: Arc<Runs>, stop: Option<StopSource>) -> Self {
-        Self { host, runs, packages: Packages::default(), stop, readers: Arc::new(Semaphore::new(MOST_READERS)) }
+    pub fn new(host: Host, runs: Arc<Runs>, robot: Arc<Watched>, stop: Option<StopSource>) -> Self {
+        let readers = Arc::new(Semaphore::new(MOST_READERS));
+        Self { host, runs, packages: Packages::default(), robot, stop, readers }
     }
 
+    /// How everything is. Waits for nobody.
     pub fn status(&self) -> Status {
         let robot = self.host.robot();
         let (statistics, model) = (robot.statistics(), self.host.model());
@@ -61,6 +74,7 @@ impl Site {
             interventions: statistics.interventions.iter().map(|(rule, times)| (rule.to_string(), *times)).collect(),
             stopped: self.stopped(),
             armed: sources.iter().all(|source| source.seen),
+            condition: self.robot.condition(),
             stop_sources: sources
                 .into_iter()
                 .map(|source| wire::StopSource { name: source.name, seen: source.seen })
@@ -74,8 +88,7 @@ impl Site {
         self.host.robot().stopped().map(|stop| stop.number())
     }
 
-    fn run(&self, id: &str) -> Result<Arc<Run>, Fault> {
-        let id = number(id)?;
+    fn run(&self, id: RunId) -> Result<Arc<Run>, Fault> {
         self.runs.find(id).ok_or_else(|| Fault::not_found(format!("there is no run {id}"), KNOWN_RUNS))
     }
 }
@@ -86,30 +99,44 @@ fn number(id: &str) -> Result<RunId, Fault> {
     id.parse().map_err(|_| Fault::bad_request(format!("{id:?} is no number of a run"), KNOWN_RUNS))
 }
 
-pub(crate) fn router(site: Arc<Site>) -> Router {
-    Router::new()
-        .route("/v1/status", get(status))
+pub(crate) fn routes(site: Arc<Site>) -> Routes {
+    let all = urgent()
         .route("/v1/skills", get(skills))
         .route("/v1/runs", get(runs).post(start))
         .route("/v1/runs/{id}", get(run).merge(delete(end)))
         .route("/v1/runs/{id}/events", get(events))
         .route("/v1/runs/{id}/resume", post(resume))
-        .route("/v1/stop", post(stop))
-        .route("/v1/stop/alive", post(alive))
         .route("/v1/reset", post(reset))
         .route("/v1/leases/revoke", post(revoke))
         .route("/v1/quarantine/pardon", post(pardon))
-        .route("/metrics", get(counts))
-        .fallback(nowhere)
-        .method_not_allowed_fallback(not_so)
-        .with_state(site)
+        .route("/metrics", get(counts));
+    let with_fallbacks =
+        |router: Router<_>| router.fallback(nowhere).method_not_allowed_fallback(not_so).with_state(site.clone());
+    Routes { urgent: with_fallbacks(urgent()), urgent_paths: &URGENT, all: with_fallbacks(all) }
+}
+
+/// The stop, and how the robot is. These handlers wait for nobody, and ask nothing of a request's body.
+fn urgent() -> Router<Arc<Site>> {
+    Router::new().route("/v1/status", get(status)).route("/v1/stop", post(stop)).route("/v1/stop/alive", post(alive))
+}
+
+/// Does aside what takes its time.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        let way_out = "look at the host's log, and report it";
+        Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("the host failed: {error}"), way_out)
+    })
 }
 
 async fn status(State(site): Shared) -> Json<Status> {
     Json(site.status())
 }
 
-async fn skills(State(site): Shared) -> Json<Skills> {
+async fn skills(State(site): Shared) -> Result<Json<Skills>, Fault> {
+    aside(move || Json(shown(&site))).await
+}
+
+fn shown(site: &Site) -> Skills {
     let shown = |world: &str, summaries: Vec<SkillSummary>| {
         let skill = |summary: SkillSummary| Skill {
             id: summary.id.to_string(),
@@ -124,64 +151,81 @@ async fn skills(State(site): Shared) -> Json<Skills> {
         version: version.version.to_string(),
         why: version.why,
     };
-    Json(Skills {
+    Skills {
         loaded: [shown("skill", site.host.skills()), shown("controller", site.host.controllers())].concat(),
         refused: site.packages.refused(),
         quarantined: site.host.quarantined().into_iter().map(quarantined).collect(),
-    })
+    }
 }
 
-async fn runs(State(site): Shared) -> Json<Vec<wire::Run>> {
-    let waiting = site.host.interrupted().into_iter().map(view_of_interrupted);
-    Json(waiting.chain(site.runs.all().iter().map(|run| run.view())).collect())
+async fn runs(State(site): Shared) -> Result<Json<Vec<wire::Run>>, Fault> {
+    aside(move || {
+        let mut runs: BTreeMap<_, _> = site.runs.all().iter().map(|run| run.brief()).map(|run| (run.id, run)).collect();
+        runs.extend(site.host.interrupted().into_iter().map(view_of_interrupted).map(|run| (run.id, run)));
+        Json(runs.into_values().collect())
+    })
+    .await
 }
 
 async fn start(State(site): Shared, body: Result<Bytes, BytesRejection>) -> Result<Response, Fault> {
     let ask = read::<StartRun>(body)?;
-    let record = if ask.record { Some(site.runs.record(&site.host, &ask).await?) } else { None };
-    let run = site.runs.start(&site.host, ask, record.clone()).inspect_err(|_| {
-        if let Some(record) = record {
-            tokio::task::spawn_blocking(move || record.discard());
-        }
-    })?;
-    Ok((StatusCode::CREATED, Json(run.view())).into_response())
+    // Dropped with the request.
+    let waiting = Arc::new(());
+    let waits = Arc::downgrade(&waiting);
+    let run = aside(move || site.runs.start(&site.host, ask, || waits.strong_count() > 0)).await??;
+    Ok((StatusCode::CREATED, Json(run.brief())).into_response())
 }
 
-async fn run(State(site): Shared, Path(id): Path<String>) -> Result<Json<wire::Run>, Fault> {
-    match interrupted(&site.host, number(&id)?) {
-        Some(run) => Ok(Json(view_of_interrupted(run))),
-        None => Ok(Json(site.run(&id)?.view())),
+async fn run(State(site): Shared, Path(id): Path<String>) -> Result<Response, Fault> {
+    let id = number(&id)?;
+    let host = site.host.clone();
+    if let Some(run) = aside(move || interrupted(&host, id)).await? {
+        return Ok(Json(view_of_interrupted(run)).into_response());
     }
+    let run = site.run(id)?;
+    Ok(match run.whole() {
+        Some(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        None => Json(run.brief()).into_response(),
+    })
 }
 
 /// Lets an interrupted run go on. Nothing else ever does.
 async fn resume(State(site): Shared, Path(id): Path<String>) -> Result<Json<wire::Run>, Fault> {
-    Ok(Json(site.runs.resume(&site.host, number(&id)?)?.view()))
+    let id = number(&id)?;
+    Ok(Json(aside(move || site.runs.resume(&site.host, id)).await??.brief()))
 }
 
 /// Asks a run to end; the answer says whether it already has. One that was interrupted is forgotten.
 async fn end(State(site): Shared, Path(id): Path<String>) -> Result<Response, Fault> {
-    if let Some(run) = interrupted(&site.host, number(&id)?) {
-        site.host.forget(run.id);
+    let id = number(&id)?;
+    let host = site.host.clone();
+    // Another may be faster, in letting it go on as well.
+    let forgotten = aside(move || interrupted(&host, id).filter(|run| host.forget(run.id)));
+    if let Some(run) = forgotten.await? {
         return Ok(Json(view_of_interrupted(run)).into_response());
     }
-    let run = site.run(&id)?;
+    let run = site.run(id)?;
     run.stop();
-    Ok((StatusCode::ACCEPTED, Json(run.view())).into_response())
+    Ok((StatusCode::ACCEPTED, Json(run.brief())).into_response())
 }
 
 async fn events(State(site): Shared, Path(id): Path<String>) -> Result<Response, Fault> {
-    let reader = site.run(&id)?.read();
+    let reader = site.run(number(&id)?)?.read();
     let permit = site.readers.clone().try_acquire_owned().map_err(|_| {
         let cause = format!("{MOST_READERS} readers follow events");
         Fault::new(StatusCode::TOO_MANY_REQUESTS, "busy", cause, "end one, or look at `waza ctl runs ID` now and then")
     })?;
     let entries = stream::unfold((reader, permit), async |(mut reader, permit)| {
-        let entry = reader.next().await?;
-        let event = sse::Event::default().event(entry.kind).data(entry.data);
-        Some((Ok::<_, Infallible>(event), (reader, permit)))
+        let entry = match timeout(SIGN_OF_LIFE, reader.next()).await {
+            Ok(entry) => entry?,
+            // A comment, which readers pass over.
+            Err(_) => Bytes::from_static(b":\n\n"),
+        };
+        Some((Ok::<_, Infallible>(entry), (reader, permit)))
     });
-    Ok(Sse::new(entries).keep_alive(sse::KeepAlive::default()).into_response())
+    // What stands between must not keep events until it has more of them.
+    let kind = [("content-type", EVENTS), ("cache-control", "no-cache"), ("x-accel-buffering", "no")];
+    Ok((kind, Body::from_stream(entries)).into_response())
 }
 
 /// Whoever can ask for this can stop the robot; nothing is asked of the body.
@@ -229,16 +273,21 @@ async fn reset(State(site): Shared, body: Result<Bytes, BytesRejection>) -> Resu
 }
 
 async fn revoke(State(site): Shared, body: Result<Bytes, BytesRejection>) -> Result<StatusCode, Fault> {
-    site.host.revoke(&skill_of(body)?);
+    let skill = skill_of(body)?;
+    aside(move || site.host.revoke(&skill)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn pardon(State(site): Shared, body: Result<Bytes, BytesRejection>) -> Result<StatusCode, Fault> {
     let skill = skill_of(body)?;
-    let pardoned = site.host.pardon(&skill);
-    // Whoever is quarantined again is news again.
-    site.runs.tell_quarantined(&site.host);
-    if pardoned {
+    let named = skill.clone();
+    let pardoned = aside(move || {
+        let pardoned = site.host.pardon(&named);
+        // Whoever is quarantined again is news again.
+        site.runs.tell_quarantined(&site.host);
+        pardoned
+    });
+    if pardoned.await? {
         return Ok(StatusCode::NO_CONTENT);
     }
     let way_out = "`waza ctl skills` lists those that are quarantined";
@@ -246,7 +295,10 @@ async fn pardon(State(site): Shared, body: Result<Bytes, BytesRejection>) -> Res
 }
 
 fn skill_of(body: Result<Bytes, BytesRejection>) -> Result<SkillId, Fault> {
-    let OfSkill { skill } = read(body)?;
+    id(read(body)?)
+}
+
+pub(crate) fn id(OfSkill { skill }: OfSkill) -> Result<SkillId, Fault> {
     SkillId::try_from(skill).map_err(|error| Fault::bad_request(error, "name a skill as vendor/name"))
 }
 
@@ -264,9 +316,14 @@ async fn not_so() -> Fault {
     Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method", "this path is not used in this way", way_out)
 }
 
-/// The body as JSON of a known form.
+/// The body of a request.
 fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Fault> {
-    let body =
-        body.map_err(|error| Fault::new(error.status(), "body", error.body_text(), "send less, and all of it"))?;
-    serde_json::from_slice(&body).map_err(|error| Fault::bad_request(error, "send JSON of the documented form"))
+    let whole =
+        |error: BytesRejection| Fault::new(error.status(), "body", error.body_text(), "send less, and all of it");
+    parsed(&body.map_err(whole)?)
+}
+
+/// JSON of a known form.
+pub(crate) fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(body).map_err(|error| Fault::bad_request(error, "send JSON of the documented form"))
 }

@@ -2,23 +2,22 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use waza_robot::Robot;
 use waza_runtime::{Change, Host, RuntimeError, Watch};
 
 use crate::api::{self, Site};
-use crate::guard::Token;
-use crate::notice::Notice;
+use crate::auth::Token;
+use crate::news::{News, Report};
 use crate::records::Records;
-use crate::runs::Runs;
-use crate::server::Server;
+use crate::robot::{self, LOOK_EVERY, Watched};
+use crate::runs::{Runs, view_of_interrupted};
+use crate::server::{Limits, Server};
 use crate::stops::{self, StopError, StopKind, Stops};
-
-/// How often the latch is looked at. Braking does not wait for this; ending runs does.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How long runs may take to end, and then joints to come to rest, before the daemon leaves anyway.
 const END_WITHIN: Duration = Duration::from_secs(3);
@@ -69,13 +68,10 @@ pub enum DaemonError {
     Thread(#[from] std::io::Error),
 }
 
-/// Tells whoever started the daemon.
-pub(crate) type Tell = Arc<dyn Fn(Notice) + Send + Sync>;
-
 /// A host that an operator can reach.
 pub struct Daemon {
     site: Arc<Site>,
-    tell: Tell,
+    report: Report,
     server: Server,
     watches: Mutex<Vec<Watch>>,
     leave: Receiver<()>,
@@ -83,36 +79,38 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Declares the stop sources, serves the API and arms. `tell` is called on several threads and must not wait.
+    /// Declares the stop sources, serves the API and arms. `report` is called on several threads and must not wait.
     ///
     /// # Errors
     /// [`DaemonError`] says what is in the way.
     pub fn start(
         host: Host,
         options: Options,
-        tell: impl Fn(Notice) + Send + Sync + 'static,
+        report: impl Fn(News) + Send + Sync + 'static,
     ) -> Result<Self, DaemonError> {
         let Options { listen, token, stops, records } = options;
         if !listen.ip().is_loopback() && token.is_none() {
             return Err(DaemonError::NoToken(listen));
         }
         let listener = TcpListener::bind(listen).map_err(|source| DaemonError::Listen { address: listen, source })?;
-        let (leaving, leave) = channel();
+        // Once is enough.
+        let (leaving, leave) = sync_channel(1);
         let robot = host.robot().clone();
         let (stops, http) = Stops::declare(&robot, &stops, on_leave(robot.clone(), leaving))?;
-        let tell: Tell = Arc::new(tell);
-        let runs = Arc::new(Runs::new(tell.clone(), records));
-        let site = Arc::new(Site::new(host, runs.clone(), http));
-        let latch = follow_latch(robot, runs, tell.clone());
-        let server = Server::start(listener, api::router(site.clone()), token.clone(), latch)?;
+        let report: Report = Arc::new(report);
+        let runs = Arc::new(Runs::new(report.clone(), records));
+        let watched = Arc::new(Watched::default());
+        let site = Arc::new(Site::new(host, runs.clone(), watched.clone(), http));
+        let follow = robot::follow(robot, runs, watched, report.clone());
+        let server = Server::start(listener, api::routes(site.clone()), token.clone(), Limits::default(), follow)?;
         if site.stop.is_some() {
             stops::http::probe(server.address, token.as_ref());
         }
         site.runs.tell_quarantined(&site.host);
         for run in site.host.interrupted() {
-            tell(Notice::Interrupted { run: run.id, skill: run.skill, instruction: run.request.instruction });
+            report(News::Interrupted(view_of_interrupted(run)));
         }
-        Ok(Self { site, tell, server, watches: Mutex::default(), leave, stops })
+        Ok(Self { site, report, server, watches: Mutex::default(), leave, stops })
     }
 
     /// Loads the packages in a folder and follows what changes there.
@@ -120,20 +118,20 @@ impl Daemon {
     /// # Errors
     /// [`RuntimeError::Watch`].
     pub fn watch(&self, folder: &Path) -> Result<(), RuntimeError> {
-        let (site, tell) = (self.site.clone(), self.tell.clone());
+        let (site, report) = (self.site.clone(), self.report.clone());
         let watch = self.site.host.watch(folder, move |change| {
             site.packages.note(&change);
-            tell(match change {
+            report(match change {
                 Change::Loaded(skill) => {
                     let of =
                         site.host.skills().into_iter().chain(site.host.controllers()).find(|loaded| loaded.id == skill);
-                    Notice::Loaded { version: of.map_or_else(String::new, |of| of.version.to_string()), skill }
+                    News::Loaded { version: of.map_or_else(String::new, |of| of.version.to_string()), skill }
                 }
-                Change::Removed(skill) => Notice::Removed(skill),
-                Change::Refused { folder, error } => Notice::Refused { folder, why: error.to_string() },
+                Change::Removed(skill) => News::Removed(skill),
+                Change::Refused { folder, error } => News::Refused { folder, why: error.to_string() },
             });
         })?;
-        self.watches.lock().unwrap_or_else(PoisonError::into_inner).push(watch);
+        self.watches.lock().push(watch);
         Ok(())
     }
 
@@ -177,32 +175,11 @@ impl Daemon {
 }
 
 /// What SIGINT and SIGTERM do: stop first, leave then.
-fn on_leave(robot: Robot, leaving: Sender<()>) -> impl Fn() + Send + 'static {
+fn on_leave(robot: Robot, leaving: SyncSender<()>) -> impl Fn() + Send + 'static {
     move || {
         robot.stop();
-        // Whoever waited may be gone already.
-        let _ = leaving.send(());
-    }
-}
-
-/// Ends every run when the host stop is latched, whatever latched it.
-async fn follow_latch(robot: Robot, runs: Arc<Runs>, tell: Tell) {
-    let mut known = None;
-    let mut looking = tokio::time::interval(LOOK_EVERY);
-    loop {
-        looking.tick().await;
-        let stopped = robot.stopped();
-        if stopped == known {
-            continue;
-        }
-        known = stopped;
-        match stopped {
-            Some(stop) => {
-                runs.stop_all();
-                tell(Notice::Stopped { stop: stop.number() });
-            }
-            None => tell(Notice::Reset),
-        }
+        // Whoever waits has been told already, or is gone.
+        let _ = leaving.try_send(());
     }
 }
 

@@ -14,7 +14,7 @@
 //!
 //! # fn example(host: Host) -> Result<(), Box<dyn std::error::Error>> {
 //! let stops = vec![StopKind::Http, "file:/run/waza/STOP".parse()?];
-//! let daemon = Daemon::start(host, Options { stops, ..Options::default() }, |notice| println!("{notice}"))?;
+//! let daemon = Daemon::start(host, Options { stops, ..Options::default() }, |news| println!("{news}"))?;
 //! daemon.watch(Path::new("skills"))?;
 //! println!("listening on http://{}", daemon.address());
 //! daemon.wait_for_leave();
@@ -25,35 +25,44 @@
 //! | module | owns |
 //! |---|---|
 //! | [`daemon`] | starting and ending it |
-//! | [`notice`] | what is news |
-//! | [`wire`] | what goes over HTTP, for both sides |
-//! | [`stops`] | the sources of the host stop, each seen alive before the robot arms |
 //! | `api` | the paths |
-//! | `guard` | who may call them |
-//! | `server` | connections, their number and their time |
-//! | `runs` | the runs that were started over the API, and what they reported |
-//! | `packages` | what became of the packages in the watched folder |
-//! | [`records`] | records of runs, as whoever starts the daemon makes them |
-//! | `quarantine` | which versions it was said of that they are not run any more |
+//! | `server` | connections: their number, their time, and the way of a stop that nobody can fill |
 //! | `metrics` | counts for Prometheus |
+//! | [`stops`] | the sources of the host stop, each seen alive before the robot arms |
+//! | `robot` | what becomes of the robot: its host stop, its link, its control loop |
+//! | `runs` | the runs that were started over the API |
+//! | `run_log` | what a run reported |
+//! | `packages` | what became of the packages in the watched folder |
+//! | [`news`] | what is news |
+//! | `auth` | who may call |
+//! | `quarantine` | which versions it was said of that they are not run any more |
+//! | [`records`] | records of runs, as whoever starts the daemon makes them |
 //! | `fault` | how a request fails |
+//! | [`wire`] | what goes over HTTP, for both sides |
+//!
+//! Each module uses only those that stand below it.
 
 mod api;
+mod auth;
 pub mod daemon;
 mod fault;
-mod guard;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod metrics;
-pub mod notice;
+pub mod news;
 mod packages;
 mod quarantine;
 pub mod records;
+mod robot;
+mod run_log;
 mod runs;
 mod server;
 pub mod stops;
 pub mod wire;
 
+pub use auth::Token;
 pub use daemon::{Daemon, DaemonError, Options};
-pub use guard::Token;
-pub use notice::{Notice, VersionChange};
+pub use news::News;
 pub use records::{Record, Records};
 pub use stops::StopKind;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::wire::Status;
+use crate::wire::{Condition, Status};
 
 pub(crate) fn text(status: &Status, loaded: usize) -> String {
     let mut text = String::new();
@@ -21,6 +21,9 @@ pub(crate) fn text(status: &Status, loaded: usize) -> String {
     family("link_errors_total", "counter", "Failed reads and writes of the robot link.", &one(status.link_errors));
     let rules: Vec<_> = status.interventions.iter().map(|(rule, times)| (label("rule", rule), *times)).collect();
     family("interventions_total", "counter", "Times a rule of the safety filter began to act.", &rules);
+    let is = |condition: Condition| one((status.condition == condition).into());
+    family("link_down", "gauge", "Whether the robot link answers nothing or only errors.", &is(Condition::LinkDown));
+    family("robot_ended", "gauge", "Whether the control loop is gone.", &is(Condition::Ended));
     family("stopped", "gauge", "Whether the host stop is latched.", &one(status.stopped.is_some().into()));
     let seen: Vec<_> =
         status.stop_sources.iter().map(|source| (label("source", &source.name), source.seen.into())).collect();

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use waza_runtime::manifest::FILE;
 use waza_runtime::{Change, Manifest, RuntimeError};
 
@@ -37,10 +37,10 @@ impl Packages {
                     RuntimeError::TooMany { most, .. } => While::Over(*most),
                     _ => While::Package,
                 };
-                self.lock().insert(folder.clone(), Refusal { why: error.to_string(), holds });
+                self.0.lock().insert(folder.clone(), Refusal { why: error.to_string(), holds });
             }
             // Of two packages of one name the other stays refused.
-            Change::Loaded(id) => self.lock().retain(|folder, refusal| {
+            Change::Loaded(id) => self.0.lock().retain(|folder, refusal| {
                 let is_it = Manifest::open(folder).is_ok_and(|manifest| manifest.id == *id);
                 !is_it || matches!(&refusal.holds, While::Rival(first) if is_package(first))
             }),
@@ -49,7 +49,7 @@ impl Packages {
     }
 
     pub fn refused(&self) -> Vec<Refused> {
-        let mut refused = self.lock();
+        let mut refused = self.0.lock();
         refused.retain(|folder, refusal| match &refusal.holds {
             While::Package => is_package(folder),
             While::Rival(first) => is_package(folder) && is_package(first),
@@ -60,11 +60,6 @@ impl Packages {
             why: refusal.why.clone(),
         };
         refused.iter().map(shown).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Refusal>> {
-        // Every change under this lock is a single step, so a panic cannot leave it half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

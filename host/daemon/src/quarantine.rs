@@ -1,7 +1,6 @@
 //! Which versions it was said of that they are not run any more: each is news once.
 
-use std::sync::{Mutex, PoisonError};
-
+use parking_lot::Mutex;
 use waza_runtime::{Host, Quarantined};
 
 /// What is known to be quarantined.
@@ -11,8 +10,7 @@ pub(crate) struct Known(Mutex<Vec<Quarantined>>);
 impl Known {
     /// What a host has quarantined since this was last asked.
     pub fn news(&self, host: &Host) -> Vec<Quarantined> {
-        // What this lock guards changes in a single step, so a panic cannot leave it half done.
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         let now = host.quarantined();
         let is_known = |version: &Quarantined| known.iter().any(|known| is_same(known, version));
         let news = now.iter().filter(|version| !is_known(version)).cloned().collect();

@@ -1,26 +1,26 @@
 //! The runs that were started over the API, and what they reported.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
+use axum::body::Bytes;
 use axum::http::StatusCode;
-use serde_json::{Value, json};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, watch};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{Notify, mpsc};
 use waza_runtime::{
-    ControllerChange, Event, Host, Interrupted, Outcome, Quarantined, RunId, Running, SkillError, SkillSummary,
-    TaskRequest,
+    Event, Host, Interrupted, Outcome, Quarantined, RunId, Running, SkillError, SkillSummary, TaskRequest,
 };
 
-use crate::daemon::Tell;
 use crate::fault::{Fault, run_problem};
-use crate::notice::{Notice, VersionChange};
+use crate::news::{News, Report};
 use crate::quarantine;
 use crate::records::{Record, Records};
-use crate::wire::{self, Problem, Progress, RunState, StartRun};
+use crate::run_log::{Reader, RunLog, Sight};
+use crate::wire::{self, RunState, StartRun};
 
 /// Runs at once.
 const MOST_RUNNING: usize = 64;
@@ -28,14 +28,16 @@ const MOST_RUNNING: usize = 64;
 /// Ended runs that are remembered.
 const MOST_ENDED: usize = 256;
 
-/// Bytes of events that a run keeps for readers; older ones are forgotten.
-const MOST_EVENT_BYTES: usize = 256 * 1024;
+/// What the ended runs that are remembered may take, bytes. The last one is remembered whatever it takes.
+const MOST_ENDED_BYTES: usize = 64 << 20;
 
 pub(crate) struct Runs {
     state: Mutex<State>,
+    /// How many work. Beside the lock, so that whoever says how the robot is never waits for a run that begins.
+    running: AtomicUsize,
     quarantined: quarantine::Known,
     records: Option<Arc<dyn Records>>,
-    tell: Tell,
+    report: Report,
 }
 
 #[derive(Default)]
@@ -49,97 +51,75 @@ pub(crate) struct Run {
     instruction: String,
     seed: u64,
     stop: Notify,
-    journal: Arc<Journal>,
+    log: Arc<RunLog>,
     record: Option<Arc<dyn Record>>,
-}
-
-/// What a run reported.
-struct Journal {
-    /// The run's skill.
-    skill: String,
-    log: Mutex<Log>,
-    /// Changes whenever the log does.
-    grown: watch::Sender<()>,
-    /// What operators are told besides. Few versions are offered to a run, so few of these can wait.
-    news: UnboundedSender<VersionChange>,
 }
 
 /// A run that has just begun, and what its events come to.
 struct Begun {
     running: Running,
-    journal: Arc<Journal>,
-    news: UnboundedReceiver<VersionChange>,
+    log: Arc<RunLog>,
+    news: mpsc::Receiver<Event>,
     instruction: String,
     seed: u64,
     record: Option<Arc<dyn Record>>,
 }
 
-#[derive(Default)]
-struct Log {
-    ended: Option<Result<wire::Outcome, Problem>>,
-    progress: Option<Progress>,
-    /// Of the skill, the version that works.
-    version: String,
-    counts: BTreeMap<String, u64>,
-    events: VecDeque<Entry>,
-    bytes: usize,
-    /// How many events there were before the oldest that is kept.
-    forgotten: u64,
-}
-
-/// An event as it goes to readers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub kind: &'static str,
-    /// JSON on one line.
-    pub data: String,
-}
-
-/// Reads a run's events in their order, from the first that is kept.
-pub(crate) struct Reader {
-    run: Arc<Run>,
-    /// Number of the next event.
-    next: u64,
-    grown: watch::Receiver<()>,
-    is_over: bool,
-}
-
 impl Runs {
-    pub fn new(tell: Tell, records: Option<Arc<dyn Records>>) -> Self {
-        Self { state: Mutex::default(), quarantined: quarantine::Known::default(), records, tell }
+    pub fn new(report: Report, records: Option<Arc<dyn Records>>) -> Self {
+        let (state, running) = (Mutex::default(), AtomicUsize::new(0));
+        Self { state, running, quarantined: quarantine::Known::default(), records, report }
     }
 
-    /// Begins the record of a run that could start now. The disk may take its time: nobody waits for it but who asks.
-    pub async fn record(&self, host: &Host, ask: &StartRun) -> Result<Arc<dyn Record>, Fault> {
+    /// Starts a run. Nothing starts while the host stop is latched, or before the robot is armed, or when nobody `waits` any
+    /// more for a record to begin. Waits for the disk.
+    pub fn start(
+        self: &Arc<Self>,
+        host: &Host,
+        ask: StartRun,
+        waits: impl FnOnce() -> bool,
+    ) -> Result<Arc<Run>, Fault> {
+        if !ask.record {
+            return self.start_recorded(host, ask, None);
+        }
+        let record = self.record(host, &ask)?;
+        let started = if waits() {
+            self.start_recorded(host, ask, Some(record.clone()))
+        } else {
+            let (cause, way_out) = ("whoever asked for the run has given up waiting", "ask again");
+            Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "timeout", cause, way_out))
+        };
+        started.inspect_err(|_| record.discard())
+    }
+
+    /// Begins the record of a run that could start now.
+    fn record(&self, host: &Host, ask: &StartRun) -> Result<Arc<dyn Record>, Fault> {
         let skill = self.ready(host, &ask.skill)?.1.id;
-        let Some(records) = self.records.clone() else {
+        let Some(records) = &self.records else {
             let way_out = "run it without a record, or serve with --records FOLDER";
             return Err(Fault::conflict("no-records", "this host keeps no records", way_out));
         };
-        let (host, request) = (host.clone(), request(ask));
-        let begun = tokio::task::spawn_blocking(move || records.begin(&host, &skill, &request)).await;
-        let refused = |cause: String| Fault::conflict("no-record", cause, "or run it without a record");
-        begun.map_err(|error| refused(error.to_string()))?.map_err(refused)
+        let begun = records.begin(host, &skill, &request(ask));
+        begun.map_err(|cause| Fault::conflict("no-record", cause, "or run it without a record"))
     }
 
-    /// Starts a run. Nothing starts while the host stop is latched, or before the robot is armed.
-    pub fn start(
+    fn start_recorded(
         self: &Arc<Self>,
         host: &Host,
         ask: StartRun,
         record: Option<Arc<dyn Record>>,
     ) -> Result<Arc<Run>, Fault> {
         let (state, loaded) = self.ready(host, &ask.skill)?;
-        let (journal, news) = Journal::of(ask.skill.clone(), loaded.version.to_string());
+        let (log, news) = RunLog::of(ask.skill.clone(), loaded.version.to_string());
         let request = request(&ask);
-        let noting = journal.clone();
-        let note = move |event| noting.note(&event);
+        let noting = log.clone();
+        let note = move |event| noting.note(event);
         let running = match &record {
             Some(record) => host.record(&ask.skill, request, note, record.clone()),
             None => host.run(&ask.skill, request, note),
         };
         let (instruction, seed) = (ask.instruction, ask.seed);
-        Ok(self.begin(host, state, Begun { running, journal, news, instruction, seed, record }))
+        Ok(self.begin(host, state, Begun { running, log, news, instruction, seed, record }))
     }
 
     /// Lets a run go on that an earlier host did not live to end, under the same conditions.
@@ -147,17 +127,21 @@ impl Runs {
         let gone = || Fault::not_found(format!("no interrupted run {id} waits"), "`waza ctl runs` lists those that do");
         let Interrupted { skill, request, .. } = interrupted(host, id).ok_or_else(gone)?;
         let (state, loaded) = self.ready(host, skill.as_str())?;
-        let (journal, news) = Journal::of(skill.to_string(), loaded.version.to_string());
-        let noting = journal.clone();
-        let running = host.resume(id, move |event| noting.note(&event)).ok_or_else(gone)?;
+        let (log, news) = RunLog::of(skill.to_string(), loaded.version.to_string());
+        let noting = log.clone();
+        let running = host.resume(id, move |event| noting.note(event)).ok_or_else(gone)?;
         let (instruction, seed) = (request.instruction, request.seed);
-        Ok(self.begin(host, state, Begun { running, journal, news, instruction, seed, record: None }))
+        Ok(self.begin(host, state, Begun { running, log, news, instruction, seed, record: None }))
     }
 
     /// Whether a run of a skill may begin now, and with which version. Nothing else begins until the guard is dropped.
     fn ready(&self, host: &Host, skill: &str) -> Result<(MutexGuard<'_, State>, SkillSummary), Fault> {
-        let state = self.lock();
+        let state = self.state.lock();
         let robot = host.robot();
+        if robot.has_ended() {
+            let way_out = "start the host again";
+            return Err(Fault::conflict("robot-ended", "the robot's control loop has ended", way_out));
+        }
         if let Some(stop) = robot.stopped() {
             let cause = format!("the host stop {} is latched", stop.number());
             return Err(Fault::conflict("stopped", cause, format!("`waza ctl reset {}`", stop.number())));
@@ -185,12 +169,12 @@ impl Runs {
     }
 
     fn begin(self: &Arc<Self>, host: &Host, mut state: MutexGuard<'_, State>, begun: Begun) -> Arc<Run> {
-        let Begun { running, journal, news, instruction, seed, record } = begun;
-        let run = Arc::new(Run { id: running.id(), instruction, seed, stop: Notify::new(), journal, record });
-        state.keep(run.clone());
+        let Begun { running, log, news, instruction, seed, record } = begun;
+        let run = Arc::new(Run { id: running.id(), instruction, seed, stop: Notify::new(), log, record });
+        state.runs.insert(run.id, run.clone());
+        self.running.fetch_add(1, Ordering::AcqRel);
         drop(state);
-        let skill = run.journal.skill.clone();
-        (self.tell)(Notice::Began { run: run.id, skill, instruction: run.instruction.clone() });
+        (self.report)(News::Began(run.brief()));
         tokio::spawn(follow(running, run.clone(), news, self.clone(), host.clone()));
         run
     }
@@ -198,37 +182,34 @@ impl Runs {
     /// Tells which versions are not run any more that were when this was last told.
     pub fn tell_quarantined(&self, host: &Host) {
         for Quarantined { skill, version, why, .. } in self.quarantined.news(host) {
-            (self.tell)(Notice::Quarantined { skill, version, why });
+            (self.report)(News::Quarantined { skill, version, why });
         }
     }
 
     /// Every run that is remembered, by number.
     pub fn all(&self) -> Vec<Arc<Run>> {
-        self.lock().runs.values().cloned().collect()
+        self.state.lock().runs.values().cloned().collect()
     }
 
     pub fn find(&self, id: RunId) -> Option<Arc<Run>> {
-        self.lock().runs.get(&id).cloned()
+        self.state.lock().runs.get(&id).cloned()
     }
 
+    /// How many work. Waits for nobody.
     pub fn running(&self) -> usize {
-        self.lock().running().count()
+        self.running.load(Ordering::Acquire)
     }
 
     /// Asks every run to end.
     pub fn stop_all(&self) {
-        self.lock().running().for_each(|run| run.stop());
+        self.state.lock().running().for_each(|run| run.stop());
     }
 
     /// Asks every run to end, and does something if none has to. Nothing starts meanwhile.
     pub fn when_none<T>(&self, then: impl FnOnce() -> T) -> Result<T, usize> {
-        let state = self.lock();
+        let state = self.state.lock();
         let running = state.running().inspect(|run| run.stop()).count();
         if running == 0 { Ok(then()) } else { Err(running) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
     }
 }
 
@@ -237,26 +218,25 @@ impl State {
         self.runs.values().filter(|run| run.is_running())
     }
 
-    fn keep(&mut self, run: Arc<Run>) {
-        self.runs.insert(run.id, run);
-        let ended: Vec<_> = self.runs.values().filter(|run| !run.is_running()).map(|run| run.id).collect();
-        for id in ended.iter().take(ended.len().saturating_sub(MOST_ENDED)) {
-            self.runs.remove(id);
-        }
+    /// Forgets the oldest of those that have ended, beyond what is remembered.
+    fn forget(&mut self) {
+        let (mut ended, mut bytes) = (0, 0);
+        let mut is_remembered = |run: &Run| {
+            ended += 1;
+            bytes += run.log.bytes();
+            ended == 1 || (ended <= MOST_ENDED && bytes <= MOST_ENDED_BYTES)
+        };
+        let newest_first = self.runs.values().rev().filter(|run| !run.is_running());
+        let forgotten: Vec<_> = newest_first.filter(|run| !is_remembered(run)).map(|run| run.id).collect();
+        self.runs.retain(|id, _| !forgotten.contains(id));
     }
 }
 
 /// Waits for the end of a run, asks for it when the operator does, and tells what is news of it meanwhile.
-async fn follow(
-    mut running: Running,
-    run: Arc<Run>,
-    mut news: UnboundedReceiver<VersionChange>,
-    runs: Arc<Runs>,
-    host: Host,
-) {
-    let tell = |change| {
-        let may_quarantine = matches!(change, VersionChange::RolledBack { .. } | VersionChange::Controller { .. });
-        (runs.tell)(Notice::Changed { run: run.id, change });
+async fn follow(mut running: Running, run: Arc<Run>, mut news: mpsc::Receiver<Event>, runs: Arc<Runs>, host: Host) {
+    let tell = |event| {
+        let may_quarantine = matches!(event, Event::RolledBack { .. } | Event::Controller { .. });
+        (runs.report)(News::Changed { run: run.id, event });
         if may_quarantine {
             runs.tell_quarantined(&host);
         }
@@ -264,8 +244,8 @@ async fn follow(
     let mut asked = pin!(run.stop.notified());
     let mut is_asked = false;
     let reply = poll_fn(|context| {
-        while let Poll::Ready(Some(change)) = news.poll_recv(context) {
-            tell(change);
+        while let Poll::Ready(Some(event)) = news.poll_recv(context) {
+            tell(event);
         }
         if !is_asked && asked.as_mut().poll(context).is_ready() {
             is_asked = true;
@@ -274,16 +254,21 @@ async fn follow(
         Pin::new(&mut running).poll(context)
     })
     .await;
-    while let Ok(change) = news.try_recv() {
-        tell(change);
+    while let Ok(event) = news.try_recv() {
+        tell(event);
     }
-    if let Some(record) = run.record.clone()
-        && let Ok(Some(cut)) = tokio::task::spawn_blocking(move || record.finish()).await
-    {
-        tracing::warn!(run = run.id.to_string(), "the record is cut short: {cut}");
+    let (ending, counted, value) = (run.clone(), runs.clone(), reply.value);
+    // A record waits for the disk, and what a skill says at the end may be long.
+    let end = tokio::task::spawn_blocking(move || {
+        let ended = ending.come_to(value);
+        counted.running.fetch_sub(1, Ordering::AcqRel);
+        ending.log.end(ended);
+    });
+    if let Err(error) = end.await {
+        tracing::error!(run = run.id.to_string(), "its end is not known: {error}");
     }
-    run.journal.end(reply.value);
-    (runs.tell)(Notice::Ended(run.view()));
+    runs.state.lock().forget();
+    (runs.report)(News::Ended(run.brief()));
     runs.tell_quarantined(&host);
 }
 
@@ -294,118 +279,56 @@ impl Run {
     }
 
     pub fn is_running(&self) -> bool {
-        lock(&self.journal.log).ended.is_none()
+        !self.log.is_over()
     }
 
-    pub fn view(&self) -> wire::Run {
-        let log = lock(&self.journal.log);
-        let state = match &log.ended {
-            None => RunState::Running,
-            Some(Ok(_)) => RunState::Succeeded,
-            Some(Err(_)) => RunState::Failed,
-        };
-        let ended = log.ended.clone();
+    /// In few words, whatever the skill said.
+    pub fn brief(&self) -> wire::Run {
+        self.log.ended().unwrap_or_else(|| self.view(RunState::Running).brief())
+    }
+
+    /// All of it as JSON, if it is over.
+    pub fn whole(&self) -> Option<Bytes> {
+        self.log.whole()
+    }
+
+    pub fn read(&self) -> Reader {
+        self.log.read()
+    }
+
+    fn view(&self, state: RunState) -> wire::Run {
+        let Sight { version, progress, counts } = self.log.sight();
         wire::Run {
             id: self.id,
-            skill: self.journal.skill.clone(),
-            version: log.version.clone(),
+            skill: self.log.skill().into(),
+            version,
             instruction: self.instruction.clone(),
             seed: self.seed,
             state,
-            outcome: ended.clone().and_then(Result::ok),
-            error: ended.and_then(Result::err),
-            progress: log.progress.clone(),
-            events: log.counts.clone(),
+            outcome: None,
+            error: None,
+            progress,
+            events: counts,
             record: self.record.as_ref().map(|record| record.path().display().to_string()),
         }
     }
 
-    pub fn read(self: &Arc<Self>) -> Reader {
-        Reader { run: self.clone(), next: 0, grown: self.journal.grown.subscribe(), is_over: false }
+    /// What it came to, once its record is whole.
+    fn come_to(&self, ended: Result<Outcome, SkillError>) -> wire::Run {
+        if let Some(cut) = self.record.as_ref().and_then(|record| record.finish()) {
+            tracing::warn!(run = self.id.to_string(), "the record is cut short: {cut}");
+        }
+        match ended {
+            Ok(Outcome { summary, data }) => {
+                let outcome = Some(wire::Outcome { summary, data: Some(data) });
+                wire::Run { outcome, ..self.view(RunState::Succeeded) }
+            }
+            Err(error) => wire::Run { error: Some(run_problem(&error)), ..self.view(RunState::Failed) },
+        }
     }
 }
 
-impl Journal {
-    /// Of a run that begins with a version of a skill, and what is news of it.
-    fn of(skill: String, version: String) -> (Arc<Self>, UnboundedReceiver<VersionChange>) {
-        let (news, told) = unbounded_channel();
-        let log = Mutex::new(Log { version, ..Log::default() });
-        (Arc::new(Self { skill, log, grown: watch::Sender::default(), news }), told)
-    }
-
-    fn note(&self, event: &Event) {
-        let (kind, data) = shown(event);
-        let entry = Entry { kind, data: data.to_string() };
-        let mut log = lock(&self.log);
-        match event {
-            Event::Progress { fraction, note } => {
-                log.progress = Some(Progress { fraction: *fraction, note: note.clone() });
-            }
-            Event::Swapped { skill, to, .. } | Event::RolledBack { skill, to, .. } if skill.as_str() == self.skill => {
-                log.version = to.to_string();
-            }
-            _ => {}
-        }
-        *log.counts.entry(kind.into()).or_default() += 1;
-        log.bytes += entry.data.len();
-        log.events.push_back(entry);
-        while log.bytes > MOST_EVENT_BYTES
-            && let Some(oldest) = log.events.pop_front()
-        {
-            log.bytes -= oldest.data.len();
-            log.forgotten += 1;
-        }
-        drop(log);
-        self.grown.send_replace(());
-        if let Some(change) = VersionChange::of(event) {
-            // Whoever follows the run may be gone with the daemon.
-            let _ = self.news.send(change);
-        }
-    }
-
-    fn end(&self, ended: Result<Outcome, SkillError>) {
-        let outcome = |Outcome { summary, data }| wire::Outcome { summary, data };
-        lock(&self.log).ended = Some(ended.map(outcome).map_err(|error| run_problem(&error)));
-        self.grown.send_replace(());
-    }
-}
-
-impl Reader {
-    /// The next event; one of the kind `missed` says how many were forgotten before they were read, one of the kind `ended`
-    /// is the last.
-    pub async fn next(&mut self) -> Option<Entry> {
-        loop {
-            if self.is_over {
-                return None;
-            }
-            // Before looking: what comes after this look wakes it.
-            self.grown.mark_unchanged();
-            if let Some(entry) = self.take() {
-                return Some(entry);
-            }
-            // Its sender is in our hands.
-            self.grown.changed().await.ok()?;
-        }
-    }
-
-    fn take(&mut self) -> Option<Entry> {
-        let log = lock(&self.run.journal.log);
-        if self.next < log.forgotten {
-            let events = log.forgotten - self.next;
-            self.next = log.forgotten;
-            return Some(Entry { kind: "missed", data: json!({ "events": events }).to_string() });
-        }
-        if let Some(entry) = log.events.get((self.next - log.forgotten) as usize) {
-            self.next += 1;
-            return Some(entry.clone());
-        }
-        self.is_over = log.ended.is_some();
-        drop(log);
-        self.is_over.then(|| Entry { kind: "ended", data: json!(self.run.view()).to_string() })
-    }
-}
-
-fn request(ask: &StartRun) -> TaskRequest {
+pub(crate) fn request(ask: &StartRun) -> TaskRequest {
     TaskRequest {
         instruction: ask.instruction.clone(),
         parameters: if ask.parameters.is_null() { String::new() } else { ask.parameters.to_string() },
@@ -422,7 +345,7 @@ pub(crate) fn interrupted(host: &Host, id: RunId) -> Option<Interrupted> {
 
 /// As the API shows it.
 pub(crate) fn view_of_interrupted(run: Interrupted) -> wire::Run {
-    wire::Run {
+    let run = wire::Run {
         id: run.id,
         skill: run.skill.to_string(),
         version: run.version.to_string(),
@@ -434,51 +357,6 @@ pub(crate) fn view_of_interrupted(run: Interrupted) -> wire::Run {
         progress: None,
         events: BTreeMap::new(),
         record: None,
-    }
-}
-
-/// An event's kind and content.
-fn shown(event: &Event) -> (&'static str, Value) {
-    match event {
-        Event::Progress { fraction, note } => ("progress", json!({ "fraction": fraction, "note": note })),
-        Event::Inference { elapsed } => ("inference", json!({ "seconds": elapsed.as_secs_f64() })),
-        Event::Intervention(intervention) => ("intervention", json!(intervention)),
-        Event::Confirmed { question, answer } => ("confirmed", json!({ "question": question, "answer": answer })),
-        Event::Checkpoint { bytes } => ("checkpoint", json!({ "bytes": bytes })),
-        Event::SwapOffered { skill, version } => {
-            ("swap-offered", json!({ "skill": skill.as_str(), "version": version.to_string() }))
-        }
-        Event::Swapped { skill, from, to, took } => {
-            let (skill, seconds) = (skill.as_str(), took.as_secs_f64());
-            let (from, to) = (from.to_string(), to.to_string());
-            ("swapped", json!({ "skill": skill, "from": from, "to": to, "seconds": seconds }))
-        }
-        Event::SwapSettled { skill, version } => {
-            ("swap-settled", json!({ "skill": skill.as_str(), "version": version.to_string() }))
-        }
-        Event::RolledBack { skill, from, to, why } => {
-            let (from, to) = (from.to_string(), to.to_string());
-            ("rolled-back", json!({ "skill": skill.as_str(), "from": from, "to": to, "why": why }))
-        }
-        Event::Controller { controller, change } => {
-            let change = match change {
-                ControllerChange::Swapped { from, to } => {
-                    json!({ "swapped": { "from": from.to_string(), "to": to.to_string() } })
-                }
-                ControllerChange::Kept { version, refused, why } => {
-                    json!({ "kept": { "version": version.to_string(), "refused": refused.to_string(), "why": why } })
-                }
-                ControllerChange::Ended { version, why } => {
-                    json!({ "ended": { "version": version.to_string(), "why": why } })
-                }
-            };
-            ("controller", json!({ "controller": controller.as_str(), "change": change }))
-        }
-        Event::Log { line } => ("log", json!({ "line": line })),
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What these locks guard is never left half changed by anything that can panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    };
+    run.brief()
 }

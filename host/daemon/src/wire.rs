@@ -27,12 +27,27 @@ pub struct Status {
     pub stopped: Option<u64>,
     /// Whether every declared stop source has been seen alive; nothing moves before.
     pub armed: bool,
+    /// Whether the robot can be moved at all.
+    pub condition: Condition,
     /// In the order of their declaration.
     pub stop_sources: Vec<StopSource>,
     /// What the skills ask.
     pub model: Model,
     /// Runs in flight.
     pub running: usize,
+}
+
+/// Whether a robot can be moved at all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    /// The control loop ticks and its link works.
+    #[default]
+    Works,
+    /// The control loop ticks, but its link answers nothing or only errors. It holds, and tries again.
+    LinkDown,
+    /// There is no control loop any more; only another start of the host brings one.
+    Ended,
 }
 
 /// One way in which the robot may be stopped.
@@ -122,7 +137,8 @@ pub struct StartRun {
     pub record: bool,
 }
 
-/// One run: `GET /v1/runs/{id}`, and what `POST /v1/runs` and `DELETE /v1/runs/{id}` answer.
+/// One run. `GET /v1/runs/{id}` and the last of its events have all of it; lists, and what is answered to whoever starts or
+/// ends a run, are [brief](Run::brief).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// Its number.
@@ -150,6 +166,34 @@ pub struct Run {
     pub record: Option<String>,
 }
 
+impl Run {
+    /// The same in few words: without the outcome's data, and with no sentence longer than [`LONGEST_BRIEF`].
+    pub fn brief(mut self) -> Self {
+        let sentences = [
+            Some(&mut self.instruction),
+            self.outcome.as_mut().map(|outcome| &mut outcome.summary),
+            self.error.as_mut().map(|error| &mut error.cause),
+            self.progress.as_mut().map(|progress| &mut progress.note),
+        ];
+        sentences.into_iter().flatten().for_each(shorten);
+        if let Some(outcome) = &mut self.outcome {
+            outcome.data = None;
+        }
+        self
+    }
+}
+
+/// Bytes of a sentence where it is shown briefly.
+pub const LONGEST_BRIEF: usize = 400;
+
+/// Leaves the beginning of what is too long to be shown briefly.
+pub(crate) fn shorten(sentence: &mut String) {
+    if sentence.len() > LONGEST_BRIEF {
+        sentence.truncate(sentence.floor_char_boundary(LONGEST_BRIEF));
+        sentence.push_str(" ...");
+    }
+}
+
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -169,8 +213,9 @@ pub enum RunState {
 pub struct Outcome {
     /// One sentence for people.
     pub summary: String,
-    /// JSON for programs; may be empty.
-    pub data: String,
+    /// JSON for programs; may be empty. `None` where the run is shown briefly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
 }
 
 /// What a skill says about how far it is.

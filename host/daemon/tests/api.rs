@@ -6,11 +6,16 @@ mod fixture;
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use fixture::packages::{component, remove, replace};
 use fixture::{Bench, answer, anywhere, ask, ask_text, eventually, package, relay};
 use serde_json::{Value, json};
-use waza_daemon::{Daemon, Notice, Options, StopKind, Token, VersionChange};
+use waza_daemon::{Daemon, News, Options, Record, Records, StopKind, Token};
+use waza_robot::Observation;
+use waza_runtime::{Entry, Event, Host, Journal, SkillId, TaskRequest};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -60,8 +65,8 @@ fn a_version_that_crashes_again_and_again_is_quarantined_in_sight_of_the_operato
     let refused = bench.start("say: hello");
     assert_eq!(bench.ended(refused)["error"]["kind"], "quarantined");
     let quarantined = || {
-        bench.notice(|notice| match notice {
-            Notice::Quarantined { skill, .. } => Some(skill.to_string()),
+        bench.told(|news| match news {
+            News::Quarantined { skill, .. } => Some(skill.to_string()),
             _ => None,
         })
     };
@@ -92,22 +97,22 @@ fn versions_that_change_under_a_run_are_news_and_the_run_shows_the_one_that_work
     let works = |version: &str| eventually(|| (bench.get(&path).1["version"] == version).then_some(()));
 
     load("0.2.0", "panic later");
-    bench.change(|change| matches!(change, VersionChange::Swapped { from, to, .. } if pair(from, to) == "0.1.0 0.2.0"));
-    let is_back = |change: &VersionChange| {
-        matches!(change, VersionChange::RolledBack { from, to, why, .. }
+    bench.change(|change| matches!(change, Event::Swapped { from, to, .. } if pair(from, to) == "0.1.0 0.2.0"));
+    let is_back = |change: &Event| {
+        matches!(change, Event::RolledBack { from, to, why, .. }
             if pair(from, to) == "0.2.0 0.1.0" && why.contains("on purpose"))
     };
     bench.change(is_back);
     works("0.1.0");
-    let (skill, why) = bench.notice(|notice| match notice {
-        Notice::Quarantined { skill, version, why } if version.to_string() == "0.2.0" => Some((skill, why)),
+    let (skill, why) = bench.told(|news| match news {
+        News::Quarantined { skill, version, why } if version.to_string() == "0.2.0" => Some((skill, why)),
         _ => None,
     });
     assert_eq!(skill.as_str(), "test/relay");
     assert!(why[0].contains("on purpose"), "{why:?}");
 
     load("0.3.0", "steady again");
-    bench.change(|change| matches!(change, VersionChange::Swapped { from, to, .. } if pair(from, to) == "0.1.0 0.3.0"));
+    bench.change(|change| matches!(change, Event::Swapped { from, to, .. } if pair(from, to) == "0.1.0 0.3.0"));
     works("0.3.0");
     let kinds = bench.get(&path).1["events"].clone();
     assert_eq!((&kinds["swap-offered"], &kinds["swapped"], &kinds["rolled-back"]), (&2.into(), &2.into(), &1.into()));
@@ -149,7 +154,7 @@ fn the_host_stop_ends_every_run_and_resetting_it_names_the_stop_and_starts_nothi
     let (status, latch) = bench.post("/v1/stop", Value::Null);
     let stop = latch["stopped"].as_u64().unwrap();
     assert_eq!((status, bench.robot.is_stopped()), (200, true));
-    bench.notice(|notice| (notice == Notice::Stopped { stop }).then_some(()));
+    bench.told(|news| (news == News::Stopped { stop }).then_some(()));
     assert_eq!(bench.ended(moving)["state"], "failed");
     for run in thinking {
         assert_eq!(bench.ended(run)["error"]["kind"], "stopped");
@@ -180,7 +185,7 @@ fn a_package_is_taken_and_a_bad_one_refused_with_its_reason_while_the_daemon_wor
         skills["refused"][0]["why"].as_str().map(String::from)
     });
     assert!(why.contains("guest.wasm is no WebAssembly component"), "{why}");
-    bench.notice(|notice| matches!(notice, Notice::Refused { .. }).then_some(()));
+    bench.told(|news| matches!(news, News::Refused { .. }).then_some(()));
 
     package(bench.packages.path(), "probe", &component("probe"));
     let skills =
@@ -206,7 +211,7 @@ fn of_two_packages_of_one_name_the_second_is_refused_for_as_long_as_the_first_is
 
     let newer = std::fs::read_to_string(first.join("skill.toml")).unwrap().replace("0.1.0\"\nwit", "0.2.0\"\nwit");
     replace(&first.join("skill.toml"), newer);
-    bench.notice(|notice| matches!(notice, Notice::Loaded { version, .. } if version == "0.2.0").then_some(()));
+    bench.told(|news| matches!(news, News::Loaded { version, .. } if version == "0.2.0").then_some(()));
     assert!(is_refused(), "{}", refused());
     remove(&first);
     eventually(|| (refused() == json!([])).then_some(()));
@@ -223,6 +228,10 @@ fn a_stranger_s_web_page_is_refused_and_a_program_of_this_machine_is_not() {
     assert_refused(stop(&[("content-type", "text/plain")]), 415, "content-type");
     assert_refused(stop(&[]), 415, "content-type");
     assert_refused(ask(address, "GET", "/v1/status", &[("host", "robot.example")], ""), 403, "foreign");
+    assert_refused(ask(address, "GET", "/v1/status", &[("host", "[::1]x")], ""), 403, "foreign");
+    let run = bench.start("wait forever");
+    let image = [("sec-fetch-site", "cross-site"), ("sec-fetch-dest", "image")];
+    assert_refused(ask(address, "GET", &format!("/v1/runs/{run}/events"), &image, ""), 403, "foreign");
     assert!(!bench.robot.is_stopped());
     let own = format!("http://{address}");
     assert_eq!(stop(&[JSON, ("origin", &own)]).0, 200);
@@ -264,16 +273,104 @@ fn who_says_nothing_is_cut_off_and_keeps_nobody_out() {
 fn with_a_token_only_who_has_it_is_served() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
-    std::fs::write(&path, "short\n").unwrap();
+    let write = |token: &str| {
+        std::fs::write(&path, token).unwrap();
+        fixture::private(&path);
+    };
+    write("short\n");
     assert!(Token::open(&path).err().unwrap().contains("16"));
-    std::fs::write(&path, "0123456789abcdef\n").unwrap();
+    write("0123456789abcdef\n");
     let token = Token::open(&path).unwrap();
 
     let bench = Bench::with(Options { token: Some(token.clone()), stops: vec![StopKind::Http], ..anywhere() });
     assert_refused(bench.get("/v1/status"), 401, "unauthorised");
     let address = bench.daemon.address();
-    let (status, body) = ask(address, "GET", "/v1/status", &[("authorization", &token.header())], "");
+    let known = token.header();
+    let (status, body) = ask(address, "GET", "/v1/status", &[("authorization", &known)], "");
     assert_eq!((status, &body["armed"]), (200, &true.into()), "the source finds its own way in: {body}");
+    let by_name = [("authorization", known.as_str()), ("host", "robot.example:7373")];
+    assert_eq!(ask(address, "GET", "/v1/status", &by_name, "").0, 200, "whoever knows it is no stranger's page");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_token_that_others_may_read_is_refused_with_a_way_out() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "0123456789abcdef\n").unwrap();
+    for mode in [0o644, 0o640, 0o604, 0o620, 0o601] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let refused = Token::open(&path).err().unwrap();
+        assert!(refused.contains(&format!("{mode:03o}")) && refused.contains("chmod 600"), "{refused}");
+    }
+    for mode in [0o600, 0o400] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert!(Token::open(&path).is_ok(), "{mode:o}");
+    }
+}
+
+#[test]
+fn a_link_that_is_down_and_a_control_loop_that_has_ended_are_said_and_nothing_starts_after_that() {
+    let bench = Bench::new();
+    let condition = |word: &str| eventually(|| (bench.get("/v1/status").1["condition"] == word).then_some(()));
+    condition("works");
+    bench.link.is_down();
+    condition("link-down");
+    bench.told(|news| (news == News::LinkDown).then_some(()));
+    bench.link.works();
+    condition("works");
+    bench.told(|news| (news == News::LinkBack).then_some(()));
+    bench.link.is_broken();
+    condition("ended");
+    bench.told(|news| (news == News::RobotEnded).then_some(()));
+    let start = bench.post("/v1/runs", json!({ "skill": "test/conduct", "instruction": "say: no" }));
+    assert!(assert_refused(start, 409, "robot-ended").contains("start the host again"));
+    let (_, counts) = ask_text(bench.daemon.address(), "GET", "/metrics", &[], "");
+    assert!(counts.contains("waza_robot_ended 1") && counts.contains("waza_link_down 0"), "{counts}");
+}
+
+#[test]
+fn what_a_skill_says_at_length_is_whole_in_its_own_run_and_in_the_last_event_and_short_in_every_list() {
+    let bench = Bench::new();
+    let run = bench.start("answer at length: 1000000");
+    let ended = bench.ended(run);
+    assert_eq!(ended["outcome"]["data"].as_str().unwrap().len(), 1_000_000);
+    let path = format!("/v1/runs/{run}/events");
+    let (_, events) = ask_text(bench.daemon.address(), "GET", &path, &[], "");
+    let (_, last) = events.split_once("event: ended\ndata: ").unwrap();
+    assert_eq!(serde_json::from_str::<Value>(last.lines().next().unwrap()).unwrap(), ended);
+
+    let long = format!("say: {}", "at length ".repeat(1_000));
+    let other = bench.start(&long);
+    let ended = bench.ended(other);
+    assert_eq!(ended["instruction"].as_str().unwrap(), long);
+    let (status, list) = ask_text(bench.daemon.address(), "GET", "/v1/runs", &[], "");
+    assert!(status == 200 && list.len() < 4_000, "{} bytes", list.len());
+    let listed = &serde_json::from_str::<Value>(&list).unwrap()[0];
+    assert_eq!((&listed["outcome"]["summary"], &listed["outcome"]["data"]), (&"answer at length".into(), &Value::Null));
+    let told = bench.told(|news| match &news {
+        News::Ended(run) if run.id.to_string() == other.to_string() => Some((news.to_string(), run.clone())),
+        _ => None,
+    });
+    assert!(told.0.len() < 1_000 && told.1.instruction.len() < 1_000, "{}", told.0);
+}
+
+#[test]
+fn of_runs_that_said_much_the_oldest_are_forgotten_first() {
+    let bench = Bench::new();
+    let runs: Vec<_> = (0..40).map(|_| bench.start("answer at length: 2000000")).collect();
+    runs.iter().for_each(|run| drop(bench.ended(*run)));
+    let last = bench.start("say: the last");
+    bench.ended(last);
+    let known = eventually(|| {
+        let (_, list) = bench.get("/v1/runs");
+        let known: Vec<_> = list.as_array().unwrap().iter().map(|run| run["id"].as_u64().unwrap()).collect();
+        (known.len() < runs.len()).then_some(known)
+    });
+    assert_eq!(known.last(), Some(&last));
+    assert!(known.windows(2).all(|two| two[1] == two[0] + 1), "{known:?}");
 }
 
 #[test]
@@ -331,4 +428,51 @@ fn a_daemon_that_ends_leaves_the_robot_stopped_and_at_rest() {
     let rest = robot.commanded();
     std::thread::sleep(std::time::Duration::from_millis(100));
     assert_eq!(robot.commanded(), rest);
+}
+
+/// Begins a record when it is let.
+struct Slow {
+    may_begin: Mutex<Receiver<()>>,
+    discarded: Sender<()>,
+}
+
+struct Discarded(Sender<()>);
+
+impl Records for Slow {
+    fn begin(&self, _: &Host, _: &SkillId, _: &TaskRequest) -> Result<Arc<dyn Record>, String> {
+        self.may_begin.lock().unwrap().recv().map_err(|error| error.to_string())?;
+        Ok(Arc::new(Discarded(self.discarded.clone())))
+    }
+}
+
+impl Journal for Discarded {
+    fn entry(&self, _: u64, _: &Entry) {}
+
+    fn observed(&self, _: u32, _: &Arc<Observation>) {}
+}
+
+impl Record for Discarded {
+    fn path(&self) -> &Path {
+        Path::new("nowhere")
+    }
+
+    fn finish(&self) -> Option<String> {
+        None
+    }
+
+    fn discard(&self) {
+        self.0.send(()).unwrap();
+    }
+}
+
+#[test]
+fn a_run_whose_record_comes_too_late_for_who_asked_does_not_begin_and_its_record_is_discarded() {
+    let ((begin, may_begin), (discarded, is_discarded)) = (channel(), channel());
+    let records = Arc::new(Slow { may_begin: Mutex::new(may_begin), discarded });
+    let bench = Bench::with(Options { stops: vec![StopKind::Http], records: Some(records), ..anywhere() });
+    let ask = json!({ "skill": "test/conduct", "instruction": "say: late", "record": true });
+    assert_refused(bench.post("/v1/runs", ask), 408, "timeout");
+    begin.send(()).unwrap();
+    is_discarded.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+    assert_eq!(bench.get("/v1/runs").1, json!([]));
 }

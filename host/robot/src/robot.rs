@@ -307,6 +307,11 @@ impl Robot {
         }
     }
 
+    /// Whether the control loop is gone: nothing moves any more, whatever is asked.
+    pub fn has_ended(&self) -> bool {
+        self.0.gate.has_ended()
+    }
+
     fn armed(&self) -> Result<(), RobotError> {
         let unseen = self.0.sources.unseen();
         if unseen.is_empty() { Ok(()) } else { Err(RobotError::NotArmed { unseen }) }

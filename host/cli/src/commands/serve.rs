@@ -164,8 +164,8 @@ impl Serve {
 
         let options = Options { listen: self.listen, token, stops: self.stops(), records };
         let lines = Lines::to(io::stdout())?;
-        let tell = lines.clone();
-        let daemon = Daemon::start(host, options, move |notice| tell.say(notice)).map_err(|error| match error {
+        let told = lines.clone();
+        let daemon = Daemon::start(host, options, move |news| told.say(news)).map_err(|error| match error {
             DaemonError::Thread(_) => error.into(),
             error => BadInput::caused_by(error),
         })?;

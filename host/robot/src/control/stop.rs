@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 
 use crate::control::gate::Gate;
 
-/// How often a [`StopFile`] is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How often a [`StopFile`] is looked at: it costs two calls of the system each time, and a person or script that makes the file
+/// does not notice the difference.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// One latched stop: what an operator has to have seen before it can be reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,13 +4,13 @@ mod client;
 
 use std::path::PathBuf;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::Value;
 use waza_daemon::Token;
-use waza_daemon::wire::{Latch, OfSkill, Reset, Run, RunState, Skills, StartRun, Status};
-use waza_runtime::RunId;
+use waza_daemon::wire::{Condition, Latch, OfSkill, Reset, Run, RunState, Skills, StartRun, Status};
+use waza_runtime::{Event, RunId};
 
 use self::client::Client;
 use crate::fault::{BadInput, bad_input};
@@ -158,20 +158,25 @@ impl Start {
         if detach {
             return show(&started, json, |started| format!("run {} has begun", started.id));
         }
+        let id = started.id;
+        eprintln!("run {id} has begun; it goes on if you leave, and `waza ctl kill {id}` ends it");
         let mut ended = None;
-        client.follow(started.id, |event| {
+        let followed = client.follow(id, |event| {
             match event.kind.as_str() {
                 "ended" => ended = Some(serde_json::from_value::<Run>(event.data)?),
                 _ if json => (),
                 kind => {
-                    if let Some(line) = told(kind, &event.data) {
+                    if let Some(line) = told(kind, event.data) {
                         eprintln!("{}", plain(&line));
                     }
                 }
             }
             Ok(())
+        });
+        followed.with_context(|| {
+            format!("run {id} goes on unseen (`waza ctl runs {id}` shows it, `waza ctl kill {id}` ends it)")
         })?;
-        let ended = ended.ok_or_else(|| anyhow!("the host went away while run {} worked", started.id))?;
+        let ended = ended.ok_or_else(|| anyhow!("the host went away while run {id} worked"))?;
         show(&ended, json, run)?;
         match ended.error {
             Some(error) => Err(anyhow!("{}: {}", error.cause, error.way_out)),
@@ -189,29 +194,36 @@ fn show<T: Serialize>(answer: &T, json: bool, words: impl FnOnce(&T) -> String) 
 }
 
 /// What is printed of an event while a run is followed.
-fn told(kind: &str, data: &Value) -> Option<String> {
-    let word = |name: &str| data[name].as_str().unwrap_or_default();
-    match kind {
-        "log" => Some(word("line").into()),
-        "progress" => Some(word("note").into()),
-        "confirmed" => Some(format!("{} {}", word("question"), if data["answer"] == true { "yes" } else { "no" })),
-        "swapped" => Some(format!("{} {} goes on in place of {}", word("skill"), word("to"), word("from"))),
-        "swap-settled" => Some(format!("{} {} has proved itself", word("skill"), word("version"))),
-        "rolled-back" => {
-            let (skill, from, to) = (word("skill"), word("from"), word("to"));
-            Some(format!("{skill} {to} goes on again, {from} did not prove itself: {}", word("why")))
-        }
-        "missed" => Some(format!("({} events were forgotten before they were read)", data["events"])),
+fn told(kind: &str, mut data: Value) -> Option<String> {
+    if kind == "missed" {
+        return Some(format!("({} events were forgotten before they were read)", data["events"]));
+    }
+    data.as_object_mut()?.insert("kind".into(), kind.into());
+    // A newer host may tell what is not known here.
+    match serde_json::from_value(data).ok()? {
+        Event::Progress { note, .. } => Some(note),
+        event @ (Event::Log { .. } | Event::Confirmed { .. }) => Some(event.to_string()),
+        event if event.is_of_versions() => Some(event.to_string()),
         _ => None,
     }
 }
 
 fn status(status: &Status) -> String {
-    let stop = match status.stopped {
-        Some(stop) => format!("STOPPED: the host stop {stop} is latched; `waza ctl reset {stop}` lifts it"),
-        None if status.armed => "armed".into(),
-        None => "not armed: a stop source has not been seen alive".into(),
-    };
+    let mut states = Vec::new();
+    match status.condition {
+        Condition::Works => {}
+        Condition::LinkDown => states.push("LINK DOWN: nothing moves until the robot's link is back".into()),
+        Condition::Ended => states.push("ENDED: its control loop is gone; start the host again".into()),
+    }
+    match status.stopped {
+        Some(stop) => {
+            states.push(format!("STOPPED: the host stop {stop} is latched; `waza ctl reset {stop}` lifts it"))
+        }
+        None if !status.armed => states.push("not armed: a stop source has not been seen alive".into()),
+        None if states.is_empty() => states.push("armed".into()),
+        None => {}
+    }
+    let state = states.join("; ");
     let seen = |source: &waza_daemon::wire::StopSource| {
         format!("{} ({})", source.name, if source.seen { "alive" } else { "unseen" })
     };
@@ -219,7 +231,7 @@ fn status(status: &Status) -> String {
     let rules: Vec<_> = status.interventions.iter().map(|(rule, times)| format!("{rule} {times}")).collect();
     let none = |list: Vec<String>| if list.is_empty() { "none".into() } else { list.join(", ") };
     [
-        format!("robot          {} in {}, {} Hz: {stop}", status.robot, status.pace, status.control_hz),
+        format!("robot          {} in {}, {} Hz: {state}", status.robot, status.pace, status.control_hz),
         format!("ticks          {}, {} missed, {} link errors", status.tick, status.missed_ticks, status.link_errors),
         format!("stop sources   {}", none(sources)),
         format!("interventions  {}", none(rules)),
