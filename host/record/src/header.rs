@@ -65,7 +65,7 @@ pub struct Package {
 impl Package {
     /// SHA-256 of the component, hexadecimal.
     pub fn digest(&self) -> String {
-        Sha256::digest(&self.component).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(Sha256::digest(&self.component))
     }
 }
 

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use mcap::records::{MessageHeader, Metadata};
 use mcap::{Attachment, WriteOptions};
+use parking_lot::{Condvar, Mutex};
 use waza_robot::{Embodiment, Observation};
 
 use crate::header::{Header, Package};
@@ -81,13 +82,6 @@ struct Shared {
     pushed: Condvar,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        // Every change under this lock is a few steps that cannot panic.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Writes one run's record. Dropping it closes the file.
 pub struct Recorder {
     shared: Arc<Shared>,
@@ -121,7 +115,7 @@ impl Recorder {
     /// The next entry, at an instant of robot time, ns. Never waits: what the disk is too slow for cuts the record short.
     pub fn entry(&self, at_ns: u64, entry: String) {
         let bytes = entry.len();
-        let mut queue = self.shared.lock();
+        let mut queue = self.shared.queue.lock();
         if queue.cut.is_some() || queue.closed {
             return;
         }
@@ -139,7 +133,7 @@ impl Recorder {
     /// An observation that the skill was handed, by its number. Never waits: it is left out if the disk is too slow.
     pub fn observed(&self, number: u32, seen: Arc<Observation>) {
         let bytes = seen::weight(&self.embodiment, &seen);
-        let mut queue = self.shared.lock();
+        let mut queue = self.shared.queue.lock();
         if queue.cut.is_some() || queue.closed {
             return;
         }
@@ -158,15 +152,15 @@ impl Recorder {
     /// [`WriteError::File`] if the file broke off; what was written before stays readable.
     pub fn finish(&self) -> Result<Written, WriteError> {
         let ended = self.close();
-        let queue = self.shared.lock();
+        let queue = self.shared.queue.lock();
         let (entries, observations) = ended.map_err(|what| WriteError::File { path: self.path.clone(), what })?;
         Ok(Written { entries, observations, left_out: queue.left_out, cut: queue.cut.clone() })
     }
 
     fn close(&self) -> Counted {
-        self.shared.lock().closed = true;
+        self.shared.queue.lock().closed = true;
         self.shared.pushed.notify_one();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.thread.lock().take();
         let Some(thread) = thread else { return Err("it is closed already".into()) };
         thread.join().unwrap_or_else(|_| Err("the thread that writes it panicked".into()))
     }
@@ -190,16 +184,16 @@ impl Queue {
 fn write<W: Write + Seek>(mut pages: Pages<W>, shared: &Shared, robot: &Embodiment) -> Counted {
     let broke_off = |error: mcap::McapError| {
         let what = chain(&error);
-        let mut queue = shared.lock();
+        let mut queue = shared.queue.lock();
         queue.cut.get_or_insert_with(|| what.clone());
         queue.items.clear();
         what
     };
     loop {
         let item = {
-            let mut queue = shared.lock();
+            let mut queue = shared.queue.lock();
             while queue.items.is_empty() && !queue.closed {
-                queue = shared.pushed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                shared.pushed.wait(&mut queue);
             }
             let Some((bytes, item)) = queue.items.pop_front() else { break };
             queue.waiting -= bytes;
@@ -212,7 +206,7 @@ fn write<W: Write + Seek>(mut pages: Pages<W>, shared: &Shared, robot: &Embodime
         match written {
             Ok(true) => {}
             Ok(false) => {
-                let mut queue = shared.lock();
+                let mut queue = shared.queue.lock();
                 queue.cut.get_or_insert_with(|| format!("the file has reached {} bytes", pages.most_bytes));
                 queue.items.clear();
                 queue.waiting = 0;
@@ -220,7 +214,7 @@ fn write<W: Write + Seek>(mut pages: Pages<W>, shared: &Shared, robot: &Embodime
             Err(error) => return Err(broke_off(error)),
         }
     }
-    let cut = shared.lock().cut.clone();
+    let cut = shared.queue.lock().cut.clone();
     let counts = (pages.entries, pages.observations);
     pages.end(cut.as_deref()).map_err(broke_off)?;
     Ok(counts)
