@@ -87,6 +87,9 @@ pub enum Ability {
 }
 
 impl Ability {
+    /// In the contract's order.
+    pub(crate) const ALL: [Self; 6] = [Self::Act, Self::Answer, Self::Locate, Self::Embed, Self::Video, Self::Sensors];
+
     /// As `skill.toml` spells it.
     pub fn name(self) -> &'static str {
         match self {

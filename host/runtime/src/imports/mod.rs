@@ -28,7 +28,7 @@ use waza_robot::Robot;
 
 use crate::contract::{self, Fault, Held, Observed, Refusal};
 use crate::imports::pilot::Unreported;
-use crate::imports::recorded::{Recorder, Recording, Replayer, Replaying};
+use crate::imports::recorded::{Recorder, Recording};
 use crate::leases::{Holder, Leases, Waiting};
 use crate::limits::rate::{Meter, Slot};
 use crate::limits::{Budget, Budgets, CpuClock, Exhausted, Growth};
@@ -38,7 +38,6 @@ use crate::model::Model;
 use crate::package::Package;
 use crate::package::inspect::Interfaces;
 use crate::record::Tape;
-use crate::replay::Replayed;
 use crate::run::Job;
 use crate::run::activity::Activity;
 use crate::run::events::Event;
@@ -256,58 +255,34 @@ impl contract::types::Host for Run {
     }
 }
 
-/// Links the interfaces of the contract that are asked for, and the little of WASI. `observation` is called where only the
-/// type is named.
+/// Links the interfaces of the contract that are asked for, and the little of WASI.
 macro_rules! link {
-    ($linker:ident, $host:ty, $data:expr, $asked:expr, $observation:expr) => {{
-        let asked = $asked;
+    ($linker:ident, $host:ty, $data:expr, $asked:ident) => {{
         crate::imports::wasi::link($linker)?;
         contract::types::add_to_linker::<_, $host>($linker, $data)?;
         contract::clock::add_to_linker::<_, $host>($linker, $data)?;
         contract::actions::add_to_linker::<_, $host>($linker, $data)?;
-        if asked("sensing") {
-            contract::sensing::add_to_linker::<_, $host>($linker, $data)?;
-        } else {
-            $observation($linker)?;
+        if !$asked.contains("sensing") {
+            observation($linker)?;
         }
-        if asked("model") {
-            contract::model::add_to_linker::<_, $host>($linker, $data)?;
-        }
-        if asked("motion") {
-            contract::motion::add_to_linker::<_, $host>($linker, $data)?;
-        }
-        if asked("operator") {
-            contract::operator::add_to_linker::<_, $host>($linker, $data)?;
-        }
-        if asked("durable") {
-            contract::durable::add_to_linker::<_, $host>($linker, $data)?;
-        }
-        if asked("skills") {
-            contract::skills::add_to_linker::<_, $host>($linker, $data)?;
-        }
+        link!(@asked $linker, $host, $data, $asked: sensing model motion operator durable skills);
         Ok(())
     }};
+    (@asked $linker:ident, $host:ty, $data:expr, $asked:ident: $($interface:ident)*) => { $(
+        if $asked.contains(stringify!($interface)) {
+            contract::$interface::add_to_linker::<_, $host>($linker, $data)?;
+        }
+    )* };
 }
 
 /// Links these interfaces, and nothing else.
 pub(crate) fn link(linker: &mut Linker<Run>, interfaces: &Interfaces) -> wasmtime::Result<()> {
-    link!(linker, HasSelf<Run>, |run| run, |interface: &str| interfaces.contains(interface), observation)
+    link!(linker, HasSelf<Run>, |run| run, interfaces)
 }
 
 /// Links the same, for runs that are recorded.
 pub(crate) fn link_recorded(linker: &mut Linker<Run>, interfaces: &Interfaces) -> wasmtime::Result<()> {
-    link!(linker, Recording, |run| Recorder(run), |interface: &str| interfaces.contains(interface), observation)
-}
-
-/// Links everything: whatever is called gives no power, and must have been recorded.
-pub(crate) fn link_replay(linker: &mut Linker<Replayed>) -> wasmtime::Result<()> {
-    link!(
-        linker,
-        Replaying,
-        |replayed| Replayer(replayed),
-        |_: &str| true,
-        |_: &mut Linker<Replayed>| -> wasmtime::Result<()> { Ok(()) }
-    )
+    link!(linker, Recording, |run| Recorder(run), interfaces)
 }
 
 /// Links the type that other interfaces name. Without the functions it gives no power.

@@ -208,7 +208,7 @@ where
         let item = (this.deliver)(run, event);
         let waited = std::mem::take(&mut this.waited);
         if let Some((tape, number)) = &this.tape {
-            tape.item(run, *number, waited, &item);
+            tape.item(&run.table, *number, waited, &item);
         }
         destination.set_buffer(Some(item?));
         Poll::Ready(Ok(StreamResult::Completed))

@@ -22,7 +22,7 @@ use wasmtime_wasi_io::{IoView, async_trait};
 use crate::imports::clock::{has_come, wait};
 use crate::imports::{self, Call, Run};
 use crate::limits::rate::Slot;
-use crate::record::value::{Canonical, arguments};
+use crate::record::value::{Canonical, arguments, record};
 use crate::record::{Tape, awaited};
 use crate::run::events::Event;
 
@@ -118,7 +118,7 @@ impl Run {
         let answer = Ok(value);
         if let Some(tape) = &self.tape {
             let number = tape.called(name, arguments!());
-            tape.answered(self, number, false, &answer);
+            tape.answered(&self.table, number, false, &answer);
         }
         answer
     }
@@ -151,7 +151,7 @@ impl Sandboxed for Run {
         let tape = self.tape.clone().map(|tape| {
             let number = tape.called(until.name(), until.arguments());
             let answer = call.as_ref().map(|_| ()).map_err(|over| wasmtime::Error::new(over.clone()));
-            tape.answered(self, number, false, &answer);
+            tape.answered(&self.table, number, false, &answer);
             (tape, number)
         });
         let call = call.map_err(wasmtime::Error::new)?;
@@ -192,6 +192,8 @@ pub(crate) struct Datetime {
     pub seconds: u64,
     pub nanoseconds: u32,
 }
+
+record! { Datetime { seconds, nanoseconds } }
 
 fn link_cli<T: Sandboxed>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(&format!("wasi:cli/environment@{VERSION}"))?;

@@ -2,12 +2,15 @@
 //! it is the next entry.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::difference::Difference;
+use parking_lot::Mutex;
+
 use crate::limits::CpuClock;
-use crate::record::{Answer, Delivery, Ending, Entry};
+use crate::record::value::Answer;
+use crate::record::{Delivery, Ending, Entry};
+use crate::replay::difference::Difference;
 
 /// The replay goes no further: it differs, or the record ends.
 #[derive(Debug, thiserror::Error)]
@@ -68,14 +71,9 @@ impl Cursor {
         Self(Arc::new(Mutex::new(State { entries, next: 0, calls: 0, waiting, halted: None, over: false, burst })))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under this lock ends the replay.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The skill makes a call. Its number, if it was recorded.
     pub fn call(&self, name: &str, arguments: &str) -> Result<u64, Halt> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         if let Some((_, Entry::Call { number, name: recorded, arguments: with })) = state.peek()
             && recorded == name
             && with == arguments
@@ -90,7 +88,7 @@ impl Cursor {
 
     /// The answer to a call that the skill does not await.
     pub fn answer<O: Answer>(&self, number: u64) -> O {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         if !matches!(state.peek(), Some((_, Entry::Answer { number: of, .. })) if *of == number) {
             let halt = state.differ(&format!("call {number} has no answer"));
             return O::fatal(wasmtime::Error::new(halt));
@@ -100,7 +98,7 @@ impl Cursor {
 
     /// The answer to a call that the skill awaits, when its turn has come. `pended` is kept from poll to poll.
     pub fn poll_answer<O: Answer>(&self, number: u64, pended: &mut bool, context: &Context<'_>) -> Poll<O> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         if state.is_due(Source::Answer(number), pended, context) {
             Poll::Ready(state.take_answer())
         } else {
@@ -116,7 +114,7 @@ impl Cursor {
         finish: bool,
         context: &Context<'_>,
     ) -> Poll<Result<Delivery, Halt>> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         if finish {
             // A skill that waits no longer gets what it got then, be it nothing.
             match state.peek() {
@@ -139,7 +137,7 @@ impl Cursor {
 
     /// The skill closed a stream.
     pub fn close(&self, number: u64) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         state.waiting.remove(&Source::Stream(number));
         if state.over {
             return;
@@ -155,7 +153,7 @@ impl Cursor {
 
     /// An alarm, when its turn has come.
     pub fn poll_alarm(&self, number: u64, pended: &mut bool, context: &Context<'_>) -> Poll<()> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         if !state.is_due(Source::Alarm(number), pended, context) {
             return Poll::Pending;
         }
@@ -165,13 +163,13 @@ impl Cursor {
 
     /// The skill waits, and nothing that it waits for comes next.
     pub fn stuck(&self) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         state.differ("it waits");
     }
 
     /// How it ended; nothing counts any more.
     pub fn end(&self, ending: Option<&Ending>) -> (u64, Halted, Option<Ending>) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         state.over = true;
         let recorded = match state.entries.get(state.next) {
             Some((_, Entry::End(recorded))) => Some(recorded.clone()),
@@ -194,7 +192,7 @@ impl Cursor {
     }
 
     pub fn is_halted(&self) -> bool {
-        self.lock().halted.is_some()
+        self.0.lock().halted.is_some()
     }
 }
 
@@ -212,7 +210,7 @@ impl State {
 
     fn take_answer<O: Answer>(&mut self) -> O {
         match self.take() {
-            Some(Entry::Answer { value, .. }) => O::read(&value).unwrap_or_else(|misspelt| {
+            Some(Entry::Answer { value, .. }) => O::parse(&value).unwrap_or_else(|misspelt| {
                 self.next -= 1;
                 let halt = self.differ(&format!("the contract knows no such answer: {misspelt}"));
                 O::fatal(wasmtime::Error::new(halt))

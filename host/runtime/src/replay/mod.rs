@@ -4,40 +4,32 @@
 //! What the skill waits for comes in the recorded order, as fast as the machine can. Budgets of CPU time, memory and
 //! handles hold as in a run. What the skill writes to its log moves nothing and is not compared.
 
+mod answers;
 mod cursor;
 mod difference;
 
 use std::path::Path;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use wasmtime::component::{
-    Destination, Lift, Linker, Lower, Resource, ResourceTable, StreamProducer, StreamReader, StreamResult,
-};
-use wasmtime::{Store, StoreContextMut, UpdateDeadline};
-use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
-use wasmtime_wasi_io::{IoView, async_trait};
+use wasmtime::component::Linker;
+use wasmtime::{Store, UpdateDeadline};
 
-pub(crate) use cursor::Cursor;
 pub use difference::Difference;
 
-use crate::contract::Fault;
 use crate::contract::TaskRequest;
 use crate::contract::skill::SkillPre;
 use crate::contract::skill::exports::waza::skill::task::Request;
 use crate::error::{RuntimeError, SkillError};
 use crate::ids::SkillId;
-use crate::imports;
-use crate::imports::recorded::Replayer;
-use crate::imports::wasi::{Datetime, Sandboxed, Until, Wasi};
-use crate::limits::KINDS_OF_HANDLES;
-use crate::limits::{Budgets, CpuClock, Growth};
+use crate::limits::{Budgets, CpuClock, KINDS_OF_HANDLES};
 use crate::package::compile::{Engines, compile};
-use crate::record::value::{Canonical, arguments};
-use crate::record::{Answer, Delivery, Ending, Entry, RecordedFatal};
-use cursor::Halted;
+use crate::record::value::RecordedFatal;
+use crate::record::{Ending, Entry};
+use crate::replay::answers::Replayed;
+use crate::replay::cursor::{Cursor, Halted};
 
 /// What is replayed.
 #[derive(Debug, Clone)]
@@ -84,7 +76,7 @@ impl Replay {
         };
         let component = compile(&engines.skill, component, place)?;
         let mut linker = Linker::new(&engines.skill);
-        imports::link_replay(&mut linker).map_err(misfit)?;
+        answers::link(&mut linker).map_err(misfit)?;
         let component = linker.instantiate_pre(&component).and_then(SkillPre::new).map_err(misfit)?;
         Ok(Self { engines, component, budgets })
     }
@@ -152,134 +144,5 @@ fn drive<T>(cursor: &Cursor, skill: impl Future<Output = T>) -> Option<T> {
             cursor.stuck();
             return None;
         }
-    }
-}
-
-/// The data of a replay's store.
-pub(crate) struct Replayed {
-    pub cursor: Cursor,
-    growth: Growth,
-    wasi: Wasi,
-    /// Of WASI's handles; those of the contract are the recorded numbers.
-    table: ResourceTable,
-}
-
-impl Replayed {
-    fn new(cursor: Cursor, seed: u64, budgets: &Budgets) -> Self {
-        let mut table = ResourceTable::new();
-        table.set_max_capacity(budgets.handles);
-        let wasi = Wasi::new(seed, budgets.log_bytes, |line| tracing::info!("{line}"));
-        Self { cursor, growth: Growth::new(budgets), wasi, table }
-    }
-}
-
-/// A call that opens a stream.
-pub(crate) fn stream<I>(
-    mut store: StoreContextMut<'_, Replayed>,
-    name: &str,
-    arguments: &str,
-) -> Result<StreamReader<I>, Fault>
-where
-    I: Canonical + Lift + Lower + Send + Sync + 'static,
-{
-    let cursor = store.data().cursor.clone();
-    let number = cursor.call(name, arguments).map_err(wasmtime::Error::new)?;
-    cursor.answer::<Result<(), Fault>>(number)?;
-    Ok(StreamReader::new(
-        &mut store,
-        Played { number, cursor, pended: false, of: std::marker::PhantomData::<fn() -> I> },
-    )?)
-}
-
-/// Delivers what a stream delivered.
-struct Played<I> {
-    number: u64,
-    cursor: Cursor,
-    pended: bool,
-    of: std::marker::PhantomData<fn() -> I>,
-}
-
-impl<I> Drop for Played<I> {
-    fn drop(&mut self) {
-        self.cursor.close(self.number);
-    }
-}
-
-impl<I> StreamProducer<Replayed> for Played<I>
-where
-    I: Canonical + Lift + Lower + Send + Sync + 'static,
-{
-    type Item = I;
-    type Buffer = Option<I>;
-
-    fn poll_produce<'a>(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        _: StoreContextMut<'a, Replayed>,
-        mut destination: Destination<'a, I, Option<I>>,
-        finish: bool,
-    ) -> Poll<wasmtime::Result<StreamResult>> {
-        let this = self.get_mut();
-        let delivery = std::task::ready!(this.cursor.poll_stream(this.number, &mut this.pended, finish, context));
-        Poll::Ready(match delivery.map_err(wasmtime::Error::new)? {
-            Delivery::Ready => Ok(StreamResult::Completed),
-            Delivery::Cancelled => Ok(StreamResult::Cancelled),
-            Delivery::End | Delivery::Closed => Ok(StreamResult::Dropped),
-            Delivery::Item(item) => <wasmtime::Result<I>>::read(&item).map_err(wasmtime::Error::new)?.map(|item| {
-                destination.set_buffer(Some(item));
-                StreamResult::Completed
-            }),
-        })
-    }
-}
-
-impl IoView for Replayed {
-    fn table(&mut self) -> &mut ResourceTable {
-        &mut self.table
-    }
-}
-
-impl Replayed {
-    fn told<T: Canonical>(&mut self, name: &str, arguments: &str) -> wasmtime::Result<T> {
-        Replayer(self).call(name, arguments)
-    }
-}
-
-impl Sandboxed for Replayed {
-    fn wasi(&mut self) -> &mut Wasi {
-        &mut self.wasi
-    }
-
-    fn monotonic_ns(&mut self) -> wasmtime::Result<u64> {
-        self.told("monotonic-clock.now", &arguments!())
-    }
-
-    fn resolution_ns(&mut self) -> wasmtime::Result<u64> {
-        self.told("monotonic-clock.resolution", &arguments!())
-    }
-
-    fn wall(&mut self) -> wasmtime::Result<Datetime> {
-        self.told("wall-clock.now", &arguments!())
-    }
-
-    fn alarm(&mut self, until: Until) -> wasmtime::Result<Resource<DynPollable>> {
-        let number = self.cursor.call(until.name(), &until.arguments())?;
-        self.cursor.answer::<wasmtime::Result<()>>(number)?;
-        let alarm = imports::push(&mut self.table, Alarm { number, cursor: self.cursor.clone() })?;
-        subscribe(&mut self.table, alarm)
-    }
-}
-
-/// Rings when it rang.
-struct Alarm {
-    number: u64,
-    cursor: Cursor,
-}
-
-#[async_trait]
-impl Pollable for Alarm {
-    async fn ready(&mut self) {
-        let mut pended = false;
-        std::future::poll_fn(|context| self.cursor.poll_alarm(self.number, &mut pended, context)).await;
     }
 }
