@@ -49,17 +49,45 @@ fn the_first_party_skills_replay_bit_for_bit_and_are_told_apart() {
     assert_eq!(replay(&[touch.to_str().unwrap(), "--wasm", same.to_str().unwrap()]).0, Some(0));
 
     let people = waza(&["replay", touch.to_str().unwrap()]);
-    assert!(String::from_utf8(people.stdout).unwrap().contains("observations, bit for bit the same"));
+    assert!(String::from_utf8(people.stdout).unwrap().contains("calls, bit for bit the same; "));
     let people = waza(&["replay", touch.to_str().unwrap(), "--skill", other.to_str().unwrap()]);
     let said = String::from_utf8(people.stdout).unwrap();
     assert!(said.contains("  recorded: it calls ") && said.contains("  now:      it calls "), "{said}");
 
-    let whole = std::fs::read(&touch).unwrap();
+    let whole = std::fs::read(&place).unwrap();
     let torn = folder.path().join("torn.mcap");
     std::fs::write(&torn, &whole[..whole.len() * 3 / 4]).unwrap();
     let (code, said) = replay(&[torn.to_str().unwrap()]);
     assert_eq!((code, &said["same"], &said["ended"]), (Some(0), &true.into(), &Value::Null), "{said}");
     assert!(said["cut"].as_str().unwrap().contains("ends in the middle"), "{said}");
+    assert!(said["calls"].as_u64().unwrap() > 20, "{said}");
+
+    let rewritten = folder.path().join("rewritten.mcap");
+    std::fs::write(&rewritten, compressed(&whole)).unwrap();
+    let Output { status, stdout, stderr } = waza(&["replay", rewritten.to_str().unwrap()]);
+    let said = String::from_utf8(stderr).unwrap();
+    assert_eq!((status.code(), stdout.is_empty()), (Some(2), true), "{said}");
+    assert!(said.contains("rewritten.mcap") && said.contains("`mcap decompress`"), "{said}");
+}
+
+/// A record as a tool writes it that compresses chunks; what is in them stays as it is.
+fn compressed(record: &[u8]) -> Vec<u8> {
+    const MAGIC: usize = 8;
+    const CHUNK: u8 = 6;
+    let (mut written, mut rest) = (record[..MAGIC].to_vec(), &record[MAGIC..record.len() - MAGIC]);
+    while let Some((head, after)) = rest.split_at_checked(9) {
+        let length = u64::from_le_bytes(head[1..].try_into().unwrap()) as usize;
+        let (mut page, after) = (after[..length].to_vec(), &after[length..]);
+        if head[0] == CHUNK {
+            // The name of the compression follows two instants, a size and a checksum, and was empty.
+            page.splice(28..32, [4, 0, 0, 0].into_iter().chain(*b"zstd"));
+        }
+        written.push(head[0]);
+        written.extend((page.len() as u64).to_le_bytes());
+        written.extend(page);
+        rest = after;
+    }
+    written
 }
 
 #[test]

@@ -197,7 +197,10 @@ impl Found {
     fn chunk(&mut self, data: &[u8]) -> Result<(), Broken> {
         let Page::Chunk { header, data } = page(op::CHUNK, data)? else { return Ok(()) };
         if !header.compression.is_empty() {
-            return Err(Broken::Damaged(format!("it is compressed with {}, uncompress it", header.compression)));
+            let how = &header.compression;
+            return Err(Broken::Damaged(format!(
+                "it is compressed with {how}; `mcap decompress` makes a copy that is not"
+            )));
         }
         if crc32fast::hash(&data) != header.uncompressed_crc {
             return Err(Broken::Damaged("the checksum of a chunk is wrong".into()));

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 use waza_record::Record;
-use waza_runtime::replay::Verdict;
+use waza_runtime::replay::{Difference, Verdict};
 use waza_runtime::{self as runtime, Manifest};
 
 use crate::fault::{OrBadInput, bad_input};
@@ -35,48 +35,32 @@ impl Replay {
         let (run, cut) = recorded(&record)?;
         let (component, place) = self.component(&record)?;
         let verdict = runtime::Replay::new(&component, &place, budgets(&record.header)).or_bad_input()?.run(run);
-        if self.json {
-            say!("{}", self.report(&record, &verdict, cut.as_deref()))?;
-        }
         match verdict {
+            Verdict::Same { calls, ended } if self.json => {
+                say!("{}", report(&record, calls, ended.map(|it| it.to_string()), None, cut.as_deref()))
+            }
             Verdict::Same { calls, ended } => {
-                if !self.json {
-                    say!("{calls} calls, {} observations, bit for bit the same", record.observations)?;
-                    match (ended, cut) {
-                        (_, Some(cut)) => say!("the record is cut short: {cut}")?,
-                        (Some(ended), None) => say!("{ended}")?,
-                        (None, None) => say!("the record ends before its run did")?,
-                    }
+                say!("{calls} calls, bit for bit the same; {} observations in the record", record.observations)?;
+                match (ended, cut) {
+                    (_, Some(cut)) => say!("the record is cut short: {cut}"),
+                    (Some(ended), None) => say!("{ended}"),
+                    (None, None) => say!("the record ends before its run did"),
                 }
-                Ok(())
             }
             Verdict::Differs(difference) => {
-                if !self.json {
+                if self.json {
+                    say!("{}", report(&record, difference.call, None, Some(&difference), cut.as_deref()))?;
+                } else {
                     say!("{difference}")?;
                 }
                 bail!("the skill differs from its record {}", self.record.display())
             }
-        }
-    }
-
-    fn report(&self, record: &Record, verdict: &Verdict, cut: Option<&str>) -> serde_json::Value {
-        let (calls, ended, difference) = match verdict {
-            Verdict::Same { calls, ended } => (*calls, ended.as_ref().map(ToString::to_string), None),
-            Verdict::Differs(it) => {
-                let [recorded, now] = it.sides();
-                let seconds = it.at_ns as f64 / 1e9;
-                (it.call, None, Some(json!({ "seconds": seconds, "recorded": recorded, "now": now })))
+            Verdict::NothingCompared => {
+                let why = cut.as_deref().unwrap_or("it ends before the first call");
+                let cause = format!("the record has nothing to compare: {why}");
+                Err(bad_input(cause, self.record.display(), "name a whole record, or record the run again"))
             }
-        };
-        json!({
-            "skill": record.header.skill,
-            "same": difference.is_none(),
-            "calls": calls,
-            "observations": record.observations,
-            "ended": ended,
-            "difference": difference,
-            "cut": cut,
-        })
+        }
     }
 
     /// What runs, and where it is from.
@@ -94,4 +78,26 @@ impl Replay {
         };
         Ok((read(&path)?, path))
     }
+}
+
+fn report(
+    record: &Record,
+    calls: u64,
+    ended: Option<String>,
+    difference: Option<&Difference>,
+    cut: Option<&str>,
+) -> serde_json::Value {
+    let difference = difference.map(|it| {
+        let [recorded, now] = it.sides();
+        json!({ "seconds": it.at_ns as f64 / 1e9, "recorded": recorded, "now": now })
+    });
+    json!({
+        "skill": record.header.skill,
+        "same": difference.is_none(),
+        "calls": calls,
+        "observations": record.observations,
+        "ended": ended,
+        "difference": difference,
+        "cut": cut,
+    })
 }

@@ -54,6 +54,8 @@ pub enum Verdict {
     },
     /// The first difference.
     Differs(Difference),
+    /// The record ends before the first call and does not say what the run came to, so that any skill does as recorded.
+    NothingCompared,
 }
 
 /// A component, compiled to be run against records.
@@ -112,6 +114,9 @@ impl Replay {
         };
         let (calls, halted, ended) = cursor.end(ending.as_ref());
         match halted {
+            Halted::RecordEnds if calls == 0 && matches!(ended, None | Some(Ending::Stopped(_))) => {
+                Verdict::NothingCompared
+            }
             Halted::RecordEnds => Verdict::Same { calls, ended },
             Halted::Differs(difference) => Verdict::Differs(difference),
         }

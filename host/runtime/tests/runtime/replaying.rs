@@ -162,7 +162,11 @@ fn a_run_that_was_stopped_replays_to_where_it_stood() {
         let entries = pages.entries.lock().unwrap().clone();
         let recorded = Recorded { skill: bench.host.skills()[0].id.clone(), request, entries };
         let verdict = replayed(&recorded);
-        assert!(matches!(verdict, Verdict::Same { ended: Some(Ending::Stopped(_)), .. }), "{verdict:?}");
+        let called = recorded.entries.iter().any(|(_, entry)| matches!(entry, Entry::Call { .. }));
+        match verdict {
+            Verdict::Same { ended: Some(Ending::Stopped(_)), .. } => assert!(called),
+            verdict => assert!(verdict == Verdict::NothingCompared && !called, "{instruction}: {verdict:?}"),
+        }
     }
 }
 
@@ -259,12 +263,25 @@ fn a_skill_that_waits_for_what_never_came_is_told_apart() {
 #[test]
 fn a_record_that_is_cut_short_is_the_same_as_far_as_it_goes() {
     let whole = record("roll out: 1");
-    for length in (0..whole.entries.len()).step_by(7) {
+    for length in (1..whole.entries.len()).step_by(7) {
         let mut recorded = whole.clone();
         recorded.entries.truncate(length);
         let verdict = replayed(&recorded);
         assert!(matches!(verdict, Verdict::Same { ended: None, .. }), "{length}: {verdict:?}");
     }
+}
+
+#[test]
+fn a_record_that_ends_before_the_first_call_is_never_called_the_same() {
+    let mut recorded = record("look");
+    let logs = |entry: &Entry| matches!(entry, Entry::Log { .. });
+    recorded.entries.retain(|(_, entry)| logs(entry));
+    assert_eq!(replayed(&recorded), Verdict::NothingCompared);
+    recorded.entries = vec![(0, Entry::End(Ending::Stopped("by the operator".into())))];
+    assert_eq!(replayed(&recorded), Verdict::NothingCompared);
+    // What a run came to is compared, even if it called nothing before.
+    recorded.entries = vec![(0, Entry::End(Ending::Failed("it crashed".into())))];
+    assert_eq!(differs(&recorded).recorded, "it crashed");
 }
 
 #[test]
