@@ -3,6 +3,9 @@
 
 pub(crate) mod calls;
 mod entry;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod tape;
 pub(crate) mod value;
 
