@@ -125,6 +125,15 @@ fn a_version_that_takes_over_from_another_is_told_where_the_host_runs_and_where_
 
 #[test]
 fn a_run_of_a_host_that_was_killed_waits_until_it_is_resumed_and_nothing_moves_before() {
+    goes_on_after("KILL");
+}
+
+#[test]
+fn a_run_of_a_host_that_was_told_to_leave_waits_as_well() {
+    goes_on_after("TERM");
+}
+
+fn goes_on_after(signal: &str) {
     let folder = tempfile::tempdir().unwrap();
     let (skills, state) = (folder.path().join("skills"), folder.path().join("state"));
     std::fs::create_dir(&skills).unwrap();
@@ -137,8 +146,8 @@ fn a_run_of_a_host_that_was_killed_waits_until_it_is_resumed_and_nothing_moves_b
     while first.json(&["runs", &run])["events"]["checkpoint"].as_u64().is_none() {
         assert!(began.elapsed() < PATIENCE, "it leaves no checkpoint");
     }
-    first.child.kill().unwrap();
-    first.child.wait().unwrap();
+    first.signal(signal);
+    first.ended();
 
     let mut second = Served::start(&skills, &options);
     let offer = format!("`waza ctl resume {run}`");

@@ -161,6 +161,7 @@ fn shown(site: &Site) -> Skills {
 async fn runs(State(site): Shared) -> Result<Json<Vec<wire::Run>>, Fault> {
     aside(move || {
         let mut runs: BTreeMap<_, _> = site.runs.all().iter().map(|run| run.brief()).map(|run| (run.id, run)).collect();
+        // One that can go on is that, also where it was this host's own.
         runs.extend(site.host.interrupted().into_iter().map(view_of_interrupted).map(|run| (run.id, run)));
         Json(runs.into_values().collect())
     })

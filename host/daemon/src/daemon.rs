@@ -163,7 +163,7 @@ impl Daemon {
     pub fn end(self) {
         let robot = self.site.host.robot().clone();
         robot.stop();
-        self.site.runs.stop_all();
+        self.site.runs.interrupt_all();
         within(END_WITHIN, || self.site.runs.running() == 0);
         let mut before = robot.commanded();
         within(END_WITHIN, || {

@@ -35,7 +35,8 @@ pub enum News {
     Began(Run),
     /// A run ended.
     Ended(Run),
-    /// An earlier host did not live to end a run. It does not go on by itself.
+    /// A run can go on that its host did not live to end, or that ended with its host or by the host stop. It does not by
+    /// itself.
     Interrupted(Run),
     /// Something became of a version in a run: what, says one of the [events of versions](Event::is_of_versions).
     Changed {

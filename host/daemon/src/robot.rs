@@ -45,7 +45,7 @@ pub(crate) async fn follow(robot: Robot, runs: Arc<Runs>, watched: Arc<Watched>,
             latched = stopped;
             report(match stopped {
                 Some(stop) => {
-                    runs.stop_all();
+                    runs.interrupt_all();
                     News::Stopped { stop: stop.number() }
                 }
                 None => News::Reset,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 
 use axum::body::Bytes;
@@ -50,7 +50,10 @@ pub(crate) struct Run {
     id: RunId,
     instruction: String,
     seed: u64,
-    stop: Notify,
+    /// It is asked to end.
+    asked: Notify,
+    /// And is wanted no more: it is not to go on another time.
+    unwanted: AtomicBool,
     log: Arc<RunLog>,
     record: Option<Arc<dyn Record>>,
 }
@@ -170,7 +173,8 @@ impl Runs {
 
     fn begin(self: &Arc<Self>, host: &Host, mut state: MutexGuard<'_, State>, begun: Begun) -> Arc<Run> {
         let Begun { running, log, news, instruction, seed, record } = begun;
-        let run = Arc::new(Run { id: running.id(), instruction, seed, stop: Notify::new(), log, record });
+        let (asked, unwanted) = (Notify::new(), AtomicBool::new(false));
+        let run = Arc::new(Run { id: running.id(), instruction, seed, asked, unwanted, log, record });
         state.runs.insert(run.id, run.clone());
         self.running.fetch_add(1, Ordering::AcqRel);
         drop(state);
@@ -200,15 +204,15 @@ impl Runs {
         self.running.load(Ordering::Acquire)
     }
 
-    /// Asks every run to end.
-    pub fn stop_all(&self) {
-        self.state.lock().running().for_each(|run| run.stop());
+    /// Asks every run to end. One that left a checkpoint can go on later.
+    pub fn interrupt_all(&self) {
+        self.state.lock().running().for_each(|run| run.interrupt());
     }
 
-    /// Asks every run to end, and does something if none has to. Nothing starts meanwhile.
+    /// Asks every run to end likewise, and does something if none has to. Nothing starts meanwhile.
     pub fn when_none<T>(&self, then: impl FnOnce() -> T) -> Result<T, usize> {
         let state = self.state.lock();
-        let running = state.running().inspect(|run| run.stop()).count();
+        let running = state.running().inspect(|run| run.interrupt()).count();
         if running == 0 { Ok(then()) } else { Err(running) }
     }
 }
@@ -241,15 +245,14 @@ async fn follow(mut running: Running, run: Arc<Run>, mut news: mpsc::Receiver<Ev
             runs.tell_quarantined(&host);
         }
     };
-    let mut asked = pin!(run.stop.notified());
-    let mut is_asked = false;
+    let mut asked = pin!(run.asked.notified());
     let reply = poll_fn(|context| {
         while let Poll::Ready(Some(event)) = news.poll_recv(context) {
             tell(event);
         }
-        if !is_asked && asked.as_mut().poll(context).is_ready() {
-            is_asked = true;
-            running.stop();
+        while asked.as_mut().poll(context).is_ready() {
+            asked.set(run.asked.notified());
+            if run.unwanted.load(Ordering::Acquire) { running.stop() } else { running.interrupt() }
         }
         Pin::new(&mut running).poll(context)
     })
@@ -269,13 +272,22 @@ async fn follow(mut running: Running, run: Arc<Run>, mut news: mpsc::Receiver<Ev
     }
     runs.state.lock().forget();
     (runs.report)(News::Ended(run.brief()));
+    if let Some(left) = interrupted(&host, run.id) {
+        (runs.report)(News::Interrupted(view_of_interrupted(left)));
+    }
     runs.tell_quarantined(&host);
 }
 
 impl Run {
-    /// Asks it to end, be it waiting or computing.
+    /// Asks it to end, be it waiting or computing, because it is wanted no more.
     pub fn stop(&self) {
-        self.stop.notify_one();
+        self.unwanted.store(true, Ordering::Release);
+        self.asked.notify_one();
+    }
+
+    /// Asks it to end, be it waiting or computing. If it left a checkpoint it can go on later.
+    fn interrupt(&self) {
+        self.asked.notify_one();
     }
 
     pub fn is_running(&self) -> bool {

@@ -31,7 +31,9 @@ use crate::run::running::Running;
 use crate::run::services::{Checkpoints, Services};
 use crate::state::StateFolder;
 use crate::state::checkpoints::{Interrupted, RunFiles};
+use crate::state::disk::{Disk, RealDisk};
 use crate::state::quarantine::{Quarantine, Quarantined};
+use crate::state::run_numbers::RunNumbers;
 use crate::supervisor;
 use crate::supervisor::skills::{Loaded, Skills};
 
@@ -42,8 +44,6 @@ pub struct Host(Arc<Inner>);
 struct Inner {
     skills: Arc<Skills>,
     cache: Option<Cache>,
-    /// What earlier hosts left, and nobody has decided about.
-    interrupted: Mutex<BTreeMap<RunId, Interrupted>>,
     /// Of each id, the number of the change that began last.
     newest: Mutex<BTreeMap<SkillId, u64>>,
 }
@@ -55,6 +55,17 @@ impl Host {
     /// [`RuntimeError::ModelMisfit`] if the model was made for another robot, [`RuntimeError::Engine`],
     /// [`RuntimeError::State`] if the state folder cannot be used.
     pub fn new(robot: Robot, model: impl Model, options: HostOptions) -> Result<Self, RuntimeError> {
+        Self::with_disk(robot, model, options, Arc::new(RealDisk))
+    }
+
+    /// A host that keeps its state on another disk than the system's, for tests of what it does when that is slow.
+    #[doc(hidden)]
+    pub fn with_disk(
+        robot: Robot,
+        model: impl Model,
+        options: HostOptions,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Self, RuntimeError> {
         let wrong = misfits(model.about(), robot.embodiment());
         if !wrong.is_empty() {
             let (model, robot) = (model.about().name.clone(), robot.embodiment().name.clone());
@@ -64,9 +75,9 @@ impl Host {
             Pace::RealTime => 0,
             Pace::Lockstep => options.model_latency_ticks,
         };
-        let state = options.state.as_deref().map(StateFolder::open).transpose()?;
+        let state = options.state.as_deref().map(|path| StateFolder::open(path, disk)).transpose()?;
         let files = state.as_ref().map(RunFiles::open).transpose()?;
-        let interrupted = files.as_ref().map(RunFiles::interrupted).unwrap_or_default();
+        let last = files.as_ref().and_then(|files| files.last());
         let cache = state.as_ref().map(Cache::open).transpose()?;
         let engines = Engines::new(&options.budgets)?;
         let skills = Arc::new_cyclic(|skills: &Weak<Skills>| {
@@ -84,19 +95,18 @@ impl Host {
                 leases: Leases::new(robot.clone(), options.lease_term),
                 robot,
                 model: Arc::new(model),
-                quarantine: Quarantine::open(options.state.as_deref()),
+                quarantine: Quarantine::open(state.as_ref()),
                 options,
                 latency_ticks,
                 checkpoints: Checkpoints::default(),
-                runs: Runs::after(interrupted.keys().next_back().copied()),
+                runs: Runs::new(RunNumbers::open(state.as_ref(), last)),
                 controllers: Controllers::default(),
                 launch: Box::new(launch),
                 files,
                 _state: state,
             }))
         });
-        let (interrupted, newest) = (Mutex::new(interrupted), Mutex::default());
-        Ok(Self(Arc::new(Inner { skills, cache, interrupted, newest })))
+        Ok(Self(Arc::new(Inner { skills, cache, newest: Mutex::default() })))
     }
 
     pub(crate) fn skills_of(&self) -> &Arc<Skills> {
@@ -214,30 +224,21 @@ impl Host {
         self.services().runs.jobs().iter().map(|job| RunSummary::of(job)).collect()
     }
 
-    /// Runs that earlier hosts with this state folder did not live to end, and that left checkpoints. None of them goes on
-    /// by itself.
+    /// Runs that left checkpoints and did not come to their own end: those of earlier hosts with this state folder, and those
+    /// of this one that were [interrupted](Running::interrupt) or that the host stop ended. None of them goes on by itself.
     pub fn interrupted(&self) -> Vec<Interrupted> {
-        self.0.interrupted.lock().values().cloned().collect()
+        self.services().files.as_ref().map(|files| files.interrupted()).unwrap_or_default()
     }
 
-    /// Lets an interrupted run go on from its checkpoint, with the version of its skill that is loaded now. None: there is no
-    /// such run.
+    /// Lets an interrupted run go on from its checkpoint, with the version of its skill that is loaded now. One that is refused
+    /// still waits. None: there is no such run.
     pub fn resume(&self, run: RunId, events: impl Fn(Event) + Send + Sync + 'static) -> Option<Running> {
-        let Interrupted { skill, request, .. } = self.0.interrupted.lock().get(&run)?.clone();
-        // One whose skill is missing is still there when the skill is.
-        if self.0.skills.current(skill.as_str()).is_ok() {
-            self.0.interrupted.lock().remove(&run)?;
-        }
-        Some(self.start(skill.as_str(), run, request, Arc::new(events), None))
+        supervisor::resume(&self.0.skills, run, Arc::new(events))
     }
 
     /// Forgets an interrupted run, and its checkpoint. False: there is none.
     pub fn forget(&self, run: RunId) -> bool {
-        let found = self.0.interrupted.lock().remove(&run).is_some();
-        if let Some(files) = self.services().files.as_ref().filter(|_| found) {
-            files.of(run).remove();
-        }
-        found
+        self.services().files.as_ref().is_some_and(|files| files.forget(run))
     }
 
     /// Takes every lease of a skill away: its joints hold, and its next motion is refused as preempted.

@@ -51,6 +51,9 @@ pub mod bench;
 mod contract;
 pub mod controllers;
 pub mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host;
 pub mod hot_load;
 pub mod ids;
@@ -84,6 +87,8 @@ pub use run::options::{HostOptions, Operator, SwapOptions};
 pub use run::registry::RunSummary;
 pub use run::running::Running;
 pub use state::checkpoints::Interrupted;
+#[doc(hidden)]
+pub use state::disk::{Disk, Draft, RealDisk};
 pub use state::quarantine::{self, Quarantined};
 
 /// The version of wasmtime, which compiles skills and keeps each in its sandbox.

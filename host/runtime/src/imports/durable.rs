@@ -62,8 +62,8 @@ async fn standing_still<T>(context: &Call, wait: impl Future<Output = T>) -> T {
 }
 
 fn kept(written: Result<io::Result<()>, Canceled>) -> Result<(), Refusal> {
-    // What was taken away before it was written is of a run that is over.
-    written.unwrap_or(Ok(())).map_err(not_kept)
+    // Only the file of a run that is over is taken away before it is written.
+    written.unwrap_or_else(|Canceled| Err(io::Error::other("the run is over"))).map_err(not_kept)
 }
 
 fn not_kept(error: io::Error) -> Refusal {

@@ -130,7 +130,7 @@ impl Job {
 
     /// Lets the state of a checkpoint be written for the next host. None: nobody asked for that.
     pub fn write(&self, package: &Package, state: &[u8]) -> std::io::Result<Option<Written>> {
-        self.file.as_ref().map(|file| file.keep(self, package, state)).transpose()
+        self.file.as_ref().map(|file| file.keep(package.version(), &self.request, state)).transpose()
     }
 
     /// From where the run goes on if it changes its version.

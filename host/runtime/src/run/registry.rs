@@ -1,13 +1,13 @@
 //! The runs of a host: their numbers, and those in flight.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use crate::ids::{RunId, SkillId};
 use crate::run::Job;
+use crate::state::run_numbers::RunNumbers;
 
 /// A run in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,18 +39,17 @@ impl RunSummary {
 
 /// The runs in flight.
 pub(crate) struct Runs {
-    next: AtomicU64,
+    numbers: RunNumbers,
     live: Mutex<BTreeMap<RunId, Weak<Job>>>,
 }
 
 impl Runs {
-    /// Numbers begin after the last that was ever used.
-    pub fn after(last: Option<RunId>) -> Self {
-        Self { next: AtomicU64::new(last.map_or(1, |last| last.0.saturating_add(1))), live: Mutex::default() }
+    pub fn new(numbers: RunNumbers) -> Self {
+        Self { numbers, live: Mutex::default() }
     }
 
     pub fn number(&self) -> RunId {
-        RunId(self.next.fetch_add(1, Ordering::Relaxed))
+        self.numbers.next()
     }
 
     pub fn begin(&self, job: &Arc<Job>) {

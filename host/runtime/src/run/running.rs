@@ -10,7 +10,7 @@ use waza_robot::{Reply, Robot};
 use crate::contract::Outcome;
 use crate::error::SkillError;
 use crate::ids::{RunId, SkillId};
-use crate::run::thread::Signal;
+use crate::run::thread::{Signal, Stop};
 
 /// What a run came to.
 pub(crate) type Ended = Result<Outcome, SkillError>;
@@ -51,9 +51,15 @@ impl Running {
         self.id
     }
 
-    /// Ends the run, as dropping it does, but it can still be waited for.
+    /// Ends the run because it is wanted no more: its checkpoint is forgotten. It can still be waited for.
     pub fn stop(&self) {
-        self.signal.stop();
+        self.signal.stop(Stop::Ended);
+    }
+
+    /// Ends the run so that it can go on later: with a state folder its last checkpoint is kept, and it is among
+    /// [`Host::interrupted`](crate::Host::interrupted). Dropping this does the same. It can still be waited for.
+    pub fn interrupt(&self) {
+        self.signal.stop(Stop::Interrupted);
     }
 }
 
@@ -78,6 +84,6 @@ impl Future for Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.signal.stop();
+        self.signal.stop(Stop::Interrupted);
     }
 }

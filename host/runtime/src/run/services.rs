@@ -34,8 +34,8 @@ pub(crate) struct Services {
     pub controllers: Controllers,
     /// Starts a run of a skill that another run invokes. Whoever starts runs lies above this, so it hands its door in.
     pub launch: Box<dyn Fn(&str, Launch) -> Running + Send + Sync>,
-    pub files: Option<RunFiles>,
-    /// Kept for as long as anybody writes there.
+    pub files: Option<Arc<RunFiles>>,
+    /// Kept for as long as anybody writes there. Goes last: what is still to be written is written then.
     pub _state: Option<StateFolder>,
 }
 

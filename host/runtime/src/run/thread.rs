@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Wake;
 use std::thread::Thread;
@@ -43,27 +43,43 @@ impl Holds {
     }
 }
 
+/// Why a run was asked to end. The later of these outweighs the earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Stop {
+    /// The host stops or leaves, or nobody waits for the run any more: it may go on some other time.
+    Interrupted = 1,
+    /// Somebody wants it no more.
+    Ended,
+}
+
 /// Wakes the run's thread, and asks the run to end.
 pub(crate) struct Signal {
     /// Written once and read without a lock: the control loop wakes runs, and must not wait for one that computes.
     thread: OnceLock<Thread>,
     woken: AtomicBool,
-    stopped: AtomicBool,
+    /// A [`Stop`]; 0: it may go on.
+    stopped: AtomicU8,
 }
 
 impl Signal {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { thread: OnceLock::new(), woken: AtomicBool::new(true), stopped: AtomicBool::new(false) })
+        Arc::new(Self { thread: OnceLock::new(), woken: AtomicBool::new(true), stopped: AtomicU8::new(0) })
     }
 
     /// Asks the run to end, be it waiting or computing.
-    pub fn stop(self: &Arc<Self>) {
-        self.stopped.store(true, Ordering::Release);
+    pub fn stop(self: &Arc<Self>, why: Stop) {
+        self.stopped.fetch_max(why as u8, Ordering::AcqRel);
         self.wake_by_ref();
     }
 
     pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
+        self.stopped.load(Ordering::Acquire) != 0
+    }
+
+    /// Somebody wants the run no more.
+    pub fn is_unwanted(&self) -> bool {
+        self.stopped.load(Ordering::Acquire) == Stop::Ended as u8
     }
 
     /// This thread is the run's.

@@ -1,30 +1,37 @@
-//! The checkpoints of runs on disk: what a host that was killed leaves for the next.
+//! The checkpoints of runs on disk: from where a run can go on that its host did not live to end, or that the host stop ended.
 //!
-//! One file a run, written whole or not at all: a line of JSON that says what the run was, and the state after it. A file that
-//! is damaged is set aside, with a warning.
+//! One file a run, written whole or not at all: a line of JSON that says what the run was, and the state after it. It is there
+//! from the first checkpoint until the run has come to its own end, or until somebody wants it no more. A file that is damaged
+//! is set aside, with a warning.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, Read};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::TaskRequest;
 use crate::error::RuntimeError;
-use crate::ids::{Digest, RunId, SkillId};
-use crate::package::Package;
-use crate::run::Job;
+use crate::ids::{Digest, RunId, SkillId, VersionId};
 use crate::state::StateFolder;
-use crate::state::disk_writer::{Desk, Scribe, Written};
+use crate::state::disk_writer::{Writer, Written};
 
 /// The most that a file may have: a checkpoint of 1 MiB, and what the run was.
-const MOST_BYTES: u64 = 4 << 20;
+const MOST_BYTES: usize = 4 << 20;
 
-/// How a file ends that was damaged.
+/// Runs that can go on and that are remembered; beyond, the oldest are forgotten.
+const MOST_LEFT: usize = 256;
+
+/// How a file ends.
+const EXTENSION: &str = "run";
+
+/// How one ends that was damaged.
 const ASIDE: &str = "damaged";
 
-/// A run that its host did not live to end.
+/// A run that can go on from its last checkpoint: its host did not live to end it, or it was ended with the host or by the
+/// host stop.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Interrupted {
     /// As it was then; a run that is resumed keeps it.
@@ -51,76 +58,99 @@ struct Header {
     state_digest: Digest,
 }
 
-/// Where runs leave their checkpoints.
+/// Where runs leave their checkpoints, and the runs that can go on.
 pub(crate) struct RunFiles {
     folder: PathBuf,
-    scribe: Scribe,
+    writer: Writer,
+    /// What nobody has decided about.
+    left: Mutex<BTreeMap<RunId, Interrupted>>,
 }
 
-/// Where one run does.
-#[derive(Clone)]
+/// Where one run leaves its checkpoints.
 pub(crate) struct RunFile {
-    path: PathBuf,
-    desk: Arc<Desk>,
+    run: RunId,
+    files: Arc<RunFiles>,
+    /// Which version left the one that is in the file, if any did.
+    left_by: Mutex<Option<semver::Version>>,
 }
 
 impl RunFiles {
-    pub fn open(state: &StateFolder) -> Result<Self, RuntimeError> {
+    /// With what earlier hosts left.
+    pub fn open(state: &StateFolder) -> Result<Arc<Self>, RuntimeError> {
         let folder = state.folder("runs")?;
-        let scribe = Scribe::start().map_err(|error| RuntimeError::Engine(error.to_string()))?;
-        Ok(Self { folder, scribe })
+        let left = Mutex::new(left(&folder));
+        Ok(Arc::new(Self { folder, writer: state.writer(), left }))
     }
 
-    pub fn of(&self, run: RunId) -> RunFile {
-        RunFile { path: self.folder.join(format!("{run}.run")), desk: self.scribe.desk() }
+    /// Of a run that begins.
+    pub fn of(self: &Arc<Self>, run: RunId) -> RunFile {
+        RunFile { run, files: self.clone(), left_by: Mutex::default() }
     }
 
-    /// What earlier hosts left.
-    pub fn interrupted(&self) -> BTreeMap<RunId, Interrupted> {
-        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().filter_map(Result::ok);
-        let files = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == "run"));
-        files
-            .filter_map(|path| match Interrupted::read(&path) {
-                Ok(found) => Some((found.id, found)),
-                Err(what) => {
-                    tracing::warn!("{} is no checkpoint of a run ({what}); it is set aside", path.display());
-                    // Where even that fails it is found again, with the same warning.
-                    let _ = std::fs::rename(&path, path.with_extension(ASIDE));
-                    None
-                }
-            })
-            .collect()
+    /// The runs that can go on, by number.
+    pub fn interrupted(&self) -> Vec<Interrupted> {
+        self.left.lock().values().cloned().collect()
+    }
+
+    /// The newest of them.
+    pub fn last(&self) -> Option<RunId> {
+        self.left.lock().keys().next_back().copied()
+    }
+
+    pub fn find(&self, run: RunId) -> Option<Interrupted> {
+        self.left.lock().get(&run).cloned()
+    }
+
+    /// A run that was interrupted goes on. None: there is none, any more.
+    pub fn resume(self: &Arc<Self>, run: RunId) -> Option<RunFile> {
+        let Interrupted { version, .. } = self.left.lock().remove(&run)?;
+        Some(RunFile { left_by: Mutex::new(Some(version)), ..self.of(run) })
+    }
+
+    /// Forgets a run that was interrupted. False: there is none.
+    pub fn forget(&self, run: RunId) -> bool {
+        let found = self.left.lock().remove(&run).is_some();
+        if found {
+            self.writer.remove(&self.path(run));
+        }
+        found
+    }
+
+    fn leave(&self, interrupted: Interrupted) {
+        let mut left = self.left.lock();
+        left.insert(interrupted.id, interrupted);
+        while left.len() > MOST_LEFT
+            && let Some((run, _)) = left.pop_first()
+        {
+            tracing::warn!(%run, "forgotten: more than {MOST_LEFT} runs were interrupted");
+            self.writer.remove(&self.path(run));
+        }
+    }
+
+    fn path(&self, run: RunId) -> PathBuf {
+        self.folder.join(format!("{run}.{EXTENSION}"))
     }
 }
 
 impl RunFile {
-    /// Keeps a checkpoint in place of the one before.
-    pub fn keep(&self, job: &Job, skill: &Package, checkpoint: &[u8]) -> std::io::Result<Written> {
-        let header = Header {
-            run: job.id,
-            skill: skill.manifest.id.clone(),
-            version: skill.manifest.version.clone(),
-            digest: skill.digest,
-            instruction: job.request.instruction.clone(),
-            parameters: job.request.parameters.clone(),
-            seed: job.request.seed,
-            priority: job.request.priority,
-            state_bytes: checkpoint.len() as u64,
-            state_digest: Digest::of(checkpoint),
-        };
-        let mut content = serde_json::to_vec(&header)?;
-        content.push(b'\n');
-        content.extend_from_slice(checkpoint);
-        Ok(self.desk.write(&self.path, content))
+    /// Lets a checkpoint be kept in place of the one before.
+    pub fn keep(&self, left_by: VersionId, request: &TaskRequest, state: &[u8]) -> io::Result<Written> {
+        let version = left_by.version.clone();
+        let content = spell(self.run, left_by, request, state)?;
+        *self.left_by.lock() = Some(version);
+        Ok(self.files.writer.write(&self.files.path(self.run), move || Ok(content)))
     }
 
-    /// The run is over.
+    /// The run has come to its end.
     pub fn remove(&self) {
-        if let Err(error) = self.desk.remove(&self.path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!("{} could not be removed: {error}", self.path.display());
-        }
+        self.files.writer.remove(&self.files.path(self.run));
+    }
+
+    /// The run is over, and can go on from its last checkpoint, if it left one.
+    pub fn leave(&self, skill: SkillId, request: &TaskRequest, state: Option<Vec<u8>>) {
+        let Some((version, state)) = self.left_by.lock().clone().zip(state) else { return };
+        let request = TaskRequest { resume: Some(state), ..request.clone() };
+        self.files.leave(Interrupted { id: self.run, skill, version, request });
     }
 }
 
@@ -131,17 +161,104 @@ impl Interrupted {
     /// In one sentence: the file cannot be read, or is not what a host wrote.
     pub fn read(path: &Path) -> Result<Self, String> {
         let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-        let mut file = std::io::BufReader::new(file.take(MOST_BYTES));
-        let mut line = Vec::new();
-        file.read_until(b'\n', &mut line).map_err(|error| error.to_string())?;
-        let header: Header = serde_json::from_slice(&line).map_err(|error| error.to_string())?;
-        let mut checkpoint = Vec::new();
-        file.read_to_end(&mut checkpoint).map_err(|error| error.to_string())?;
-        if checkpoint.len() as u64 != header.state_bytes || Digest::of(&checkpoint) != header.state_digest {
+        let mut bytes = Vec::new();
+        file.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        Self::parse(&bytes)
+    }
+
+    /// Of the bytes of a file.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.len() > MOST_BYTES {
+            return Err(format!("it has more than {MOST_BYTES} bytes"));
+        }
+        let end = bytes.iter().position(|byte| *byte == b'\n').ok_or("its first line has no end")?;
+        let (line, checkpoint) = (&bytes[..end], &bytes[end + 1..]);
+        let header: Header = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        if checkpoint.len() as u64 != header.state_bytes || Digest::of(checkpoint) != header.state_digest {
             return Err("its state is not the one that it announces".into());
         }
         let Header { run, skill, version, instruction, parameters, seed, priority, .. } = header;
-        let request = TaskRequest { instruction, parameters, resume: Some(checkpoint), seed, priority };
+        let request = TaskRequest { instruction, parameters, resume: Some(checkpoint.into()), seed, priority };
         Ok(Self { id: run, skill, version, request })
     }
+}
+
+/// What earlier hosts left in a folder.
+fn left(folder: &Path) -> BTreeMap<RunId, Interrupted> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let files = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == EXTENSION));
+    let read = |path: &Path| {
+        let found = Interrupted::read(path)?;
+        // What is forgotten under one name must not come back under another.
+        let named = path.file_stem().is_some_and(|name| name.to_str() == Some(&found.id.to_string()));
+        if named { Ok(found) } else { Err(format!("it is of run {}", found.id)) }
+    };
+    files
+        .filter_map(|path| match read(&path) {
+            Ok(found) => Some((found.id, found)),
+            Err(what) => {
+                tracing::warn!("{} is no checkpoint of a run ({what}); it is set aside", path.display());
+                // Where even that fails it is found again, with the same warning.
+                let _ = std::fs::rename(&path, path.with_extension(ASIDE));
+                None
+            }
+        })
+        .collect()
+}
+
+/// What [`Interrupted::parse`] takes.
+fn spell(run: RunId, left_by: VersionId, request: &TaskRequest, state: &[u8]) -> io::Result<Vec<u8>> {
+    let header = Header {
+        run,
+        skill: left_by.id,
+        version: left_by.version,
+        digest: left_by.digest,
+        instruction: request.instruction.clone(),
+        parameters: request.parameters.clone(),
+        seed: request.seed,
+        priority: request.priority,
+        state_bytes: state.len() as u64,
+        state_digest: Digest::of(state),
+    };
+    let content = bytes(&header, state)?;
+    if content.len() > MOST_BYTES {
+        let (bytes, all) = (request.instruction.len() + request.parameters.len(), content.len());
+        let what = format!(
+            "the run's instruction and parameters have {bytes} bytes, and with them the checkpoint {all}; it may have \
+             {MOST_BYTES}, so give the run less to begin with"
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    Ok(content)
+}
+
+fn bytes(header: &Header, state: &[u8]) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(header)?;
+    bytes.push(b'\n');
+    bytes.extend_from_slice(state);
+    Ok(bytes)
+}
+
+/// What is read is no larger than what it came from, and is the same when it was written and read again.
+#[cfg(fuzzing)]
+pub(crate) fn check(file: &[u8]) {
+    let Ok(found) = Interrupted::parse(file) else { return };
+    let TaskRequest { instruction, parameters, resume, .. } = &found.request;
+    let state = resume.as_deref().unwrap_or_default();
+    assert!(instruction.len() + parameters.len() + state.len() <= file.len());
+    let line = file.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let header: Header = serde_json::from_slice(line).expect("it was read before");
+    let again = bytes(&header, state).expect("it is in memory");
+    if again.len() <= MOST_BYTES {
+        assert_eq!(Interrupted::parse(&again).as_ref(), Ok(&found));
+    }
+}
+
+/// What a host leaves of a run.
+#[cfg(fuzzing)]
+pub(crate) fn real() -> Vec<u8> {
+    let id = SkillId::try_from("acme/wave".to_owned()).expect("it is an id");
+    let left_by = VersionId { id, version: semver::Version::new(1, 2, 3), digest: Digest::of(b"component") };
+    let request = TaskRequest { instruction: "wave".into(), seed: 7, ..TaskRequest::default() };
+    spell(RunId(3), left_by, &request, b"state").expect("it is small")
 }

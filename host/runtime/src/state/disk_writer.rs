@@ -1,138 +1,172 @@
-//! Writes files on a thread of its own, so that no run waits for the disk on the thread that also works for its motion.
+//! Writes and removes files on a thread of its own, so that nobody else waits for the disk: not the thread of a run, which also
+//! works for its motion, not the one that calls a controller in every tick, and not the one that serves the operator.
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use futures_channel::oneshot;
+use parking_lot::{Condvar, Mutex};
 
-use crate::state;
+use crate::state::disk::{self, Disk};
 
-/// Whether a file has reached the disk. Cancelled if it was removed before.
+/// Whether a file has reached the disk. Cancelled if it was removed before, or if nothing is written any more.
 pub(crate) type Written = oneshot::Receiver<io::Result<()>>;
 
 /// The thread. Dropping this waits for what was ordered.
-pub(crate) struct Scribe {
-    desk: Arc<Desk>,
+pub(crate) struct DiskWriter {
+    writer: Writer,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Where orders are left.
-pub(crate) struct Desk {
-    orders: Mutex<Orders>,
-    ordered: Condvar,
-    done: Condvar,
+/// Where writes are ordered. Nothing here waits for the disk.
+#[derive(Clone)]
+pub(crate) struct Writer(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// There is something in the queue, or it is closed.
+    changed: Condvar,
 }
 
 #[derive(Default)]
-struct Orders {
+struct Queue {
     /// At most one for a file: a newer takes the place of an older, and whoever waits for either is told of the newer.
-    waiting: VecDeque<Order>,
-    /// The file that is being written.
-    writing: Option<PathBuf>,
+    waiting: VecDeque<Write>,
     closed: bool,
 }
 
-struct Order {
+/// What is to become of a file.
+struct Write {
     path: PathBuf,
-    content: Vec<u8>,
+    content: Option<Content>,
     tell: Vec<oneshot::Sender<io::Result<()>>>,
 }
 
-impl Scribe {
-    pub fn start() -> io::Result<Self> {
-        let desk = Arc::new(Desk { orders: Mutex::default(), ordered: Condvar::new(), done: Condvar::new() });
-        let theirs = desk.clone();
-        let thread = std::thread::Builder::new().name("waza-scribe".into()).spawn(move || theirs.work())?;
-        Ok(Self { desk, thread: Some(thread) })
+/// Makes a file's content, on the thread that writes it.
+type Content = Box<dyn FnOnce() -> io::Result<Vec<u8>> + Send>;
+
+impl DiskWriter {
+    pub fn start(disk: Arc<dyn Disk>) -> io::Result<Self> {
+        let writer = Writer(Arc::default());
+        let shared = writer.0.clone();
+        let work = move || {
+            let _closing = Closing(&shared);
+            shared.work(&*disk);
+        };
+        let thread = std::thread::Builder::new().name("waza-disk".into()).spawn(work)?;
+        Ok(Self { writer, thread: Some(thread) })
     }
 
-    pub fn desk(&self) -> Arc<Desk> {
-        self.desk.clone()
+    pub fn writer(&self) -> Writer {
+        self.writer.clone()
     }
 }
 
-impl Drop for Scribe {
+impl Drop for DiskWriter {
     fn drop(&mut self) {
-        self.desk.lock().closed = true;
-        self.desk.ordered.notify_one();
+        self.writer.0.queue.lock().closed = true;
+        self.writer.0.changed.notify_one();
         if let Some(thread) = self.thread.take() {
-            // A panic there has lost what was not written, which the next host does not miss.
+            // A panic there has lost what was not written, and whoever waited was told.
             let _ = thread.join();
         }
     }
 }
 
-impl Desk {
-    /// Lets a file be written, whole or not at all, in place of one that is there.
-    pub fn write(&self, path: &Path, content: Vec<u8>) -> Written {
+/// Even if the thread panics nobody waits for it for ever.
+struct Closing<'a>(&'a Shared);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue.lock();
+        queue.closed = true;
+        let lost = std::mem::take(&mut queue.waiting);
+        drop(queue);
+        drop(lost);
+    }
+}
+
+impl Writer {
+    /// Lets a file be written, whole or not at all, in place of one that is there. Its content is made when its turn has come.
+    pub fn write(&self, path: &Path, content: impl FnOnce() -> io::Result<Vec<u8>> + Send + 'static) -> Written {
         let (sender, written) = oneshot::channel();
-        let mut orders = self.lock();
-        match orders.waiting.iter_mut().find(|order| order.path == path) {
-            Some(order) => {
-                order.content = content;
-                order.tell.push(sender);
-            }
-            None => orders.waiting.push_back(Order { path: path.into(), content, tell: vec![sender] }),
-        }
-        drop(orders);
-        self.ordered.notify_one();
+        self.order(Write { path: path.into(), content: Some(Box::new(content)), tell: vec![sender] });
         written
     }
 
-    /// Removes a file, and what was ordered for it. Returns when it is gone.
-    pub fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut orders = self.lock();
-        let forgotten = orders.waiting.iter().position(|order| order.path == path);
-        let forgotten = forgotten.and_then(|index| orders.waiting.remove(index));
-        let writing = |orders: &mut Orders| orders.writing.as_deref() == Some(path);
-        drop(self.done.wait_while(orders, writing).unwrap_or_else(PoisonError::into_inner));
-        // Telling somebody may run their code: not under the lock.
-        drop(forgotten);
-        std::fs::remove_file(path)
+    /// Lets a file be removed, whether it is there or only ordered.
+    pub fn remove(&self, path: &Path) {
+        self.order(Write { path: path.into(), content: None, tell: Vec::new() });
     }
 
-    fn work(&self) {
-        let mut orders = self.lock();
-        loop {
-            let idle = |orders: &mut Orders| orders.waiting.is_empty() && !orders.closed;
-            orders = self.ordered.wait_while(orders, idle).unwrap_or_else(PoisonError::into_inner);
-            let Some(Order { path, content, tell }) = orders.waiting.pop_front() else { return };
-            orders.writing = Some(path.clone());
-            drop(orders);
-            let written = state::write(&path, &[&content]);
-            if let Err(error) = &written {
-                tracing::warn!("{} could not be written: {error}", path.display());
+    fn order(&self, mut write: Write) {
+        let mut queue = self.0.queue.lock();
+        if queue.closed {
+            return;
+        }
+        // Telling somebody may run their code: what is replaced is dropped outside the lock.
+        let replaced = match queue.waiting.iter_mut().find(|waiting| waiting.path == write.path) {
+            Some(waiting) => {
+                if write.content.is_some() {
+                    write.tell.append(&mut waiting.tell);
+                }
+                Some(std::mem::replace(waiting, write))
             }
-            self.lock().writing = None;
-            self.done.notify_all();
+            None => {
+                queue.waiting.push_back(write);
+                None
+            }
+        };
+        drop(queue);
+        drop(replaced);
+        self.0.changed.notify_one();
+    }
+}
+
+impl Shared {
+    fn work(&self, disk: &dyn Disk) {
+        loop {
+            let mut queue = self.queue.lock();
+            self.changed.wait_while(&mut queue, |queue| queue.waiting.is_empty() && !queue.closed);
+            let Some(Write { path, content, tell }) = queue.waiting.pop_front() else { return };
+            drop(queue);
+            let done = match content {
+                Some(content) => content().and_then(|content| disk::write_whole(disk, &path, &content)),
+                None => disk::remove(disk, &path),
+            };
+            if let Err(error) = &done {
+                tracing::warn!("{} could not be kept as it is: {error}", path.display());
+            }
             for sender in tell {
-                let again = written.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string()));
+                let again = done.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string()));
                 // Who does not wait any more does not mind.
                 let _ = sender.send(again);
             }
-            orders = self.lock();
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Orders> {
-        // Every change under this lock is a single step, so a panic cannot leave it half done.
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::disk::RealDisk;
+
+    fn start() -> (DiskWriter, Writer) {
+        let thread = DiskWriter::start(Arc::new(RealDisk)).unwrap();
+        let writer = thread.writer();
+        (thread, writer)
+    }
 
     #[test]
     fn the_newest_content_is_what_stays_and_everybody_who_waited_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        let scribe = Scribe::start().unwrap();
-        let written: Vec<_> = (0..100).map(|number| scribe.desk.write(&path, vec![number; 1 << 16])).collect();
+        let (_thread, writer) = start();
+        let written: Vec<_> = (0..100).map(|number| writer.write(&path, move || Ok(vec![number; 1 << 16]))).collect();
         for written in written {
             pollster::block_on(written).unwrap().unwrap();
         }
@@ -143,26 +177,38 @@ mod tests {
     fn what_is_removed_does_not_come_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        let scribe = Scribe::start().unwrap();
+        let (thread, writer) = start();
         for _ in 0..20 {
-            let written = [1, 2, 3].map(|number| scribe.desk.write(&path, vec![number; 1 << 16]));
-            let _ = scribe.desk.remove(&path);
-            assert!(!path.exists());
+            let written = [1, 2, 3].map(|number| writer.write(&path, move || Ok(vec![number; 1 << 16])));
+            writer.remove(&path);
             // Written before, or never.
             written.into_iter().for_each(|written| assert!(!matches!(pollster::block_on(written), Ok(Err(_)))));
-            assert!(!path.exists());
         }
+        drop(thread);
+        assert!(!path.exists());
     }
 
     #[test]
     fn what_was_ordered_is_there_when_the_thread_has_ended_and_a_disk_that_refuses_says_why() {
         let folder = tempfile::tempdir().unwrap();
-        let scribe = Scribe::start().unwrap();
+        let (thread, writer) = start();
         let paths: Vec<_> = (0..10).map(|number| folder.path().join(format!("{number}"))).collect();
-        paths.iter().for_each(|path| drop(scribe.desk.write(path, b"content".to_vec())));
-        let refused = scribe.desk.write(&folder.path().join("no/such"), b"content".to_vec());
-        drop(scribe);
+        paths.iter().for_each(|path| drop(writer.write(path, || Ok(b"content".to_vec()))));
+        let refused = writer.write(&folder.path().join("no/such"), || Ok(b"content".to_vec()));
+        drop(thread);
         assert!(paths.iter().all(|path| std::fs::read(path).unwrap() == b"content"));
         assert_eq!(pollster::block_on(refused).unwrap().unwrap_err().kind(), io::ErrorKind::NotFound);
+        let late = writer.write(&paths[0], || Ok(b"late".to_vec()));
+        assert!(pollster::block_on(late).is_err(), "nobody is told that it was written");
+    }
+
+    #[test]
+    fn who_waits_is_told_when_the_thread_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_thread, writer) = start();
+        let broken = writer.write(&folder.path().join("broken"), || panic!("on purpose"));
+        let behind = writer.write(&folder.path().join("behind"), || Ok(Vec::new()));
+        assert!(pollster::block_on(broken).is_err());
+        assert!(pollster::block_on(behind).is_err());
     }
 }

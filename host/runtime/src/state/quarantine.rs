@@ -6,17 +6,20 @@
 //! What an operator stopped, what a skill refused itself and what robot or model could not do is no strike. A controller
 //! gets one also for an answer that is no position; one that the machine kept from answering in time does not.
 //!
-//! All of it is kept in one file of the host's state folder, so that neither a reload nor a restart forgets it.
+//! All of it is kept in one file of the host's state folder, so that neither a reload nor a restart forgets it. What counts is
+//! in memory at once and nobody waits for the file: it follows as soon as the disk takes it, at the latest when the host ends.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::error::SkillError;
 use crate::ids::{Digest, SkillId, VersionId};
-use crate::state;
+use crate::state::StateFolder;
+use crate::state::disk_writer::Writer;
 
 /// With which strike a version is quarantined.
 pub const STRIKES: usize = 3;
@@ -64,22 +67,22 @@ impl Record {
 
 /// The records of all versions that have a strike, oldest first, and where they are kept.
 pub(crate) struct Quarantine {
-    records: Mutex<Vec<Record>>,
-    file: Option<PathBuf>,
+    records: Mutex<Vec<Arc<Record>>>,
+    file: Option<(PathBuf, Writer)>,
 }
 
 impl Quarantine {
     /// As the state folder has it. A file that is damaged is moved aside: losing strikes is better than a robot that does
     /// not start.
-    pub fn open(state: Option<&Path>) -> Self {
-        let file = state.map(|folder| folder.join(FILE));
-        let records = file.as_deref().map(recall).unwrap_or_default();
-        Self { records: Mutex::new(records), file }
+    pub fn open(state: Option<&StateFolder>) -> Self {
+        let file = state.map(|folder| (folder.file(FILE), folder.writer()));
+        let records = file.as_ref().map(|(path, _)| recall(path)).unwrap_or_default();
+        Self { records: Mutex::new(records.into_iter().map(Arc::new).collect()), file }
     }
 
     /// Refuses a version that is quarantined.
     pub fn check(&self, version: &VersionId) -> Result<(), SkillError> {
-        match self.lock().iter().find(|record| record.quarantined && record.is_of(version)) {
+        match self.records.lock().iter().find(|record| record.quarantined && record.is_of(version)) {
             Some(record) => Err(SkillError::Quarantined {
                 skill: version.id.clone(),
                 version: version.version.clone(),
@@ -108,7 +111,7 @@ impl Quarantine {
 
     /// Forgets every strike of a skill, whichever version's. Says whether one of them was quarantined.
     pub fn pardon(&self, skill: &SkillId) -> bool {
-        let mut records = self.lock();
+        let mut records = self.records.lock();
         let forgotten: Vec<_> = records.extract_if(.., |record| record.skill == skill.as_str()).collect();
         if !forgotten.is_empty() {
             self.keep(&records);
@@ -118,18 +121,18 @@ impl Quarantine {
 
     /// What is quarantined, oldest first.
     pub fn list(&self) -> Vec<Quarantined> {
-        let shown = |record: &Record| {
-            let Record { skill, version, digest, why, .. } = record.clone();
+        let shown = |record: &Arc<Record>| {
+            let Record { skill, version, digest, why, .. } = Record::clone(record);
             // Only ids get in, here or by the file's check.
             Some(Quarantined { skill: skill.try_into().ok()?, version, digest, why })
         };
-        self.lock().iter().filter(|record| record.quarantined).filter_map(shown).collect()
+        self.records.lock().iter().filter(|record| record.quarantined).filter_map(shown).collect()
     }
 
     fn add(&self, version: &VersionId, why: String, quarantines: impl FnOnce(&Record) -> bool) {
-        let mut records = self.lock();
+        let mut records = self.records.lock();
         let mut record = match records.iter().position(|record| record.is_of(version)) {
-            Some(index) => records.remove(index),
+            Some(index) => Arc::unwrap_or_clone(records.remove(index)),
             None => Record {
                 skill: version.id.as_str().into(),
                 version: version.version.clone(),
@@ -145,7 +148,7 @@ impl Quarantine {
         }
         let oldest = record.why.len().saturating_sub(STRIKES);
         record.why.drain(..oldest);
-        records.push(record);
+        records.push(Arc::new(record));
         if records.len() > MOST_RECORDS {
             let forgotten = records.iter().position(|record| !record.quarantined).unwrap_or(0);
             records.remove(forgotten);
@@ -153,17 +156,12 @@ impl Quarantine {
         self.keep(&records);
     }
 
-    fn keep(&self, records: &[Record]) {
-        let Some(file) = &self.file else { return };
-        let written = serde_json::to_vec_pretty(records).map_err(io::Error::from);
-        if let Err(error) = written.and_then(|json| state::write(file, &[&json])) {
-            tracing::warn!("{}: {error}; the quarantine is lost when the host ends", file.display());
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Record>> {
-        // A panic between removing a record and adding it again forgets it at worst.
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Lets the records be written as they are now. Under the records' lock, so that the newest are written last.
+    fn keep(&self, records: &[Arc<Record>]) {
+        let Some((path, writer)) = &self.file else { return };
+        let records = records.to_vec();
+        // Nobody waits for it; where it fails, whoever writes says so, and the next change is written with this one.
+        drop(writer.write(path, move || spell(&records)));
     }
 }
 
@@ -194,9 +192,40 @@ fn read(file: &Path) -> io::Result<Vec<Record>> {
     if bytes > MOST_BYTES {
         return Err(io::Error::other(format!("it has {bytes} bytes")));
     }
-    let records: Vec<Record> = serde_json::from_slice(&std::fs::read(file)?)?;
+    parse(&std::fs::read(file)?)
+}
+
+fn parse(json: &[u8]) -> io::Result<Vec<Record>> {
+    let records: Vec<Record> = serde_json::from_slice(json)?;
     match records.iter().find_map(|record| SkillId::try_from(record.skill.clone()).err()) {
         Some(wrong) => Err(io::Error::other(wrong)),
         None => Ok(records),
     }
+}
+
+fn spell(records: &[Arc<Record>]) -> io::Result<Vec<u8>> {
+    Ok(serde_json::to_vec_pretty(&records.iter().map(|record| &**record).collect::<Vec<_>>())?)
+}
+
+/// What is read is the same when it was written and read again, and nobody is quarantined whose name is no id.
+#[cfg(fuzzing)]
+pub(crate) fn check(file: &[u8]) {
+    let Ok(found) = parse(file) else { return };
+    let records: Vec<_> = found.iter().cloned().map(Arc::new).collect();
+    assert_eq!(parse(&spell(&records).expect("it is in memory")).ok(), Some(found));
+    let quarantined = records.iter().filter(|record| record.quarantined).count();
+    assert_eq!(Quarantine { records: Mutex::new(records), file: None }.list().len(), quarantined);
+}
+
+/// What a host has of its versions.
+#[cfg(fuzzing)]
+pub(crate) fn real() -> Vec<u8> {
+    let record = |version, quarantined| Record {
+        skill: "acme/wave".into(),
+        version: semver::Version::new(version, 0, 0),
+        digest: Digest::of(b"component"),
+        quarantined,
+        why: vec!["it crashed".into(); STRIKES],
+    };
+    spell(&[record(1, true), record(2, false)].map(Arc::new)).expect("it is in memory")
 }

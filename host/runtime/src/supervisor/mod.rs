@@ -11,14 +11,17 @@ use std::time::Duration;
 
 use waza_robot::{Pace, Reply};
 
-use crate::contract::{Outcome, types};
+use crate::contract::{Outcome, Refusal, types};
 use crate::error::SkillError;
-use crate::ids::SkillId;
+use crate::ids::{RunId, SkillId};
+use crate::limits::rate::Concurrent;
 use crate::limits::{Budget, Exhausted};
+use crate::run::events::Event;
 use crate::run::running::Running;
 use crate::run::services::Services;
 use crate::run::thread::Signal;
 use crate::run::{Job, Launch};
+use crate::state::checkpoints::Interrupted;
 use instance::Instance;
 use skills::{Loaded, Skills};
 use swap::Swap;
@@ -33,14 +36,33 @@ const IDLE: Duration = Duration::from_millis(500);
 /// Starts a run of the loaded version of a skill on a thread of its own, unless that is quarantined.
 pub(crate) fn launch(skills: &Arc<Skills>, skill: &str, launch: Launch) -> Running {
     let services = &skills.services;
-    let admitted = skills.current(skill).and_then(|version| {
-        services.quarantine.check(&version.package.version())?;
-        Ok(version)
-    });
-    match admitted {
+    match admit(skills, skill) {
         Ok(version) => start(skills.clone(), version, launch),
         Err(error) => Running::refused(launch.id, error, services.robot.clone()),
     }
+}
+
+/// Lets an interrupted run go on with the loaded version of its skill, unless that is quarantined: then it still waits. None:
+/// there is no such run.
+pub(crate) fn resume(skills: &Arc<Skills>, run: RunId, events: Arc<dyn Fn(Event) + Send + Sync>) -> Option<Running> {
+    let services = &skills.services;
+    let files = services.files.as_ref()?;
+    let Interrupted { skill, request, .. } = files.find(run)?;
+    Some(match admit(skills, skill.as_str()) {
+        Ok(version) => {
+            let (file, family) = (Some(files.resume(run)?), Concurrent::default());
+            let launch = Launch { id: run, request, callers: [].into(), events, file, family, journal: None };
+            start(skills.clone(), version, launch)
+        }
+        Err(error) => Running::refused(run, error, services.robot.clone()),
+    })
+}
+
+/// The loaded version of a skill, if it may run.
+fn admit(skills: &Skills, skill: &str) -> Result<Arc<Loaded>, SkillError> {
+    let version = skills.current(skill)?;
+    skills.services.quarantine.check(&version.package.version())?;
+    Ok(version)
 }
 
 fn start(skills: Arc<Skills>, version: Arc<Loaded>, launch: Launch) -> Running {
@@ -54,7 +76,7 @@ fn start(skills: Arc<Skills>, version: Arc<Loaded>, launch: Launch) -> Running {
     services.runs.begin(&job);
     skills.works(&job, &version);
     // Dropped even where the system gives no thread.
-    let ending = Ending { skills: skills.clone(), job: job.clone() };
+    let ending = Ending { skills: skills.clone(), job: job.clone(), may_go_on: true };
     let work = move || {
         let services = &skills.services;
         if services.robot.pace() == Pace::RealTime {
@@ -81,21 +103,38 @@ fn drive(
     skills: Arc<Skills>,
     version: Arc<Loaded>,
     job: Arc<Job>,
-    _dropped_last: Ending,
+    // Dropped last.
+    mut ending: Ending,
 ) -> Result<Outcome, SkillError> {
-    let mut supervisor = Supervisor::new(skills, &version, job.clone());
+    let mut supervisor = Supervisor::new(skills.clone(), &version, job.clone());
     let ended = supervisor.supervise().map(Outcome::from);
     if let Some(tape) = &job.tape {
         // Before the skill's streams close because it is gone.
         tape.ended(&ended);
     }
+    ending.may_go_on = may_go_on(&skills.services, &job, &ended);
     ended
+}
+
+/// Whether something else than the run itself, its skill or who wanted it has ended it.
+fn may_go_on(services: &Services, job: &Job, ended: &Result<Outcome, SkillError>) -> bool {
+    match ended {
+        Ok(_) => false,
+        _ if job.signal.is_unwanted() => false,
+        Err(SkillError::Returned { refusal, .. }) => {
+            // What is refused because of the host stop, or while the host ends the run, is no answer of the skill's own.
+            matches!(refusal, Refusal::Stopped) || job.signal.is_stopped() || services.robot.stopped().is_some()
+        }
+        Err(error) => !error.is_the_versions_fault(),
+    }
 }
 
 /// Ends what a run holds when it goes, even if the host's own code panics.
 struct Ending {
     skills: Arc<Skills>,
     job: Arc<Job>,
+    /// From its last checkpoint, if it left one.
+    may_go_on: bool,
 }
 
 impl Drop for Ending {
@@ -104,8 +143,12 @@ impl Drop for Ending {
         services.leases.end_run(self.job.id);
         services.runs.end(self.job.id);
         self.skills.ended(self.job.id);
-        if let Some(file) = &self.job.file {
-            file.remove();
+        match &self.job.file {
+            Some(file) if self.may_go_on => {
+                file.leave(self.job.working().id().clone(), &self.job.request, self.job.checkpoint());
+            }
+            Some(file) => file.remove(),
+            None => {}
         }
     }
 }

@@ -84,13 +84,13 @@ fn a_skill_is_no_controller_for_a_caller_that_drives_it() {
 }
 
 /// Loads the follower as of a version.
-fn install(bench: &Bench, version: &str) {
+pub fn install(bench: &Bench, version: &str) {
     let manifest = manifest("follower", &[]).replace("0.1.0\"\nwit", &format!("{version}\"\nwit"));
     bench.host.load(&bench.package_of("follower", &manifest, &component("follower"))).unwrap();
 }
 
 /// What became of controllers in the runs of `conduct`.
-fn changes(bench: &Bench) -> Vec<ControllerChange> {
+pub fn changes(bench: &Bench) -> Vec<ControllerChange> {
     let events = bench.events.lock().unwrap();
     let change = |event: &Event| match event {
         Event::Controller { change, .. } => Some(change.clone()),
@@ -248,7 +248,7 @@ fn joints_that_a_controller_drives_are_moved_for_one_of_higher_priority() {
 }
 
 /// Runs `conduct` with the follower engaged, lets version 0.2.0 arrive in the middle, and returns what the skill says.
-fn swap(bench: &Bench, instruction: &str) -> String {
+pub fn swap(bench: &Bench, instruction: &str) -> String {
     install(bench, "0.1.0");
     let hold = bench.robot.hold_time();
     let running = bench.start(instruction);

@@ -9,7 +9,9 @@ use waza_model::{Ability, About, Actions, ModelError, Query, Ticket};
 use waza_robot::observation::Measurement;
 use waza_robot::{Embodiment, Frame, Guard, Image, Link, LinkError, Lost, Pace, Proprioception, Robot, RobotOptions};
 use waza_runtime::model::Answer;
-use waza_runtime::{Event, Host, HostOptions, Model, Outcome, Running, RuntimeError, SkillError, SkillId, TaskRequest};
+use waza_runtime::{
+    Disk, Event, Host, HostOptions, Model, Outcome, RealDisk, Running, RuntimeError, SkillError, SkillId, TaskRequest,
+};
 
 use crate::packages::{self, component, manifest};
 
@@ -169,6 +171,17 @@ impl Bench {
 
     /// With a model of one's own.
     pub fn asking(model: impl Model, pace: Pace, options: HostOptions, permissions: &[&str]) -> Self {
+        Self::keeping(model, pace, options, permissions, Arc::new(RealDisk))
+    }
+
+    /// With a disk of one's own.
+    pub fn keeping(
+        model: impl Model,
+        pace: Pace,
+        options: HostOptions,
+        permissions: &[&str],
+        disk: Arc<dyn Disk>,
+    ) -> Self {
         let commands = Arc::new(Mutex::new(Vec::new()));
         let trouble = Arc::new(Mutex::new(None));
         let link = Box::new(Follower { commands: commands.clone(), trouble: trouble.clone() });
@@ -176,7 +189,7 @@ impl Bench {
         let robot =
             Robot::start(Arc::new(Embodiment::so101()), link, RobotOptions { pace, kinematics, guard: Guard::On })
                 .unwrap();
-        let host = Host::new(robot.clone(), model, options).unwrap();
+        let host = Host::with_disk(robot.clone(), model, options, disk).unwrap();
         let packages = tempfile::tempdir().unwrap();
         let (asked, tickets, events) = Default::default();
         let bench = Self { host, robot, commands, trouble, asked, tickets, packages, events };

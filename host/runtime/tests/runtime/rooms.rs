@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// From the ground up.
-const ROOMS: [&str; 19] = [
+const ROOMS: [&str; 20] = [
     "ids",
     "limits",
     "leases",
@@ -22,6 +22,7 @@ const ROOMS: [&str; 19] = [
     "host",
     "hot_load",
     "bench",
+    "fuzzing",
     "lib",
 ];
 

@@ -1,22 +1,41 @@
 //! What a host finds of the one before it.
 
-use std::path::Path;
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 use waza_robot::Pace;
-use waza_runtime::{Event, HostOptions, RuntimeError, TaskRequest};
+use waza_runtime::{
+    ControllerChange, Disk, Draft, Event, Host, HostOptions, RealDisk, Refusal, RunId, Running, RuntimeError,
+    SkillError, SkillId, TaskRequest,
+};
 
-use crate::fixture::{ALL, Bench};
+use crate::controller::{changes, swap};
+use crate::fixture::{ALL, Bench, Turner};
+use crate::packages::{manifest, relay};
 
 fn bench(state: &Path) -> Bench {
     Bench::with(Pace::Lockstep, HostOptions { state: Some(state.into()), ..HostOptions::default() }, ALL)
 }
 
-fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
         if entry.file_type().unwrap().is_dir() { found.extend(files(&entry.path())) } else { found.push(entry.path()) }
     }
     found
+}
+
+/// A run that has ended leaves nothing, as soon as the disk is there for that.
+fn is_empty_soon(folder: &Path) {
+    let began = Instant::now();
+    while !files(folder).is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?} is left", files(folder));
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Makes a host, lets a run leave a checkpoint, and keeps the file that it would leave if it were killed then.
@@ -33,7 +52,7 @@ fn killed(state: &Path) {
     let request = TaskRequest { instruction: "count".into(), seed: 7, priority: 3, ..TaskRequest::default() };
     let running = bench.host.run("test/conduct", request, keep);
     futures_executor::block_on(running).value.unwrap();
-    assert!(files(&state.join("runs")).is_empty(), "a run that ended leaves nothing");
+    is_empty_soon(&state.join("runs"));
     drop(bench);
     for file in files(&state.join("kept")) {
         std::fs::rename(&file, state.join("runs").join(file.file_name().unwrap())).unwrap();
@@ -54,7 +73,7 @@ fn a_run_of_a_killed_host_is_offered_and_goes_on_from_its_checkpoint_when_somebo
     assert_eq!(futures_executor::block_on(resumed).value.unwrap().data, "1");
     assert!(bench.host.interrupted().is_empty());
     assert!(bench.host.resume(left.id, |_| ()).is_none());
-    assert!(files(&state.path().join("runs")).is_empty());
+    is_empty_soon(&state.path().join("runs"));
 }
 
 #[test]
@@ -69,12 +88,34 @@ fn a_run_that_is_forgotten_is_not_offered_again() {
 }
 
 #[test]
-fn numbers_of_runs_go_on_after_those_that_are_left() {
+fn no_number_of_a_run_is_given_twice_however_the_host_ends() {
+    let state = tempfile::tempdir().unwrap();
+    let number = |bench: &Bench| bench.start("look").id().to_string().parse::<u64>().unwrap();
+    let first = bench(state.path());
+    let numbers: Vec<_> = (0..400).map(|_| number(&first)).collect();
+    assert_eq!(numbers, (1..=400).collect::<Vec<_>>());
+    // What a host that is killed now leaves.
+    let killed = tempfile::tempdir().unwrap();
+    std::fs::copy(state.path().join("next_run"), killed.path().join("next_run")).unwrap();
+    assert!(number(&bench(killed.path())) > 400);
+    drop(first);
+    assert_eq!(number(&bench(state.path())), 401, "a host that ends in order leaves no gap");
+    for damage in [&b""[..], b"no number", b"18446744073709551615", &[0xff; 9]] {
+        let state = tempfile::tempdir().unwrap();
+        std::fs::write(state.path().join("next_run"), damage).unwrap();
+        assert_eq!(number(&bench(state.path())), 1);
+        assert_eq!(std::fs::read(state.path().join("next_run.damaged")).unwrap(), damage);
+    }
+}
+
+#[test]
+fn a_checkpoint_under_the_name_of_another_run_is_set_aside() {
     let state = tempfile::tempdir().unwrap();
     killed(state.path());
-    let bench = bench(state.path());
-    let left = bench.host.interrupted()[0].id;
-    assert!(bench.start("look").id() > left);
+    let [file] = files(&state.path().join("runs")).try_into().unwrap();
+    std::fs::rename(&file, file.with_file_name("77.run")).unwrap();
+    assert!(bench(state.path()).host.interrupted().is_empty());
+    assert!(file.with_file_name("77.damaged").exists());
 }
 
 #[test]
@@ -147,10 +188,10 @@ fn the_code_of_a_skill_takes_memory_only_while_it_runs() {
         assert!(resident_kib(place) > Some(0));
         let waiting = bench.start("hold the arm");
         let hold = bench.robot.hold_time();
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         while resident_kib(place) != Some(0) {
-            assert!(began.elapsed() < std::time::Duration::from_secs(60), "a run that waits keeps its code");
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(began.elapsed() < Duration::from_secs(60), "a run that waits keeps its code");
+            std::thread::sleep(Duration::from_millis(50));
         }
         drop(hold);
         assert_eq!(futures_executor::block_on(waiting).value.unwrap().summary, "hold the arm");
@@ -183,18 +224,306 @@ fn sha256(bytes: &[u8]) -> String {
 fn a_state_folder_belongs_to_one_host_and_nobody_else_may_write_there() {
     let state = tempfile::tempdir().unwrap();
     let first = bench(state.path());
-    let open = || {
-        let options = HostOptions { state: Some(state.path().into()), ..HostOptions::default() };
-        waza_runtime::Host::new(first.robot.clone(), crate::fixture::Turner::new(std::time::Duration::ZERO), options)
-    };
-    let error = open().err().unwrap();
-    assert!(matches!(&error, RuntimeError::State { .. }), "{error}");
-    assert!(error.to_string().contains("another host uses it"), "{error}");
+    let error = refusal(&first, state.path());
+    assert!(error.contains("another host uses it"), "{error}");
     let state = tempfile::tempdir().unwrap();
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(state.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-    let options = HostOptions { state: Some(state.path().into()), ..HostOptions::default() };
-    let model = crate::fixture::Turner::new(std::time::Duration::ZERO);
-    let error = waza_runtime::Host::new(first.robot.clone(), model, options).err().unwrap().to_string();
+    std::fs::set_permissions(state.path(), Permissions::from_mode(0o777)).unwrap();
+    let error = refusal(&first, state.path());
     assert!(error.contains("chmod go-w"), "{error}");
+}
+
+/// Why a second host cannot use a folder.
+fn refusal(bench: &Bench, state: &Path) -> String {
+    let options = HostOptions { state: Some(state.into()), ..HostOptions::default() };
+    let error = Host::new(bench.robot.clone(), Turner::new(Duration::ZERO), options).err().unwrap();
+    assert!(matches!(&error, RuntimeError::State { .. }), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn a_state_folder_of_somebody_else_is_refused_and_so_is_one_that_a_link_leads_to() {
+    let bench = Bench::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (theirs, user) = (folder.path().join("theirs"), std::fs::metadata(folder.path()).unwrap().uid());
+    std::fs::create_dir(&theirs).unwrap();
+    // Only root can give a folder away; for everybody else there is one of root's.
+    let theirs = match std::os::unix::fs::chown(&theirs, Some(user + 1), None) {
+        Ok(()) => theirs,
+        Err(_) => PathBuf::from("/"),
+    };
+    let error = refusal(&bench, &theirs);
+    assert!(error.contains("belongs to user") && error.contains(&format!("runs as user {user}")), "{error}");
+
+    let state = tempfile::tempdir().unwrap();
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(state.path(), &link).unwrap();
+    let error = refusal(&bench, &link);
+    assert!(error.contains("symbolic link"), "{error}");
+    // What lies in it is not followed out of it either.
+    std::os::unix::fs::symlink(folder.path(), state.path().join("compiled")).unwrap();
+    let error = refusal(&bench, state.path());
+    assert!(error.contains("compiled: it is a symbolic link"), "{error}");
+}
+
+#[test]
+fn nobody_else_can_take_the_lock_of_a_state_folder() {
+    let state = tempfile::tempdir().unwrap();
+    let lock = state.path().join("lock");
+    // As earlier hosts made it.
+    std::fs::write(&lock, "").unwrap();
+    std::fs::set_permissions(&lock, Permissions::from_mode(0o644)).unwrap();
+    let _bench = bench(state.path());
+    assert_eq!(std::fs::metadata(&lock).unwrap().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn what_a_killed_host_had_begun_to_write_is_removed() {
+    let state = tempfile::tempdir().unwrap();
+    drop(bench(state.path()));
+    let left = ["", "runs", "compiled"].map(|folder| state.path().join(folder).join(".tmpAbC123"));
+    left.iter().for_each(|draft| std::fs::write(draft, "half a fi").unwrap());
+    let _bench = bench(state.path());
+    assert!(left.iter().all(|draft| !draft.exists()));
+}
+
+#[test]
+fn a_checkpoint_that_the_next_host_could_not_read_is_refused() {
+    let state = tempfile::tempdir().unwrap();
+    let bench = bench(state.path());
+    let of = |bytes: usize| TaskRequest {
+        instruction: "count".into(),
+        parameters: "x".repeat(bytes),
+        ..TaskRequest::default()
+    };
+    let error = futures_executor::block_on(bench.start_with(of(4 << 20))).value.unwrap_err().to_string();
+    assert!(error.contains("the checkpoint could not be kept") && error.contains("4194309 bytes"), "{error}");
+    futures_executor::block_on(bench.start_with(of(3 << 20))).value.unwrap();
+}
+
+/// A bench with a state folder and with `relay`, which leaves checkpoints and behaves like that when it is resumed.
+fn relaying(state: &Path, conduct: &str) -> Bench {
+    let bench = bench(state);
+    let manifest = manifest("relay", &["durable", "motion:body", "model", "sensing"]);
+    bench.host.load(&bench.package_of("relay", &manifest, &relay(conduct))).unwrap();
+    bench
+}
+
+/// Tells of each checkpoint that has reached the disk.
+fn checkpoints() -> (impl Fn(Event) + Send + Sync + 'static, mpsc::Receiver<usize>) {
+    let (sender, checkpoints) = mpsc::channel();
+    let tell = move |event| {
+        if let Event::Checkpoint { bytes } = event {
+            // Nobody may look any more.
+            let _ = sender.send(bytes);
+        }
+    };
+    (tell, checkpoints)
+}
+
+/// Starts `relay` as if it had been before, and waits until a few of its checkpoints are on the disk.
+fn relayed(bench: &Bench, instruction: &str) -> Running {
+    let (instruction, parameters) = (instruction.into(), "1000000".into());
+    let request = TaskRequest { instruction, parameters, resume: Some(vec![0; 4]), ..TaskRequest::default() };
+    let (tell, checkpoints) = checkpoints();
+    let running = bench.host.run("test/relay", request, tell);
+    for _ in 0..3 {
+        checkpoints.recv().unwrap();
+    }
+    running
+}
+
+fn waiting(bench: &Bench) -> Vec<RunId> {
+    bench.host.interrupted().into_iter().map(|run| run.id).collect()
+}
+
+/// Whether an interrupted run goes on, from a checkpoint of its own.
+fn goes_on(bench: &Bench, run: RunId) {
+    let [left] = bench.host.interrupted().try_into().unwrap();
+    let step = u32::from_le_bytes(left.request.resume.unwrap().try_into().unwrap());
+    assert!(left.id == run && step >= 3, "{run}: {step}");
+    let (tell, checkpoints) = checkpoints();
+    let running = bench.host.resume(run, tell).unwrap();
+    assert_eq!(waiting(bench), []);
+    checkpoints.recv().unwrap();
+    running.interrupt();
+    futures_executor::block_on(running).value.unwrap_err();
+    let [again] = bench.host.interrupted().try_into().unwrap();
+    assert!(u32::from_le_bytes(again.request.resume.unwrap().try_into().unwrap()) > step);
+}
+
+#[test]
+fn a_run_that_ends_with_its_host_goes_on_in_the_same_host_or_in_the_next() {
+    let state = tempfile::tempdir().unwrap();
+    let bench = relaying(state.path(), "steady");
+    let running = relayed(&bench, "count");
+    let run = running.id();
+    running.interrupt();
+    assert!(matches!(futures_executor::block_on(running).value, Err(SkillError::Stopped { .. })));
+    goes_on(&bench, run);
+    drop(bench);
+    let bench = relaying(state.path(), "steady");
+    goes_on(&bench, run);
+    // Nobody waits for it any more, as when what had started it has crashed.
+    drop(bench.host.resume(run, |_| ()).unwrap());
+    drop(bench);
+    let bench = relaying(state.path(), "steady");
+    goes_on(&bench, run);
+    assert!(bench.host.forget(run));
+    drop(bench);
+    assert_eq!(waiting(&relaying(state.path(), "steady")), []);
+}
+
+#[test]
+fn a_run_whose_motion_the_host_stop_ended_goes_on_when_that_is_reset() {
+    let state = tempfile::tempdir().unwrap();
+    let bench = relaying(state.path(), "jump");
+    let running = relayed(&bench, "turn");
+    let run = running.id();
+    bench.robot.stop();
+    let ended = futures_executor::block_on(running).value;
+    assert!(matches!(ended, Err(SkillError::Returned { refusal: Refusal::Stopped, .. })), "{ended:?}");
+    assert_eq!(waiting(&bench), [run]);
+    bench.robot.reset(bench.robot.stopped().unwrap());
+    goes_on(&bench, run);
+}
+
+#[test]
+fn a_run_that_came_to_its_own_end_or_that_is_wanted_no_more_leaves_nothing() {
+    let state = tempfile::tempdir().unwrap();
+    for (conduct, expected) in [("steady", "stopped"), ("panic later", "crashed"), ("fail later", "the block is gone")]
+    {
+        let bench = relaying(state.path(), conduct);
+        let (instruction, parameters) = ("count".into(), "1000000".into());
+        let request = TaskRequest { instruction, parameters, resume: Some(vec![0; 4]), ..TaskRequest::default() };
+        let (tell, checkpoints) = checkpoints();
+        let running = bench.host.run("test/relay", request, tell);
+        checkpoints.recv().unwrap();
+        if conduct == "steady" {
+            // Whoever leaves at the same time does not outweigh who wants it no more.
+            running.interrupt();
+            running.stop();
+            running.interrupt();
+        }
+        let error = futures_executor::block_on(running).value.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(waiting(&bench), []);
+        is_empty_soon(&state.path().join("runs"));
+    }
+}
+
+#[test]
+fn a_run_whose_skill_is_quarantined_can_still_be_resumed_when_that_is_pardoned() {
+    let state = tempfile::tempdir().unwrap();
+    killed(state.path());
+    let bench = bench(state.path());
+    let [run] = waiting(&bench).try_into().unwrap();
+    let conduct: SkillId = "test/conduct".to_owned().try_into().unwrap();
+    assert!(bench.host.quarantine(&conduct, "it is not trusted"));
+    let refused = futures_executor::block_on(bench.host.resume(run, |_| ()).unwrap()).value;
+    assert!(matches!(refused, Err(SkillError::Quarantined { .. })), "{refused:?}");
+    assert_eq!(waiting(&bench), [run]);
+    assert!(bench.host.pardon(&conduct));
+    let resumed = bench.host.resume(run, |_| ()).unwrap();
+    assert_eq!(futures_executor::block_on(resumed).value.unwrap().data, "1");
+}
+
+/// A disk that takes nothing while it stands.
+#[derive(Default)]
+struct SlowDisk {
+    stands: Mutex<bool>,
+    goes: Condvar,
+}
+
+/// Lets a disk go again, at the latest when a test has failed.
+struct Standing(Arc<SlowDisk>);
+
+impl SlowDisk {
+    fn stand(self: &Arc<Self>) -> Standing {
+        *self.stands.lock().unwrap() = true;
+        Standing(self.clone())
+    }
+
+    fn wait(&self) {
+        drop(self.goes.wait_while(self.stands.lock().unwrap(), |stands| *stands).unwrap());
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        *self.0.stands.lock().unwrap() = false;
+        self.0.goes.notify_all();
+    }
+}
+
+impl Disk for SlowDisk {
+    fn create(&self, folder: &Path) -> io::Result<Box<dyn Draft>> {
+        self.wait();
+        RealDisk.create(folder)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        self.wait();
+        RealDisk.sync_folder(folder)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.wait();
+        RealDisk.remove(path)
+    }
+}
+
+/// Does something while the disk of a host stands still, and fails if it waits for that.
+fn while_the_disk_stands(state: &Path, work: impl FnOnce(&Bench) + Send + 'static) {
+    let disk = Arc::new(SlowDisk::default());
+    let options = HostOptions { state: Some(state.into()), ..HostOptions::default() };
+    let bench = Bench::keeping(Turner::new(Duration::ZERO), Pace::Lockstep, options, ALL, disk.clone());
+    let (sender, done) = mpsc::channel();
+    let standing = disk.stand();
+    let working = std::thread::spawn(move || {
+        work(&bench);
+        let _ = sender.send(());
+        bench
+    });
+    let waited = done.recv_timeout(Duration::from_secs(120));
+    drop(standing);
+    let bench = working.join().unwrap();
+    assert!(waited.is_ok(), "somebody waits for the disk");
+    drop(bench);
+}
+
+#[test]
+fn while_the_disk_stands_a_controller_that_fails_is_replaced_in_the_same_tick() {
+    let state = tempfile::tempdir().unwrap();
+    while_the_disk_stands(state.path(), |bench| {
+        let data = swap(bench, "engage: 0.3, 5");
+        assert!(data.starts_with("0.30 [") && !data.contains("command_age"), "{data}");
+        let changes = changes(bench);
+        let [ControllerChange::Swapped { .. }, ControllerChange::Kept { .. }] = changes.as_slice() else {
+            panic!("{changes:?}")
+        };
+        assert_eq!(bench.host.quarantined().len(), 1);
+    });
+    assert_eq!(bench(state.path()).host.quarantined().len(), 1, "it is known when the disk goes again");
+}
+
+#[test]
+fn while_the_disk_stands_nobody_waits_to_run_to_judge_to_pardon_or_to_forget() {
+    let state = tempfile::tempdir().unwrap();
+    killed(state.path());
+    let conduct: SkillId = "test/conduct".to_owned().try_into().unwrap();
+    let judged = conduct.clone();
+    while_the_disk_stands(state.path(), move |bench| {
+        let [run] = waiting(bench).try_into().unwrap();
+        assert!(bench.host.forget(run) && !bench.host.forget(run));
+        (0..3).for_each(|_| drop(bench.run("panic").unwrap_err()));
+        assert!(matches!(bench.run("look"), Err(SkillError::Quarantined { .. })));
+        assert!(bench.host.pardon(&judged));
+        // More than were reserved for these.
+        (0..300).for_each(|_| drop(bench.data("look")));
+        assert!(bench.host.quarantine(&judged, "it is not trusted"));
+    });
+    let bench = bench(state.path());
+    assert_eq!(waiting(&bench), []);
+    assert_eq!(bench.host.quarantined().len(), 1);
+    assert_eq!(bench.start("look").id().to_string(), "306");
 }
