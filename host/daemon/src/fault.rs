@@ -48,7 +48,6 @@ pub(crate) fn run_problem(error: &SkillError) -> Problem {
         SkillError::Trapped { .. } => ("trapped", "give its vendor this line and the run's log"),
         SkillError::Exhausted { .. } => ("exhausted", "ask for less at once, or give its vendor this line"),
         SkillError::Denied { .. } => ("denied", "grant it, or load a version that does without"),
-        SkillError::Crowded { .. } => ("crowded", "wait until other runs have ended, or end some"),
         SkillError::Quarantined { .. } => ("quarantined", "`waza ctl pardon SKILL`, or load another version"),
         SkillError::Stopped { .. } => ("stopped", "start it again when it may go on"),
     };

@@ -1,5 +1,7 @@
 //! `clock`: robot time.
 
+use std::sync::Arc;
+
 use wasmtime::component::{Accessor, HasSelf};
 
 use super::{Call, Run};
