@@ -6,8 +6,8 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use waza_fuzz::{begin_with, message};
-use waza_robot::{Embodiment, Rule};
 use waza_robot::bridge::fuzzing::{image, link};
+use waza_robot::{Embodiment, Rule};
 
 static ROBOT: LazyLock<Arc<Embodiment>> = LazyLock::new(|| Arc::new(Embodiment::so101()));
 

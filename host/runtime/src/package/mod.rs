@@ -3,7 +3,7 @@
 pub(crate) mod cache;
 pub(crate) mod compile;
 pub(crate) mod inspect;
-mod size;
+pub(crate) mod size;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
