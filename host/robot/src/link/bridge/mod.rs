@@ -67,7 +67,7 @@ pub enum BridgeError {
     },
     /// The link itself cannot be read.
     #[error(transparent)]
-    Link(#[from] crate::LinkError),
+    Link(#[from] crate::error::LinkError),
     /// The other end refused, or does not keep to the protocol.
     #[error("the other end of {path} {what}", path = .path.display())]
     Peer {
