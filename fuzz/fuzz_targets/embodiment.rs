@@ -22,17 +22,18 @@ struct Standing {
 }
 
 impl Link for Standing {
-    fn read(&mut self) -> Result<Measurement, LinkError> {
+    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
         let middle = |[low, high]: [f32; 2]| (f64::midpoint(low.into(), high.into())) as f32;
         let joints = self.robot.joints.len();
-        Ok(Measurement {
+        *into = Measurement {
             joints: Proprioception {
                 positions: self.robot.joints.iter().map(|joint| middle(joint.position)).collect(),
                 velocities: vec![0.0; joints],
                 efforts: vec![0.0; joints],
             },
             samples: self.robot.sensors.iter().map(|sensor| vec![0.0; sensor.channels.len()]).collect(),
-        })
+        };
+        Ok(())
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {

@@ -155,11 +155,12 @@ struct Stamped {
 }
 
 impl Link for Stamped {
-    fn read(&mut self) -> Result<Measurement, LinkError> {
+    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
         let still = vec![0.0; self.positions.len()];
         let joints =
             Proprioception { velocities: still.clone(), efforts: still.clone(), positions: self.positions.clone() };
-        Ok(Measurement { joints, samples: vec![still] })
+        *into = Measurement { joints, samples: vec![still] };
+        Ok(())
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {

@@ -47,8 +47,8 @@ impl Filmed {
 }
 
 impl Link for Filmed {
-    fn read(&mut self) -> Result<Measurement, LinkError> {
-        self.simulator.read()
+    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
+        self.simulator.read_into(into)
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {

@@ -136,10 +136,12 @@ const FROZEN_PERIODS: f64 = 5.0;
 impl Observation {
     /// Names of the cameras whose newest frame is older than five of their periods.
     pub fn frozen<'a>(&self, embodiment: &'a Embodiment) -> impl Iterator<Item = &'a str> {
-        let frozen = |(camera, age): (&'a Camera, &Option<u64>)| {
-            let oldest_ns = FROZEN_PERIODS * 1e9 / f64::from(camera.rate_hz);
-            age.is_some_and(|age| age as f64 > oldest_ns).then_some(camera.name.as_str())
-        };
-        embodiment.cameras.iter().zip(&self.frame_ages_ns).filter_map(frozen).collect::<Vec<_>>().into_iter()
+        let cameras = embodiment.cameras.iter().zip(&self.frame_ages_ns);
+        cameras.filter(|(camera, age)| is_frozen(camera, **age)).map(|(camera, _)| camera.name.as_str())
     }
+}
+
+/// Whether a camera whose newest frame is so old, nanoseconds of robot time, has frozen.
+pub(crate) fn is_frozen(camera: &Camera, age_ns: Option<u64>) -> bool {
+    age_ns.is_some_and(|age| age as f64 > FROZEN_PERIODS * 1e9 / f64::from(camera.rate_hz))
 }

@@ -79,18 +79,28 @@ impl Robot {
         if options.guard == Guard::Off && !link.is_simulated() {
             return Err(RobotError::Unguarded);
         }
+        let (robot, control) = Self::with_loop(embodiment, link, options)?;
+        std::thread::Builder::new()
+            .name("waza-control".into())
+            .spawn(move || control.run())
+            .map_err(|error| RobotError::Thread(error.to_string()))?;
+        Ok(robot)
+    }
+
+    /// A control loop that has not begun, and the handle to it.
+    pub(crate) fn with_loop(
+        embodiment: Arc<Embodiment>,
+        link: Box<dyn Link>,
+        options: RobotOptions,
+    ) -> Result<(Self, ControlLoop), RobotError> {
         let gate = Gate::new(options.pace);
         let inbox = Arc::new(Inbox::new(gate.clone()));
         let fences = Fences::new(embodiment.joints.len());
         let shared = Arc::new(Shared::new(embodiment));
         let seams = (gate.clone(), inbox.clone(), fences.clone());
         let control = ControlLoop::new(link, options, seams, shared.clone())?;
-        std::thread::Builder::new()
-            .name("waza-control".into())
-            .spawn(move || control.run())
-            .map_err(|error| RobotError::Thread(error.to_string()))?;
         let (answers, sources) = Default::default();
-        Ok(Self(Arc::new(Owner { gate, inbox, fences, answers, shared, sources })))
+        Ok((Self(Arc::new(Owner { gate, inbox, fences, answers, shared, sources })), control))
     }
 
     /// What the robot is.

@@ -150,7 +150,7 @@ fn a_reading_that_is_no_number_or_of_the_wrong_width_is_a_link_error() {
 fn a_robot_whose_link_cannot_be_read_does_not_start() {
     struct Unplugged;
     impl waza_robot::Link for Unplugged {
-        fn read(&mut self) -> Result<waza_robot::observation::Measurement, LinkError> {
+        fn read_into(&mut self, _: &mut waza_robot::observation::Measurement) -> Result<(), LinkError> {
             Err(LinkError("no device at the port".into()))
         }
         fn write(&mut self, _: &[f32]) -> Result<(), LinkError> {

@@ -234,10 +234,11 @@ struct PanLink {
 }
 
 impl Link for PanLink {
-    fn read(&mut self) -> Result<Measurement, LinkError> {
+    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
         let (positions, still) = (self.last.clone(), vec![0.0; self.last.len()]);
         let joints = Proprioception { positions, velocities: still.clone(), efforts: still };
-        Ok(Measurement { joints, samples: vec![vec![0.0; 6]] })
+        *into = Measurement { joints, samples: vec![vec![0.0; 6]] };
+        Ok(())
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {

@@ -1,21 +1,25 @@
-//! Proves that a tick allocates nothing: every allocation of a test's thread is counted.
+//! Proves that a tick allocates and frees nothing: everything that a test's thread allocates and frees is counted.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use crate::clock::Pace;
-use crate::control::answer::Keeper;
-use crate::control::external_drive::{Driven, Drives, Seat};
+use crate::control::RobotOptions;
+use crate::control::answer::{Keeper, Pending, Playing};
+use crate::control::external_drive::{Drive, Driven, Drives, Seat};
 use crate::control::fence::Fences;
 use crate::control::gate::Gate;
 use crate::control::joint_holders::Claim;
 use crate::control::play::Play;
 use crate::control::player::{Player, Prepared};
 use crate::embodiment::{Embodiment, ForceLimit, Tightening, Workspace};
-use crate::link::Link;
-use crate::observation::{Measurement, Proprioception};
+use crate::link::{Link, LinkError};
+use crate::observation::{Frame, Image, Measurement, Proprioception};
+use crate::robot::Robot;
 use crate::safety::filter::{Demand, Filter};
 use crate::safety::{Act, Guard};
 use crate::sim::{SceneSpec, Simulator, arm};
@@ -24,6 +28,7 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    static FREES: Cell<usize> = const { Cell::new(0) };
 }
 
 // SAFETY: every call is handed on to the system's allocator as it came.
@@ -36,6 +41,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        let _ = FREES.try_with(|count| count.set(count.get() + 1));
         // SAFETY: the caller keeps `dealloc`'s contract, and every pointer is the system allocator's.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -44,15 +50,139 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-fn allocations_of(work: impl FnOnce()) -> usize {
-    let before = ALLOCATIONS.get();
+/// How often some work allocates, and how often it frees.
+fn counts_of(work: impl FnOnce()) -> [usize; 2] {
+    let before = [ALLOCATIONS.get(), FREES.get()];
     work();
-    ALLOCATIONS.get() - before
+    [ALLOCATIONS.get() - before[0], FREES.get() - before[1]]
 }
 
 #[test]
-fn allocations_are_counted() {
-    assert_eq!(allocations_of(|| drop(std::hint::black_box(Box::new(7)))), 1);
+fn allocations_and_frees_are_counted() {
+    let kept = std::hint::black_box(Box::new(7));
+    assert_eq!(counts_of(|| std::mem::forget(std::hint::black_box(Box::new(7)))), [1, 0]);
+    assert_eq!(counts_of(|| drop(kept)), [0, 1]);
+}
+
+/// A robot that is where it was commanded to be.
+struct Still([f32; 6]);
+
+impl Link for Still {
+    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
+        into.joints.positions.resize(6, 0.0);
+        into.joints.positions.copy_from_slice(&self.0);
+        into.joints.velocities.resize(6, 0.0);
+        into.joints.efforts.resize(6, 0.0);
+        into.samples.resize_with(1, || vec![0.0; 6]);
+        Ok(())
+    }
+
+    fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {
+        self.0.copy_from_slice(positions);
+        Ok(())
+    }
+
+    fn capture(&mut self) -> Result<Vec<Frame>, LinkError> {
+        Ok(vec![Frame::ready(Image { width: 1, height: 1, rgb: vec![0; 3].into() }); 2])
+    }
+
+    fn is_simulated(&self) -> bool {
+        true
+    }
+}
+
+/// What came of a robot that was asked for everything there is, in 2000 ticks.
+fn come_and_go(link: Box<dyn Link>) {
+    let embodiment = Arc::new(Embodiment::so101());
+    let options =
+        RobotOptions { pace: Pace::RealTime, kinematics: Box::new(|_: &[f32]| [0.2, 0.0, 0.2]), guard: Guard::On };
+    let (robot, mut control) = Robot::with_loop(embodiment, link, options).unwrap();
+    let mut context = Context::from_waker(Waker::noop());
+    let (mut playing, mut reaching, mut driving) = (Vec::new(), Vec::new(), Vec::<Drive>::new());
+    let mut ended = BTreeSet::new();
+    let (mut reached, mut driven) = (0, 0);
+    for tick in 1..=2000_u64 {
+        let joint = (tick / 7 % 3) as usize;
+        let joints = BTreeSet::from([joint]);
+        let fence = tick.is_multiple_of(5).then(|| robot.fence(&BTreeSet::from([5])));
+        if tick.is_multiple_of(7) {
+            let to = if tick.is_multiple_of(2) { 0.2 } else { -0.2 };
+            let mut row = robot.commanded();
+            row[joint] = (row[joint] + to).clamp(-0.5, 0.9);
+            let rows = vec![row; 1 + (tick % 3) as usize];
+            let play = Play { joints: joints.clone(), rate_hz: 10.0, rows, since_tick: None, within: None };
+            match tick % 4 {
+                // Nobody waits for the end of some.
+                0 => drop(robot.play(play)),
+                // Some come too late.
+                1 => playing.push(robot.play_under(play, &robot.fence(&joints))),
+                _ => playing.push(robot.play(play)),
+            }
+        }
+        match tick % 40 {
+            0..3 => driving.push(robot.drive(&BTreeSet::from([3, 4]), None).unwrap()),
+            30 => driving.clear(),
+            35 => robot.hold(&BTreeSet::from([0, 1, 2])),
+            _ => {}
+        }
+        match tick % 333 {
+            331 => robot.stop(),
+            0 => assert!(robot.stopped().is_none_or(|stopped| robot.reset(stopped))),
+            _ => {}
+        }
+        drop(fence.map(|fence| robot.hold_under(&fence)));
+        reaching.push(robot.reach(tick + tick % 13));
+        reaching.extend((0..20).map(|_| robot.reach(u64::MAX)));
+        let observing = tick.is_multiple_of(50).then(|| robot.observe());
+
+        let [allocations, frees] = counts_of(|| {
+            control.listen();
+            control.step();
+            control.publish();
+            control.answer();
+        });
+        // The observation itself is new.
+        let expected = if observing.is_some() { allocations } else { 0 };
+        assert_eq!([allocations, frees], [expected, 0], "allocations and frees in tick {tick}");
+
+        playing.retain_mut(|it: &mut Playing| match Pin::new(it).poll(&mut context) {
+            Poll::Ready(reply) => {
+                ended.insert(format!("{:?}", reply.value.unwrap().ended));
+                false
+            }
+            Poll::Pending => true,
+        });
+        reaching.retain_mut(|it: &mut Pending<u64>| match Pin::new(it).poll(&mut context) {
+            Poll::Ready(reply) => {
+                reached += 1;
+                assert_eq!(reply.value.unwrap(), tick);
+                false
+            }
+            Poll::Pending => true,
+        });
+        // Those who wait for ever give up, some at once and some later.
+        reaching.truncate(30 + (tick % 100) as usize);
+        driving.retain_mut(|drive| {
+            let turn = pin!(drive.next()).poll(&mut context);
+            let goes_on = match turn {
+                Poll::Ready(turn) => turn.is_some(),
+                Poll::Pending => true,
+            };
+            driven += u64::from(goes_on && drive.demand(&robot.commanded()).is_ok());
+            goes_on
+        });
+        if let Some(mut observing) = observing {
+            assert!(Pin::new(&mut observing).poll(&mut context).is_ready());
+        }
+    }
+    assert!(reached > 100 && driven > 500, "{reached} {driven}");
+    let every = ["Finished", "Held", "Stopped", "Superseded"].map(String::from);
+    assert!(every.iter().all(|end| ended.contains(end)), "{ended:?}");
+}
+
+#[test]
+fn a_whole_tick_allocates_and_frees_nothing_while_everything_that_can_be_asked_comes_and_goes() {
+    come_and_go(Box::new(Still(arm::HOME)));
 }
 
 #[test]
@@ -103,11 +233,11 @@ fn a_tick_allocates_nothing_not_even_when_chunks_change_and_every_rule_acts() {
             acts[count % 4000] = Some(act);
             count += 1;
         };
-        let allocations = allocations_of(|| {
+        let counts = counts_of(|| {
             player.start(play, answer, begin + 1, |joint| filter.state(joint), &mut over, &mut keep);
         });
-        assert_eq!(allocations, 0, "at the change to chunk {index}");
-        let allocations = allocations_of(|| {
+        assert_eq!(counts, [0, 0], "at the change to chunk {index}");
+        let counts = counts_of(|| {
             for tick in begin + 1..=begin + 80 {
                 player.demands(tick, &mut demands, &mut keep);
                 if tick % 40 == 0 {
@@ -123,7 +253,7 @@ fn a_tick_allocates_nothing_not_even_when_chunks_change_and_every_rule_acts() {
                 player.end_finished(tick, |joint| filter.rests(joint), &mut over);
             }
         });
-        assert_eq!(allocations, 0, "in the ticks of chunk {index}");
+        assert_eq!(counts, [0, 0], "in the ticks of chunk {index}");
         rules.extend(acts.iter().flatten().map(|act| act.rule.name()));
     }
     let expected = [
@@ -156,11 +286,11 @@ fn a_tick_with_a_driver_allocates_nothing_whether_it_answers_or_not() {
     let driven = Driven { claim, seat, demand: vec![0.0; 6], within: None };
     drives.start(Box::new(driven), answer, 1, &mut over);
     let mut missed = 0;
-    let allocations = allocations_of(|| {
+    let counts = counts_of(|| {
         for tick in 1..=25 {
             drives.demands(tick, &mut demands, &mut over, |_| missed += 1);
             drives.publish(tick, &measured, &gate);
         }
     });
-    assert_eq!((allocations, missed), (0, 24));
+    assert_eq!((counts, missed), ([0, 0], 24));
 }

@@ -2,6 +2,12 @@
 //!
 //! It runs on a thread of its own and waits for nothing but the link and the next tick. If nothing drives a joint it
 //! holds; if the link fails every play ends, the arm brakes, and the loop tries again in the next tick.
+//!
+//! A tick allocates and frees nothing, its answers included, if its link does not; `allocation.rs` counts. What is asked and
+//! answered lies in memory that handles make and free. But for: an observation, which is new each time; a failure of the
+//! link, which is told in words; and a tick in which more is asked or ends than ever before and than there is room for from
+//! the start. It logs only when something changes: a link that fails or is back, a camera that freezes or goes on, a clock
+//! that leaps.
 
 #[cfg(test)]
 mod allocation;
@@ -18,7 +24,6 @@ mod shared_slot;
 pub mod stop;
 mod waiters;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -37,7 +42,7 @@ use crate::clock::{self, Metronome, Pace, Start, Stopwatch};
 use crate::embodiment::Embodiment;
 use crate::error::{LinkError, RobotError};
 use crate::link::{self, Link};
-use crate::observation::{Frame, Measurement, Observation};
+use crate::observation::{Frame, Measurement, Observation, is_frozen};
 use crate::safety::filter::{Demand, Filter};
 use crate::safety::{Act, Guard, Kinematics, Response, Rule};
 
@@ -118,13 +123,15 @@ pub(crate) struct ControlLoop {
     /// How many fences it has acted on.
     raised: u64,
     measured: Measurement,
+    /// Where the next measurement is read into.
+    incoming: Measurement,
     /// Why the link failed in the newest tick.
     down: Option<LinkError>,
     histories: Vec<History>,
     /// The number of each camera's newest frame, and the tick in which it was first seen.
     frames: Vec<Option<(u64, u64)>>,
-    /// Cameras of which it was said that they are frozen.
-    frozen: BTreeSet<String>,
+    /// Of each camera, whether it was said that it is frozen.
+    frozen: Vec<bool>,
     player: Player,
     drives: Drives,
     filter: Filter,
@@ -163,10 +170,11 @@ impl ControlLoop {
             down: None,
             histories: embodiment.sensors.iter().map(|it| History::new(it, embodiment.control_hz)).collect(),
             frames: vec![None; embodiment.cameras.len()],
-            frozen: BTreeSet::new(),
+            frozen: vec![false; embodiment.cameras.len()],
             player: Player::new(&embodiment),
             drives: Drives::new(&embodiment, options.pace),
             filter: Filter::new(&embodiment, options.kinematics, options.guard, &measured.joints.positions),
+            incoming: measured.clone(),
             measured,
             demands: vec![Demand::Hold; embodiment.joints.len()],
             acted: [None; Rule::ALL.len()],
@@ -275,9 +283,9 @@ impl ControlLoop {
     }
 
     fn read(&mut self) -> Result<(), LinkError> {
-        let measured = self.link.read()?;
-        link::check(&measured, &self.shared.embodiment)?;
-        self.measured = measured;
+        self.link.read_into(&mut self.incoming)?;
+        link::check(&self.incoming, &self.shared.embodiment)?;
+        std::mem::swap(&mut self.measured, &mut self.incoming);
         for (history, sample) in self.histories.iter_mut().zip(&self.measured.samples) {
             history.push(self.tick, sample);
         }
@@ -378,14 +386,14 @@ impl ControlLoop {
             frame_ages_ns,
             windows: self.histories.iter().map(History::window).collect(),
         };
-        let frozen: BTreeSet<_> = seen.frozen(embodiment).map(String::from).collect();
-        for camera in frozen.difference(&self.frozen) {
-            tracing::warn!(tick, camera, "the camera is frozen");
+        for ((camera, age), known) in embodiment.cameras.iter().zip(&seen.frame_ages_ns).zip(&mut self.frozen) {
+            let frozen = is_frozen(camera, *age);
+            match (std::mem::replace(known, frozen), frozen) {
+                (false, true) => tracing::warn!(tick, camera = %camera.name, "the camera is frozen"),
+                (true, false) => tracing::info!(tick, camera = %camera.name, "the camera has a new frame"),
+                _ => {}
+            }
         }
-        for camera in self.frozen.difference(&frozen) {
-            tracing::info!(tick, camera, "the camera has a new frame");
-        }
-        self.frozen = frozen;
         Ok(seen)
     }
 

@@ -13,11 +13,22 @@ use crate::safety::Rule;
 /// A hardware link talks to a bus; the simulator advances its physics. Neither may block for longer than a control
 /// period.
 pub trait Link: Send {
-    /// Reads the joints and sensors.
+    /// Reads the joints and sensors into what an earlier measurement lies in, or nothing yet: a link that writes every value
+    /// where the one before was costs the control loop no allocation. After an error what lies there is nothing.
     ///
     /// # Errors
     /// [`LinkError`] when nothing fresh can be read; the control loop then falls back and tries again.
-    fn read(&mut self) -> Result<Measurement, LinkError>;
+    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError>;
+
+    /// Reads the joints and sensors.
+    ///
+    /// # Errors
+    /// As [`Link::read_into`].
+    fn read(&mut self) -> Result<Measurement, LinkError> {
+        let mut measured = Measurement::default();
+        self.read_into(&mut measured)?;
+        Ok(measured)
+    }
 
     /// Commands one position a joint (rad, embodiment's order), valid for one control period. A simulator advances its
     /// time by that period.

@@ -16,6 +16,7 @@ use super::scene::{Scene, SceneSpec};
 use super::task::Task;
 use super::world::{Snapshot, World};
 use crate::embodiment::Embodiment;
+use crate::observation::Measurement;
 
 /// What a stream consists of.
 #[derive(Debug, Clone)]
@@ -77,9 +78,11 @@ pub fn episode(embodiment: &Embodiment, spec: &SceneSpec, options: &Options, ind
     let mut offset = [0.0f32; JOINTS];
     let mut command = start;
     let mut idle = 0;
+    let mut measured = Measurement::default();
     let limit = if matches!(task, Task::Touch(_)) { 45 } else { 140 };
     for _ in 0..limit {
-        let joints: [f32; JOINTS] = std::array::from_fn(|index| world.measure().joints.positions[index]);
+        world.measure(&mut measured);
+        let joints: [f32; JOINTS] = std::array::from_fn(|index| measured.joints.positions[index]);
         let snapshot = world.snapshot();
         let within = |index: usize, angle: f32| {
             let [low, high] = embodiment.joints[index].position;

@@ -101,8 +101,9 @@ fn camera_of(name: &str, snapshot: &Snapshot) -> Option<render::Camera> {
 }
 
 impl Link for Simulator {
-    fn read(&mut self) -> Result<Measurement, LinkError> {
-        Ok(self.locked().measure())
+    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
+        self.locked().measure(into);
+        Ok(())
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {

@@ -5,7 +5,7 @@ use rapier3d::prelude::*;
 use super::arm::{self, BLOCK, Cuboid, GRIPPER, JOINTS};
 use super::scene::{Colour, Scene};
 use crate::embodiment::Embodiment;
-use crate::observation::{Measurement, Proprioception};
+use crate::observation::Measurement;
 
 /// Inner radius of the bowl, metres.
 pub const BOWL_RADIUS: f32 = 0.045;
@@ -177,8 +177,9 @@ impl World {
     }
 
     /// Joints and the wrist's wrench, as sensors would measure them now.
-    pub fn measure(&self) -> Measurement {
-        let mut joints = Proprioception::default();
+    pub fn measure(&self, into: &mut Measurement) {
+        let Measurement { joints, samples } = into;
+        [&mut joints.positions, &mut joints.velocities, &mut joints.efforts].into_iter().for_each(Vec::clear);
         for (index, handle) in self.joints.iter().enumerate() {
             let (position, velocity) =
                 self.physics.multibody_joints.get(*handle).map_or((0.0, 0.0), |(multibody, link)| {
@@ -197,7 +198,9 @@ impl World {
                 .efforts
                 .push((stiffness * (self.commanded[index] - position) - damping * velocity).clamp(-limit, limit));
         }
-        Measurement { joints, samples: vec![self.wrench().to_vec()] }
+        samples.resize_with(1, Vec::new);
+        samples[0].clear();
+        samples[0].extend(self.wrench());
     }
 
     /// Force (N) and torque about the wrist (N m) that contacts exert on the hand, in the frame of the wrist-roll link.

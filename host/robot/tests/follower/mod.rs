@@ -50,7 +50,7 @@ impl Follower {
 }
 
 impl Link for Follower {
-    fn read(&mut self) -> Result<Measurement, LinkError> {
+    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
         let log = self.log.lock().unwrap();
         let (panics, reads_fail) = (log.panics, log.reads_fail);
         let last = log.commands.last().cloned();
@@ -65,7 +65,8 @@ impl Link for Follower {
         let mut efforts = still.clone();
         efforts[0] = effort;
         let joints = Proprioception { velocities: still, efforts, positions };
-        Ok(Measurement { joints, samples: vec![vec![0.0, force, 0.0, 0.0, 0.0, 0.0]] })
+        *into = Measurement { joints, samples: vec![vec![0.0, force, 0.0, 0.0, 0.0, 0.0]] };
+        Ok(())
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {

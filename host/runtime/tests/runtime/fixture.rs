@@ -41,14 +41,15 @@ pub struct Follower {
 }
 
 impl Link for Follower {
-    fn read(&mut self) -> Result<Measurement, LinkError> {
+    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
         let mut positions = self.commands.lock().unwrap().last().cloned().unwrap_or(REST.to_vec());
         let mut efforts = vec![0.0; 6];
         let squeezed = (OBJECT - positions[5]).max(0.0);
         positions[5] += squeezed;
         efforts[5] = -20.0 * squeezed;
         let joints = Proprioception { velocities: vec![0.0; 6], efforts, positions };
-        Ok(Measurement { joints, samples: vec![vec![0.0; 6]] })
+        *into = Measurement { joints, samples: vec![vec![0.0; 6]] };
+        Ok(())
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {

@@ -14,7 +14,7 @@ use super::{BridgeError, Status};
 use crate::clock;
 use crate::embodiment::Embodiment;
 use crate::link::{Link, LinkError};
-use crate::observation::{Frame, Image, Lost, Measurement, Proprioception};
+use crate::observation::{Frame, Image, Lost, Measurement};
 
 /// How long whoever is not the control loop waits for an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -112,27 +112,32 @@ impl RemoteLink {
 }
 
 impl Link for RemoteLink {
-    fn read(&mut self) -> Result<Measurement, LinkError> {
-        let (joints, sensors) = (self.embodiment.joints.len(), self.shape.sensors.clone());
-        let (measured, interventions) = self.converse(|wire, longest| {
+    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
+        let embodiment = self.embodiment.clone();
+        self.interventions = self.converse(|wire, longest| {
             wire.send(longest, Kind::Read, |_| {})?;
             let (kind, mut values) = wire.receive(longest)?;
             if kind == Kind::Failed {
                 return Ok(Err(LinkError(values.text())));
             }
             expect(kind, Kind::Measured)?;
-            let mut read = |count: usize| {
-                let mut into = vec![0.0; count];
-                values.finite(&mut into).map(|()| into)
+            let mut read = |into: &mut Vec<f32>, count| {
+                into.resize(count, 0.0);
+                values.finite(into)
             };
-            let joints = Proprioception { positions: read(joints)?, velocities: read(joints)?, efforts: read(joints)? };
-            let samples = sensors.iter().map(|&channels| read(channels.into())).collect::<io::Result<_>>()?;
+            let Measurement { joints, samples } = into;
+            for joint_values in [&mut joints.positions, &mut joints.velocities, &mut joints.efforts] {
+                read(joint_values, embodiment.joints.len())?;
+            }
+            samples.resize_with(embodiment.sensors.len(), Vec::new);
+            for (sample, sensor) in samples.iter_mut().zip(&embodiment.sensors) {
+                read(sample, sensor.channels.len())?;
+            }
             let interventions = values.counts()?;
             values.end()?;
-            Ok(Ok((Measurement { joints, samples }, interventions)))
+            Ok(Ok(interventions))
         })??;
-        self.interventions = interventions;
-        Ok(measured)
+        Ok(())
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {
