@@ -2,24 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::clock::{self, Pace};
 pub use crate::control::RobotOptions;
 use crate::control::answer::{Answer, Keeper};
 pub use crate::control::answer::{Pending, Playing, Reply};
-use crate::control::external_drive::{Drive, Driven, Seat};
+use crate::control::external_drive::{Drive, DriveRequest, Mailbox};
 pub use crate::control::fence::Fence;
 use crate::control::fence::Fences;
 use crate::control::gate::Gate;
 pub use crate::control::gate::TimeHold;
 use crate::control::inbox::{Inbox, Sent};
 use crate::control::joint_holders::Claim;
-use crate::control::play::{Play, check_joints, check_limits};
+use crate::control::play::{Play, PlayReport, check_joints, check_limits};
 use crate::control::player::Prepared;
 use crate::control::stop::{SourceState, Sources, StopSource, Stopped};
-use crate::control::{Command, ControlLoop, Shared};
+use crate::control::{Command, ControlLoop, Shared, Waiting};
 use crate::embodiment::{Embodiment, EmbodimentError, Tightening, Within};
 use crate::error::{PlayError, RobotError};
 use crate::link::Link;
@@ -39,7 +39,11 @@ struct Owner {
     gate: Arc<Gate>,
     inbox: Arc<Inbox<Command>>,
     fences: Arc<Fences>,
-    answers: Keeper,
+    /// How many plays and drives the loop has not taken.
+    waiting: Arc<AtomicUsize>,
+    questions: Keeper,
+    /// Apart, so that however many questions are kept, few plays are.
+    moves: Keeper,
     shared: Arc<Shared>,
     sources: Sources,
 }
@@ -99,8 +103,8 @@ impl Robot {
         let shared = Arc::new(Shared::new(embodiment));
         let seams = (gate.clone(), inbox.clone(), fences.clone());
         let control = ControlLoop::new(link, options, seams, shared.clone())?;
-        let (answers, sources) = Default::default();
-        Ok((Self(Arc::new(Owner { gate, inbox, fences, answers, shared, sources })), control))
+        let (waiting, questions, moves, sources) = Default::default();
+        Ok((Self(Arc::new(Owner { gate, inbox, fences, waiting, questions, moves, shared, sources })), control))
     }
 
     /// What the robot is.
@@ -167,12 +171,13 @@ impl Robot {
         let embodiment = self.embodiment();
         let prepared = self.armed().and_then(|()| {
             play.check(embodiment, self.tick())?;
-            Ok(Box::new(Prepared::new(&play, embodiment, self.claim(&play.joints, fence)?)))
+            let waiting = self.waiting()?;
+            Ok((Box::new(Prepared::new(&play, embodiment, self.claim(&play.joints, fence)?)), waiting))
         });
         match prepared {
-            Ok(prepared) => self.command(|answer| Command::Play(prepared, answer)).0,
+            Ok((prepared, waiting)) => self.motion(|answer| Command::Play(prepared, answer, waiting)),
             Err(error) => {
-                let (answer, pending) = self.0.answers.pending(&self.0.gate);
+                let (answer, pending) = self.0.moves.pending(&self.0.gate);
                 answer.send(Err(error), None);
                 pending
             }
@@ -187,12 +192,12 @@ impl Robot {
         self.embodiment().within(by, origin)
     }
 
-    /// Drives some joints from the next tick on, tick by tick, instead of what drove them, and within these stricter limits
+    /// ExternalDrives some joints from the next tick on, tick by tick, instead of what drove them, and within these stricter limits
     /// if there are any; until the first demand they hold.
     ///
     /// # Errors
-    /// [`RobotError::NotArmed`]; [`RobotError::Play`] if there are no joints, or one that the robot lacks, or the limits were
-    /// made for another robot.
+    /// [`RobotError::NotArmed`]; [`RobotError::Busy`]; [`RobotError::Play`] if there are no joints, or one that the robot
+    /// lacks, or the limits were made for another robot.
     pub fn drive(&self, joints: &BTreeSet<usize>, within: Option<Arc<Within>>) -> Result<Drive, RobotError> {
         self.drive_if(joints, within, None)
     }
@@ -221,14 +226,15 @@ impl Robot {
         self.armed()?;
         check_joints(joints, embodiment)?;
         check_limits(within.as_ref(), embodiment)?;
-        let seat = Seat::new(embodiment);
-        let driven = Box::new(Driven {
+        let seat = Mailbox::new(embodiment);
+        let driven = Box::new(DriveRequest {
             claim: self.claim(joints, fence)?,
             seat: seat.clone(),
             demand: vec![0.0; embodiment.joints.len()],
             within,
         });
-        let (playing, _) = self.command(|answer| Command::Drive(driven, answer));
+        let waiting = self.waiting()?;
+        let playing = self.motion(|answer| Command::Drive(driven, answer, waiting));
         Ok(Drive::new(seat, playing, embodiment))
     }
 
@@ -335,24 +341,34 @@ impl Robot {
         })
     }
 
+    fn waiting(&self) -> Result<Waiting, RobotError> {
+        Waiting::one_of(&self.0.waiting).ok_or(RobotError::Busy { most: Waiting::MOST })
+    }
+
     /// What is of no use to anybody once its answer is not waited for.
     fn question<T: Send + 'static>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Pending<T> {
-        match self.command(command) {
-            (pending, Some(sent)) => pending.asked(self.0.inbox.clone(), sent),
-            (pending, None) => pending,
+        let (answer, pending) = self.0.questions.pending(&self.0.gate);
+        match self.send(command(answer)) {
+            Some(sent) => pending.asked(self.0.inbox.clone(), sent),
+            None => pending,
         }
     }
 
-    fn command<T: Send + 'static>(&self, command: impl FnOnce(Answer<T>) -> Command) -> (Pending<T>, Option<Sent>) {
-        let (answer, pending) = self.0.answers.pending(&self.0.gate);
-        match self.0.inbox.send(command(answer)) {
-            Ok(sent) => (pending, Some(sent)),
-            Err(unsent) => {
-                if !self.0.gate.has_ended() {
-                    unsent.refuse(RobotError::Busy { most: Inbox::<Command>::MOST });
-                }
-                (pending, None)
-            }
+    fn motion(&self, command: impl FnOnce(Answer<PlayReport>) -> Command) -> Playing {
+        let (answer, pending) = self.0.moves.pending(&self.0.gate);
+        self.send(command(answer));
+        pending
+    }
+
+    /// `None`: it is answered already.
+    fn send(&self, command: Command) -> Option<Sent> {
+        let unsent = match self.0.inbox.send(command) {
+            Ok(sent) => return Some(sent),
+            Err(unsent) => unsent,
+        };
+        if !self.0.gate.has_ended() {
+            unsent.refuse(RobotError::Busy { most: Inbox::<Command>::MOST });
         }
+        None
     }
 }

@@ -126,6 +126,26 @@ fn a_play_goes_on_when_nobody_waits_for_its_end_also_if_it_has_not_begun() {
 }
 
 #[test]
+fn plays_that_nobody_waits_for_take_no_more_memory_than_those_that_can_wait_for_one_tick() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let bench = Bench::start(Pace::Lockstep);
+    let long = chunk(0, [0.1; 3000]);
+    let hold = bench.robot.hold_time();
+    let before = LIVE.load(Ordering::Relaxed);
+    let mut refused = 0;
+    for _ in 0..10_000 {
+        // A third of them would be 80 MB.
+        refused += usize::from(is_there(&mut bench.robot.play(long.clone())));
+    }
+    let most = LIVE.load(Ordering::Relaxed) - before;
+    assert!(most < 16 * A_MEGABYTE, "{most} bytes of plays lived");
+    assert!(refused > 9000, "{refused}");
+    drop(hold);
+    bench.reach(bench.robot.tick() + 2);
+    assert!(!is_there(&mut bench.robot.play(long)), "there is room again");
+}
+
+#[test]
 fn whoever_waits_for_an_earlier_tick_is_answered_earlier_whoever_asked_first() {
     let bench = Bench::start(Pace::Lockstep);
     let hold = bench.robot.hold_time();

@@ -10,13 +10,13 @@ use std::task::{Context, Poll, Waker};
 use crate::clock::Pace;
 use crate::control::RobotOptions;
 use crate::control::answer::{Keeper, Pending, Playing};
-use crate::control::external_drive::{Drive, Driven, Drives, Seat};
+use crate::control::external_drive::{Drive, DriveRequest, ExternalDrives, Mailbox};
 use crate::control::fence::Fences;
 use crate::control::gate::Gate;
 use crate::control::joint_holders::Claim;
 use crate::control::play::Play;
 use crate::control::player::{Player, Prepared};
-use crate::embodiment::{Embodiment, ForceLimit, Tightening, Workspace};
+use crate::embodiment::{Embodiment, ForceLimit, JointTightening, Tightening, Workspace};
 use crate::link::{Link, LinkError};
 use crate::observation::{Frame, Image, Measurement, Proprioception};
 use crate::robot::Robot;
@@ -97,6 +97,8 @@ fn come_and_go(link: Box<dyn Link>) {
     let options =
         RobotOptions { pace: Pace::RealTime, kinematics: Box::new(|_: &[f32]| [0.2, 0.0, 0.2]), guard: Guard::On };
     let (robot, mut control) = Robot::with_loop(embodiment, link, options).unwrap();
+    let narrow = JointTightening { name: "shoulder_pan".into(), velocity: Some(1.0), ..JointTightening::default() };
+    let narrow = Tightening { joints: vec![narrow], ..Tightening::default() };
     let mut context = Context::from_waker(Waker::noop());
     let (mut playing, mut reaching, mut driving) = (Vec::new(), Vec::new(), Vec::<Drive>::new());
     let mut ended = BTreeSet::new();
@@ -110,7 +112,9 @@ fn come_and_go(link: Box<dyn Link>) {
             let mut row = robot.commanded();
             row[joint] = (row[joint] + to).clamp(-0.5, 0.9);
             let rows = vec![row; 1 + (tick % 3) as usize];
-            let play = Play { joints: joints.clone(), rate_hz: 10.0, rows, since_tick: None, within: None };
+            // Nobody else has these limits.
+            let within = tick.is_multiple_of(2).then(|| robot.within(&narrow, "a skill").unwrap());
+            let play = Play { joints: joints.clone(), rate_hz: 10.0, rows, since_tick: None, within };
             match tick % 4 {
                 // Nobody waits for the end of some.
                 0 => drop(robot.play(play)),
@@ -279,11 +283,11 @@ fn a_tick_with_a_driver_allocates_nothing_whether_it_answers_or_not() {
     let measured = Simulator::new(robot.clone(), &SceneSpec::tabletop(), 7).read().unwrap();
     let (gate, answers, fences) = (Gate::new(Pace::RealTime), Keeper::default(), Fences::new(6));
     let mut over = Vec::new();
-    let mut drives = Drives::new(&robot, Pace::RealTime);
+    let mut drives = ExternalDrives::new(&robot, Pace::RealTime);
     let mut demands = vec![Demand::Hold; 6];
-    let (seat, (answer, _asked)) = (Seat::new(&robot), answers.pending(&gate));
+    let (seat, (answer, _asked)) = (Mailbox::new(&robot), answers.pending(&gate));
     let claim = Claim::new(vec![0, 1], &fences, None, 0).unwrap();
-    let driven = Driven { claim, seat, demand: vec![0.0; 6], within: None };
+    let driven = DriveRequest { claim, seat, demand: vec![0.0; 6], within: None };
     drives.start(Box::new(driven), answer, 1, &mut over);
     let mut missed = 0;
     let counts = counts_of(|| {

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use crate::clock::Pace;
 use crate::control::answer::{Answer, Playing, Reply, Spent};
 use crate::control::gate::{Gate, TimeHold};
-use crate::control::joint_holders::{Claim, Driver, Drivers, Over, Task};
+use crate::control::joint_holders::{Claim, JointHolder, JointHolders, Over, Task};
 use crate::control::play::{Ended, PlayReport};
 use crate::control::shared_slot::SharedSlot;
 use crate::embodiment::{Embodiment, Within};
@@ -66,14 +66,14 @@ impl DriveInput {
 pub struct Drive {
     playing: Playing,
     over: Option<Reply<Result<PlayReport, RobotError>>>,
-    seat: Arc<Seat>,
+    seat: Arc<Mailbox>,
     input: DriveInput,
     /// Until the driver has answered. The last field, so that what ends with this is ended before time goes on.
     hold: Option<TimeHold>,
 }
 
 impl Drive {
-    pub(crate) fn new(seat: Arc<Seat>, playing: Playing, embodiment: &Embodiment) -> Self {
+    pub(crate) fn new(seat: Arc<Mailbox>, playing: Playing, embodiment: &Embodiment) -> Self {
         Self { playing, over: None, seat, input: DriveInput::sized_for(embodiment), hold: None }
     }
 
@@ -143,7 +143,7 @@ impl Drop for Drive {
 }
 
 /// The mailbox between a driver and the loop.
-pub(crate) struct Seat(SharedSlot<Slot>);
+pub(crate) struct Mailbox(SharedSlot<Slot>);
 
 struct Slot {
     input: DriveInput,
@@ -159,7 +159,7 @@ struct Slot {
     left: bool,
 }
 
-impl Seat {
+impl Mailbox {
     pub fn new(embodiment: &Embodiment) -> Arc<Self> {
         Arc::new(Self(SharedSlot::new(Slot {
             input: DriveInput::sized_for(embodiment),
@@ -191,9 +191,9 @@ impl Seat {
 }
 
 /// What a driver asks of the loop.
-pub(crate) struct Driven {
+pub(crate) struct DriveRequest {
     pub claim: Claim,
-    pub seat: Arc<Seat>,
+    pub seat: Arc<Mailbox>,
     /// Where the loop keeps the newest demand.
     pub demand: Vec<f32>,
     /// Stricter limits than the robot's.
@@ -202,7 +202,7 @@ pub(crate) struct Driven {
 
 /// A driver that drives its joints.
 pub(crate) struct Active {
-    driven: Box<Driven>,
+    driven: Box<DriveRequest>,
     started: u64,
     /// The tick whose input the newest demand answers.
     answers: Option<u64>,
@@ -248,19 +248,19 @@ impl Active {
 }
 
 /// Every drive of a robot. No two have a joint in common, and none has one with a play.
-pub(crate) struct Drives {
-    pub driving: Drivers<Active>,
+pub(crate) struct ExternalDrives {
+    pub driving: JointHolders<Active>,
     pace: Pace,
     control_hz: f64,
     /// Ticks.
     patience: u64,
 }
 
-impl Drives {
+impl ExternalDrives {
     pub fn new(embodiment: &Embodiment, pace: Pace) -> Self {
         let hz = embodiment.control_hz;
         Self {
-            driving: Drivers::of(embodiment.joints.len()),
+            driving: JointHolders::of(embodiment.joints.len()),
             pace,
             control_hz: hz.into(),
             patience: (PATIENCE_S * hz).ceil().max(1.0) as u64,
@@ -268,15 +268,15 @@ impl Drives {
     }
 
     /// Lets a driver take over its joints at `tick`; drives that lose a joint end.
-    pub fn start(&mut self, driven: Box<Driven>, answer: Answer<PlayReport>, tick: u64, over: &mut Vec<Over>) {
+    pub fn start(&mut self, driven: Box<DriveRequest>, answer: Answer<PlayReport>, tick: u64, over: &mut Vec<Over>) {
         self.driving.supersede(&driven.claim.joints, over);
-        self.driving.add(Driver::new(Active { driven, started: tick, answers: None, left: false }, answer));
+        self.driving.add(JointHolder::new(Active { driven, started: tick, answers: None, left: false }, answer));
     }
 
     /// Adds what the drivers demand at `tick`; drives whose drivers have let go, or are too late, end.
     pub fn demands(&mut self, tick: u64, demands: &mut [Demand], over: &mut Vec<Over>, mut report: impl FnMut(Act)) {
         let Self { driving, pace, control_hz, patience } = self;
-        for Driver { task: drive, record, .. } in driving.iter_mut() {
+        for JointHolder { task: drive, record, .. } in driving.iter_mut() {
             drive.refresh(*pace);
             if drive.left {
                 continue;

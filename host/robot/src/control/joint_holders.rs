@@ -70,7 +70,7 @@ pub(crate) struct Over {
     pub spent: Spent,
 }
 
-pub(crate) struct Driver<T> {
+pub(crate) struct JointHolder<T> {
     pub task: T,
     pub record: Record,
     /// The safety filter holds its joints because of what they feel.
@@ -78,7 +78,7 @@ pub(crate) struct Driver<T> {
     answer: Answer<PlayReport>,
 }
 
-impl<T: Task> Driver<T> {
+impl<T: Task> JointHolder<T> {
     pub fn new(task: T, answer: Answer<PlayReport>) -> Self {
         Self { task, record: Record::default(), refused: false, answer }
     }
@@ -90,17 +90,17 @@ impl<T: Task> Driver<T> {
     }
 }
 
-/// Drivers of one kind, no two of which drive one joint.
-pub(crate) struct Drivers<T>(Vec<Driver<T>>);
+/// JointHolders of one kind, no two of which drive one joint.
+pub(crate) struct JointHolders<T>(Vec<JointHolder<T>>);
 
-impl<T: Task> Drivers<T> {
+impl<T: Task> JointHolders<T> {
     /// With room for as many as there can be.
     pub fn of(joints: usize) -> Self {
         Self(Vec::with_capacity(joints))
     }
 
     /// Nothing that drives any of its joints is left.
-    pub fn add(&mut self, driver: Driver<T>) {
+    pub fn add(&mut self, driver: JointHolder<T>) {
         self.0.push(driver);
     }
 
@@ -112,7 +112,7 @@ impl<T: Task> Drivers<T> {
         self.0.iter().map(|driver| &driver.task)
     }
 
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Driver<T>> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut JointHolder<T>> {
         self.0.iter_mut()
     }
 
@@ -176,7 +176,7 @@ impl<T: Task> Drivers<T> {
         self.end_those(ended, over, |driver| which(&driver.task));
     }
 
-    fn end_those(&mut self, ended: Ended, over: &mut Vec<Over>, which: impl Fn(&Driver<T>) -> bool) {
+    fn end_those(&mut self, ended: Ended, over: &mut Vec<Over>, which: impl Fn(&JointHolder<T>) -> bool) {
         over.extend(self.0.extract_if(.., |driver| which(driver)).map(|driver| driver.end(ended)));
     }
 }

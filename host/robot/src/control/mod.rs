@@ -25,11 +25,11 @@ pub mod stop;
 mod waiters;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use self::answer::Answer;
-use self::external_drive::{Driven, Drives};
+use self::external_drive::{DriveRequest, ExternalDrives};
 use self::fence::Fences;
 use self::gate::Gate;
 use self::history::History;
@@ -91,8 +91,29 @@ impl Shared {
 pub(crate) enum Command {
     Observe(Answer<Arc<Observation>>),
     Reach(u64, Answer<u64>),
-    Play(Box<Prepared>, Answer<PlayReport>),
-    Drive(Box<Driven>, Answer<PlayReport>),
+    Play(Box<Prepared>, Answer<PlayReport>, Waiting),
+    Drive(Box<DriveRequest>, Answer<PlayReport>, Waiting),
+}
+
+/// A play or drive that the loop has not taken. Nobody withdraws one, and it may be large: only so many can wait.
+pub(crate) struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    /// More plays and drives cannot wait for one tick.
+    pub const MOST: usize = 256;
+
+    /// One more of them, if there is room.
+    pub fn one_of(all: &Arc<AtomicUsize>) -> Option<Self> {
+        let one_more = |waiting: usize| (waiting < Self::MOST).then_some(waiting + 1);
+        all.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
+        Some(Self(all.clone()))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Command {
@@ -101,7 +122,7 @@ impl Command {
         match self {
             Self::Observe(answer) => answer.send(Err(why), None),
             Self::Reach(_, answer) => answer.send(Err(why), None),
-            Self::Play(_, answer) | Self::Drive(_, answer) => answer.send(Err(why), None),
+            Self::Play(_, answer, _) | Self::Drive(_, answer, _) => answer.send(Err(why), None),
         }
     }
 }
@@ -133,7 +154,7 @@ pub(crate) struct ControlLoop {
     /// Of each camera, whether it was said that it is frozen.
     frozen: Vec<bool>,
     player: Player,
-    drives: Drives,
+    drives: ExternalDrives,
     filter: Filter,
     demands: Vec<Demand>,
     /// The last tick in which each rule acted.
@@ -172,7 +193,7 @@ impl ControlLoop {
             frames: vec![None; embodiment.cameras.len()],
             frozen: vec![false; embodiment.cameras.len()],
             player: Player::new(&embodiment),
-            drives: Drives::new(&embodiment, options.pace),
+            drives: ExternalDrives::new(&embodiment, options.pace),
             filter: Filter::new(&embodiment, options.kinematics, options.guard, &measured.joints.positions),
             incoming: measured.clone(),
             measured,
@@ -268,6 +289,8 @@ impl ControlLoop {
             self.player.playing.stop(&mut self.over);
             self.drives.driving.stop(&mut self.over);
         }
+        // Before they go back to whoever asked, with what has ended.
+        self.filter.let_go();
         if let Err(error) = self.link.write(self.filter.command()) {
             self.give_up(&error);
             failure.get_or_insert(error);
@@ -313,28 +336,40 @@ impl ControlLoop {
                 Command::Observe(answer) if answer.is_withdrawn() => {}
                 Command::Observe(answer) => self.observers.push(answer),
                 Command::Reach(tick, answer) => self.waiters.add(Waiter { tick, number, answer }),
-                Command::Play(play, answer) => match self.refusal(&play.claim, failure) {
-                    Some(report) => self.over.push(Over { answer, report, spent: play }),
-                    None => {
-                        let Self { player, filter, acted, shared, over, .. } = self;
-                        let (tick, filter) = (self.tick, &*filter);
-                        let report = |act| count(act, tick, acted, shared);
-                        player.start(play, answer, tick, |joint| filter.state(joint), over, report);
-                        self.drives.driving.end(Ended::Superseded, over, |drive| {
-                            drive.joints().iter().any(|&joint| player.playing.of_joint(joint).is_some())
-                        });
-                    }
-                },
-                Command::Drive(driven, answer) => match self.refusal(&driven.claim, failure) {
-                    Some(report) => self.over.push(Over { answer, report, spent: driven }),
-                    None => {
-                        self.player.playing.supersede(&driven.claim.joints, &mut self.over);
-                        self.drives.start(driven, answer, self.tick, &mut self.over);
-                    }
-                },
+                Command::Play(play, answer, waiting) => {
+                    drop(waiting);
+                    self.play(play, answer, failure);
+                }
+                Command::Drive(request, answer, waiting) => {
+                    drop(waiting);
+                    self.drive(request, answer, failure);
+                }
             }
         }
         self.commands = commands;
+    }
+
+    fn play(&mut self, play: Box<Prepared>, answer: Answer<PlayReport>, failure: &Option<LinkError>) {
+        if let Some(report) = self.refusal(&play.claim, failure) {
+            self.over.push(Over { answer, report, spent: play });
+            return;
+        }
+        let Self { player, filter, acted, shared, over, .. } = self;
+        let (tick, filter) = (self.tick, &*filter);
+        let report = |act| count(act, tick, acted, shared);
+        player.start(play, answer, tick, |joint| filter.state(joint), over, report);
+        self.drives.driving.end(Ended::Superseded, over, |drive| {
+            drive.joints().iter().any(|&joint| player.playing.of_joint(joint).is_some())
+        });
+    }
+
+    fn drive(&mut self, request: Box<DriveRequest>, answer: Answer<PlayReport>, failure: &Option<LinkError>) {
+        if let Some(report) = self.refusal(&request.claim, failure) {
+            self.over.push(Over { answer, report, spent: request });
+            return;
+        }
+        self.player.playing.supersede(&request.claim.joints, &mut self.over);
+        self.drives.start(request, answer, self.tick, &mut self.over);
     }
 
     /// Why what was asked may not begin to move anything.

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use crate::control::answer::{Answer, Spent};
-use crate::control::joint_holders::{Claim, Driver, Drivers, Over, Task};
+use crate::control::joint_holders::{Claim, JointHolder, JointHolders, Over, Task};
 use crate::control::play::{Ended, Play, PlayReport};
 use crate::embodiment::{Embodiment, Joint, Within};
 use crate::safety::filter::Demand;
@@ -157,7 +157,7 @@ impl Active {
 
 /// Every play of a robot.
 pub(crate) struct Player {
-    pub playing: Drivers<Active>,
+    pub playing: JointHolders<Active>,
     /// One a joint.
     shapers: Vec<Shaper>,
     control_hz: f64,
@@ -172,7 +172,7 @@ impl Player {
         let hz = embodiment.control_hz;
         let shaper = |joint: &Joint| Shaper::new(joint.limits(hz), hz);
         Self {
-            playing: Drivers::of(embodiment.joints.len()),
+            playing: JointHolders::of(embodiment.joints.len()),
             shapers: embodiment.joints.iter().map(shaper).collect(),
             control_hz: hz.into(),
             oldest: oldest(embodiment),
@@ -205,13 +205,13 @@ impl Player {
             let excess = (now - since - oldest) / self.control_hz;
             let act = Act { rule: Rule::CommandAge, response: Response::Hold, joint: None, excess };
             report(act);
-            let mut late = Driver::new(new, answer);
+            let mut late = JointHolder::new(new, answer);
             late.record.note(act, tick);
             over.push(late.end(Ended::Late));
             return;
         }
         if since + (last + 1) as f64 * new.play.spacing < now {
-            over.push(Driver::new(new, answer).end(Ended::Late));
+            over.push(JointHolder::new(new, answer).end(Ended::Late));
             return;
         }
         // A row that is due at once would be reached with a jerk; half a row's time is left for the way to the first.
@@ -227,7 +227,7 @@ impl Player {
             let response = if refused { Response::Hold } else { Response::Slow };
             Act { rule: Rule::Discontinuity, response, joint: Some(joint), excess }
         });
-        let mut new = Driver::new(new, answer);
+        let mut new = JointHolder::new(new, answer);
         if let Some(act) = jump {
             new.record.note(act, tick);
             report(act);
@@ -285,7 +285,7 @@ impl Player {
     pub fn demands(&mut self, tick: u64, demands: &mut [Demand], mut report: impl FnMut(Act)) {
         demands.fill(Demand::Hold);
         let now = tick as f64;
-        for Driver { task: active, record, .. } in self.playing.iter_mut() {
+        for JointHolder { task: active, record, .. } in self.playing.iter_mut() {
             while active.next < active.play.last() && active.due(active.next) < now {
                 active.next += 1;
             }
