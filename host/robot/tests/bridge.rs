@@ -487,8 +487,8 @@ struct Staged {
 }
 
 impl Link for Staged {
-    fn read(&mut self) -> Result<Measurement, LinkError> {
-        self.follower.read()
+    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
+        self.follower.read_into(into)
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {

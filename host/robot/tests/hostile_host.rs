@@ -23,10 +23,11 @@ struct Recorder {
 }
 
 impl Link for Recorder {
-    fn read(&mut self) -> Result<Measurement, LinkError> {
+    fn read_into(&mut self, into: &mut Measurement) -> Result<(), LinkError> {
         let still = vec![0.0; self.at.len()];
         let joints = Proprioception { positions: self.at.clone(), velocities: still.clone(), efforts: still };
-        Ok(Measurement { joints, samples: vec![vec![0.0; 6]] })
+        *into = Measurement { joints, samples: vec![vec![0.0; 6]] };
+        Ok(())
     }
 
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError> {

@@ -162,6 +162,7 @@ impl Server {
             newest_moment,
             captured: None,
             measured,
+            measuring: Measurement::default(),
             is_fresh: false,
             silence,
             embodiment,
@@ -360,6 +361,8 @@ struct Guard {
     filter: Filter,
     demands: Vec<Demand>,
     measured: Measurement,
+    /// What the link reads into.
+    measuring: Measurement,
     /// It was measured since the last command went out.
     is_fresh: bool,
     shared: Arc<Shared>,
@@ -558,20 +561,29 @@ impl Guard {
     }
 
     fn answer(&mut self, asked: Request) {
-        let (kind, payload) = match asked {
+        let captured = match asked {
             Request::Write => return,
-            Request::Read => match self.failure.take().map_or_else(|| self.measure(), Err) {
-                Ok(()) => (Kind::Measured, self.measurement()),
-                Err(LinkError(why)) => (Kind::Failed, why.into_bytes()),
-            },
-            Request::Capture => match self.capture() {
-                Ok(captured) => (Kind::Captured, captured),
-                Err(LinkError(why)) => (Kind::Failed, why.into_bytes()),
-            },
+            Request::Read => self.failure.take().map_or_else(|| self.measure(), Err).map(|()| None),
+            Request::Capture => self.capture().map(Some),
         };
-        let Some(host) = &mut self.host else { return };
+        let kind = match &captured {
+            Ok(None) => Kind::Measured,
+            Ok(Some(_)) => Kind::Captured,
+            Err(_) => Kind::Failed,
+        };
+        let Self { host: Some(host), measured: Measurement { joints, samples }, acts, .. } = self else { return };
         // Whoever does not read what it asked for is not waited for.
-        if let Err(error) = host.send(Duration::ZERO, kind, |message| message.extend(payload)) {
+        let sent = host.send(Duration::ZERO, kind, |message| match captured {
+            Ok(None) => {
+                for values in [&joints.positions, &joints.velocities, &joints.efforts].into_iter().chain(samples) {
+                    wire::put_floats(message, values);
+                }
+                wire::put_counts(message, &acts.began);
+            }
+            Ok(Some(captured)) => message.extend(captured),
+            Err(LinkError(why)) => message.extend(why.into_bytes()),
+        });
+        if let Err(error) = sent {
             self.lose(&error);
         }
     }
@@ -579,23 +591,14 @@ impl Guard {
     /// Reads the link, at most once between two commands.
     fn measure(&mut self) -> Result<(), LinkError> {
         if !self.is_fresh {
-            let measured = self.link.read()?;
-            link::check(&measured, &self.embodiment)?;
-            self.measured = measured;
+            // After an error the last measurement is still what it was.
+            self.link.read_into(&mut self.measuring)?;
+            link::check(&self.measuring, &self.embodiment)?;
+            std::mem::swap(&mut self.measured, &mut self.measuring);
             self.filter.feel(&self.measured);
             self.is_fresh = true;
         }
         Ok(())
-    }
-
-    fn measurement(&self) -> Vec<u8> {
-        let Measurement { joints, samples } = &self.measured;
-        let mut message = Vec::new();
-        for values in [&joints.positions, &joints.velocities, &joints.efforts].into_iter().chain(samples) {
-            wire::put_floats(&mut message, values);
-        }
-        wire::put_counts(&mut message, &self.acts.began);
-        message
     }
 
     /// Takes frames, at most once between two commands.
