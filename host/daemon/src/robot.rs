@@ -94,7 +94,15 @@ mod tests {
 
     fn counts(ticks: u64, link_errors: u64) -> Statistics {
         let (longest_work, latest_start) = (Duration::ZERO, Duration::ZERO);
-        Statistics { ticks, missed: 0, longest_work, latest_start, link_errors, interventions: BTreeMap::new() }
+        Statistics {
+            ticks,
+            missed: 0,
+            longest_work,
+            latest_start,
+            link_errors,
+            interventions: BTreeMap::new(),
+            link_interventions: BTreeMap::new(),
+        }
     }
 
     #[test]
