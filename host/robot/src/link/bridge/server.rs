@@ -575,7 +575,8 @@ impl Guard {
         // Whoever does not read what it asked for is not waited for.
         let sent = host.send(Duration::ZERO, kind, |message| match captured {
             Ok(None) => {
-                for values in [&joints.positions, &joints.velocities, &joints.efforts].into_iter().chain(samples) {
+                for values in [&joints.positions, &joints.velocities, &joints.efforts].into_iter().chain(samples.iter())
+                {
                     wire::put_floats(message, values);
                 }
                 wire::put_counts(message, &acts.began);
