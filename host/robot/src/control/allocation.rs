@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+#[cfg(unix)]
+use std::time::Duration;
 
 use crate::clock::Pace;
 use crate::control::RobotOptions;
@@ -17,6 +19,8 @@ use crate::control::joint_holders::Claim;
 use crate::control::play::Play;
 use crate::control::player::{Player, Prepared};
 use crate::embodiment::{Embodiment, ForceLimit, JointTightening, Tightening, Workspace};
+#[cfg(unix)]
+use crate::link::bridge::{RemoteLink, Server, ServerOptions};
 use crate::link::{Link, LinkError};
 use crate::observation::{Frame, Image, Measurement, Proprioception};
 use crate::robot::Robot;
@@ -297,4 +301,25 @@ fn a_tick_with_a_driver_allocates_nothing_whether_it_answers_or_not() {
         }
     });
     assert_eq!((counts, missed), ([0, 0], 24));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_in_another_process_is_read_and_commanded_without_an_allocation() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("mine/link");
+    let embodiment = Arc::new(Embodiment::so101());
+    let options = ServerOptions::new(arm::tool_position);
+    let _server = Server::start(&socket, embodiment.clone(), Box::new(Still(arm::HOME)), options).unwrap();
+    let mut link = RemoteLink::connect(&socket, embodiment, Duration::ZERO).unwrap();
+    let mut measured = Measurement::default();
+    let mut ticks = |count| {
+        for _ in 0..count {
+            link.read_into(&mut measured).unwrap();
+            link.write(&arm::HOME).unwrap();
+        }
+    };
+    // The first ones make room.
+    ticks(10);
+    assert_eq!(counts_of(|| ticks(100)), [0, 0]);
 }
