@@ -139,7 +139,7 @@ impl Shared {
                 None => disk::remove(disk, &path),
             };
             if let Err(error) = &done {
-                tracing::warn!("{} could not be kept as it is: {error}", path.display());
+                tracing::warn!("{} could not be written or removed: {error}", path.display());
             }
             for sender in tell {
                 let again = done.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string()));
