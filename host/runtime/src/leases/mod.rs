@@ -379,7 +379,9 @@ mod tests {
             let here = robot.commanded();
             let mut there = here.clone();
             there[0] = if here[0] > 0.0 { -1.0 } else { 1.0 };
-            let played = std::thread::scope(|scope| {
+            // So that both happen before the next tick, in either order.
+            let hold = robot.hold_time();
+            let playing = std::thread::scope(|scope| {
                 let (meet, leases, skill) = (&meet, &leases, &skill);
                 scope.spawn(move || {
                     meet.wait();
@@ -390,9 +392,11 @@ mod tests {
                 let motion = lease.begin().ok()?;
                 (0..mine).for_each(|_| spin_loop());
                 let play = Play::joints_to(&embodiment, joints.clone(), &here, &there, 1.0).unwrap();
-                Some(futures_executor::block_on(robot.play_under(play, motion.fence())))
+                Some(robot.play_under(play, motion.fence()))
             });
-            let Some(played) = played else { continue };
+            drop(hold);
+            let Some(playing) = playing else { continue };
+            let played = futures_executor::block_on(playing);
             assert_eq!(played.value.unwrap().ended, Ended::Held, "round {round}: it went on under no lease");
             drop(played.hold);
         }
