@@ -3,8 +3,7 @@
 use wasmtime::component::Resource;
 
 use super::Run;
-use crate::contract::actions;
-use crate::contract::{Chunk, Held};
+use crate::contract::{Chunk, Held, actions};
 
 impl actions::Host for Run {}
 

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use wasmtime::component::{Accessor, HasSelf};
 
 use super::{Call, Run};
-use crate::contract::Fault;
-use crate::contract::{Refusal, clock};
+use crate::contract::{Fault, Refusal, clock};
 
 impl clock::Host for Run {
     fn now(&mut self) -> wasmtime::Result<u64> {

@@ -8,8 +8,7 @@ use futures_util::future::{Either, select};
 use wasmtime::component::{Accessor, HasSelf};
 
 use super::{Call, Run};
-use crate::contract::Fault;
-use crate::contract::{Refusal, durable};
+use crate::contract::{Fault, Refusal, durable};
 use crate::manifest::permission::Permission;
 use crate::run::events::Event;
 

@@ -5,8 +5,7 @@ use std::time::Duration;
 use waza_model::{Image, Noise, Priority, Query, Ticket};
 use waza_robot::Pace;
 
-use crate::contract::Refusal;
-use crate::contract::{Chunk, Observed};
+use crate::contract::{Chunk, Observed, Refusal};
 use crate::imports::Call;
 use crate::imports::sensor_window::window;
 use crate::model::{Ability, Answer, refusal};

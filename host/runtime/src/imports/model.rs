@@ -7,8 +7,7 @@ use wasmtime::component::{Accessor, HasSelf, Resource};
 use waza_model::{Image, Priority, Question, Ticket};
 
 use super::{Call, Run};
-use crate::contract::{Chunk, Fault, Observed};
-use crate::contract::{Refusal, model};
+use crate::contract::{Chunk, Fault, Observed, Refusal, model};
 use crate::imports::inference::{Inferred, answered, images, infer, ticket};
 use crate::manifest::permission::Permission;
 use crate::model::Ability;

@@ -3,8 +3,7 @@
 use wasmtime::component::{Accessor, HasSelf};
 
 use super::Run;
-use crate::contract::Fault;
-use crate::contract::{Refusal, operator};
+use crate::contract::{Fault, Refusal, operator};
 use crate::manifest::permission::Permission;
 use crate::run::events::Event;
 use crate::run::options::Operator;

@@ -4,8 +4,9 @@
 use wasmtime::AsContextMut;
 use wasmtime::component::{Access, Accessor, HasData, HasSelf, Resource, StreamReader};
 
-use crate::contract::{Chunk, Fault, Observed};
-use crate::contract::{Refusal, actions, clock, durable, model, motion, operator, sensing, skills, types};
+use crate::contract::{
+    Chunk, Fault, Observed, Refusal, actions, clock, durable, model, motion, operator, sensing, skills, types,
+};
 use crate::imports::Run;
 use crate::leases::Lease;
 use crate::record::awaited;

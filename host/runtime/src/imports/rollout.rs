@@ -8,8 +8,7 @@ use std::task::Poll;
 use futures_util::future::{Either, join_all, select};
 use waza_robot::{Ended, Intervention, Pending, Play, PlayReport, Playing, Response, RobotError};
 
-use crate::contract::Refusal;
-use crate::contract::{Chunk, Observed};
+use crate::contract::{Chunk, Observed, Refusal};
 use crate::imports::Call;
 use crate::imports::inference::{Inferred, infer};
 use crate::imports::stream::{Full, Writer};

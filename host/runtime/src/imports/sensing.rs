@@ -8,8 +8,7 @@ use wasmtime::component::{Access, Accessor, HasSelf, Resource, StreamReader};
 
 use super::stream::{Writer, queue, stream};
 use super::{Call, Run};
-use crate::contract::{Fault, Observed};
-use crate::contract::{Refusal, sensing};
+use crate::contract::{Fault, Observed, Refusal, sensing};
 use crate::imports::inference::picture;
 use crate::manifest::permission::Permission;
 

@@ -3,8 +3,7 @@
 use wasmtime::component::{Accessor, HasSelf};
 
 use super::Run;
-use crate::contract::Fault;
-use crate::contract::{Outcome, TaskRequest};
+use crate::contract::{Fault, Outcome, TaskRequest};
 use crate::contract::{Refusal, skills, types};
 use crate::error::SkillError;
 use crate::limits::Budget;

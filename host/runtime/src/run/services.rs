@@ -19,6 +19,9 @@ use crate::state::StateFolder;
 use crate::state::checkpoints::RunFiles;
 use crate::state::quarantine::Quarantine;
 
+/// Starts a run of a skill.
+pub(crate) type Launcher = dyn Fn(&str, Launch) -> Running + Send + Sync;
+
 /// What all runs share.
 pub(crate) struct Services {
     pub engines: Engines,
@@ -33,7 +36,7 @@ pub(crate) struct Services {
     pub quarantine: Quarantine,
     pub controllers: Controllers,
     /// Starts a run of a skill that another run invokes. Whoever starts runs lies above this, so it hands its door in.
-    pub launch: Box<dyn Fn(&str, Launch) -> Running + Send + Sync>,
+    pub launch: Box<Launcher>,
     pub files: Option<Arc<RunFiles>>,
     /// Kept for as long as anybody writes there. Goes last: what is still to be written is written then.
     pub _state: Option<StateFolder>,

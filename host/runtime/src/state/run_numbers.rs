@@ -18,7 +18,7 @@ const FILE: &str = "next_run";
 
 /// How far the file runs ahead. A disk that takes longer than half of these runs, in a host that is then killed, is how a
 /// number could be given twice.
-const BLOCK: u64 = 256;
+const BLOCK: u64 = 1024;
 
 /// More than all hosts will need, and a whole number to every reader of JSON.
 const MOST: u64 = 1 << 53;
