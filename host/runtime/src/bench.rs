@@ -76,6 +76,7 @@ fn instantiate(host: &Host, skill: &str) -> Result<Duration, SkillError> {
         events: Arc::new(|_| ()),
         file: None,
         family: Concurrent::default(),
+        slot: None,
         journal: None,
     };
     let job = Arc::new(Job::new(services, &version.package, launch, Signal::new()));

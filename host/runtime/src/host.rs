@@ -297,7 +297,7 @@ impl Host {
     ) -> Running {
         let file = self.services().files.as_ref().map(|files| files.of(id));
         let family = Concurrent::default();
-        let launch = Launch { id, request, callers: [].into(), events, file, family, journal };
+        let launch = Launch { id, request, callers: [].into(), events, file, family, slot: None, journal };
         supervisor::launch(&self.0.skills, skill, launch)
     }
 }

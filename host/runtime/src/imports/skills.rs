@@ -28,7 +28,7 @@ impl<T: Send + 'static> skills::HostWithStore<T> for HasSelf<Run> {
         if context.job.callers.len() >= most as usize {
             return Err(Exhausted { budget: Budget::InvokeDepth, limit: most.to_string() }.into());
         }
-        let _place = context.meter.invocation()?;
+        let slot = Some(context.meter.invocation()?);
         let request = TaskRequest {
             instruction,
             parameters,
@@ -41,7 +41,7 @@ impl<T: Send + 'static> skills::HostWithStore<T> for HasSelf<Run> {
         // What the filter does to another skill is told to whoever watches this run, and does not count against this version.
         let (id, events) = (context.services.runs.number(), context.job.events.clone());
         // A record is of one run; what another came to is in its answer.
-        let launch = Launch { id, request, callers, events, file: None, family, journal: None };
+        let launch = Launch { id, request, callers, events, file: None, family, slot, journal: None };
         let _waiting = context.waiting();
         let ended = context.holds.settle((context.services.launch)(&skill, launch)).await;
         ended.map(Outcome::into).map_err(|error| {

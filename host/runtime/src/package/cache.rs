@@ -155,7 +155,8 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let (_folder, cache) = cache(state.path());
         let engine = Engine::default();
-        let spoilt: [(&str, fn(&Path)); 2] = [
+        type Spoil = fn(&Path);
+        let spoilt: [(&str, Spoil); 2] = [
             ("writable", |file| std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o666)).unwrap()),
             ("link", |file| {
                 let elsewhere = file.parent().unwrap().with_extension("elsewhere");

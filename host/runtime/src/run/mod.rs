@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use crate::contract::TaskRequest;
 use crate::ids::{Digest, RunId};
 use crate::leases::Heartbeat;
-use crate::limits::rate::{Concurrent, Meter};
+use crate::limits::rate::{Concurrent, Meter, Slot};
 use crate::package::Package;
 use crate::record::{Journal, Tape};
 use crate::run::events::Event;
@@ -39,6 +39,8 @@ pub(crate) struct Launch {
     pub file: Option<RunFile>,
     /// The run and all that its like invoked.
     pub family: Concurrent,
+    /// Its own place in it, if it was invoked. It keeps it until it is over, however early its caller looks away.
+    pub slot: Option<Slot>,
     /// Where the run is written down.
     pub journal: Option<Arc<dyn Journal>>,
 }
@@ -76,7 +78,7 @@ pub(crate) struct Job {
 
 impl Job {
     pub fn new(services: &Services, package: &Arc<Package>, launch: Launch, signal: Arc<Signal>) -> Self {
-        let Launch { id, request, callers, events, file, family, journal } = launch;
+        let Launch { id, request, callers, events, file, family, journal, .. } = launch;
         let begun_tick = services.robot.tick();
         let budgets = &services.options.budgets;
         let ticks = budgets.run_time.as_secs_f64() * f64::from(services.robot.embodiment().control_hz);

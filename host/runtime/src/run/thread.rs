@@ -16,12 +16,16 @@ pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The holds on robot time that a run keeps while it takes its turn.
 #[derive(Clone, Default)]
-pub(crate) struct Holds(Arc<Mutex<Vec<TimeHold>>>);
+pub(crate) struct Holds(Arc<Mutex<Option<TimeHold>>>);
 
 impl Holds {
     /// Until the run waits again.
     pub fn keep(&self, hold: TimeHold) {
-        self.0.lock().push(hold);
+        let mut kept = self.0.lock();
+        // One holds time as well as many: a run that is answered and never waits keeps no more of them.
+        let spare = if kept.is_some() { Some(hold) } else { kept.replace(hold) };
+        drop(kept);
+        drop(spare);
     }
 
     /// Keeps the hold of an answer.
@@ -38,7 +42,7 @@ impl Holds {
     /// Lets time go on.
     pub fn release(&self) {
         // Dropped outside the lock: it wakes the control loop.
-        let released = std::mem::take(&mut *self.0.lock());
+        let released = self.0.lock().take();
         drop(released);
     }
 }

@@ -65,7 +65,8 @@ fn admit(skills: &Skills, skill: &str) -> Result<Arc<Loaded>, SkillError> {
     Ok(version)
 }
 
-fn start(skills: Arc<Skills>, version: Arc<Loaded>, launch: Launch) -> Running {
+fn start(skills: Arc<Skills>, version: Arc<Loaded>, mut launch: Launch) -> Running {
+    let slot = launch.slot.take();
     let services = &skills.services;
     let signal = Signal::new();
     let id = version.package.id().clone();
@@ -86,6 +87,8 @@ fn start(skills: Arc<Skills>, version: Arc<Loaded>, launch: Launch) -> Running {
         if let Err(error) = &ended {
             services.quarantine.judge(&job.working().version(), error);
         }
+        // Before its caller goes on, which may invoke another.
+        drop(slot);
         // Nobody may wait for it any more.
         let _ = answer.send(Reply { value: ended, hold: services.robot.hold_time() });
         job.holds.release();

@@ -255,6 +255,26 @@ fn skills_that_invoke_without_end_come_to_one() {
 }
 
 #[test]
+fn a_run_that_was_invoked_counts_until_it_is_over_however_early_its_caller_looks_away() {
+    let bench = Bench::with(Pace::RealTime, HostOptions::default(), ALL);
+    load(&bench, "invocations_dropped_half_way");
+    // What is invoked stays where it reports, as a run does whose events nobody takes.
+    let (over, ended) = std::sync::mpsc::channel::<()>();
+    let ended = std::sync::Mutex::new(ended);
+    let running = bench.host.run("test/hostile", TaskRequest::default(), move |event| {
+        if matches!(event, Event::Progress { .. }) {
+            // An error as soon as the other end is dropped.
+            let _ = ended.lock().map(|ended| ended.recv());
+        }
+    });
+    let refused = futures_executor::block_on(running).value;
+    drop(over);
+    let must = Refuse("exhausted: the number of invoked runs at once");
+    check("invocations_dropped_half_way", &must, refused);
+    assert_no_harm(&bench, "invocations_dropped_half_way");
+}
+
+#[test]
 fn a_handle_that_was_not_given_out_is_worth_nothing() {
     all(&[
         ("forged_observation", Trap("unknown handle index")),
@@ -466,5 +486,54 @@ fn a_component_that_wants_or_offers_what_it_should_not_is_refused_with_a_reason(
         let error = bench.host.load(&folder).unwrap_err().to_string();
         assert!(error.contains(expected), "{name}: {error}");
         assert_no_harm(&bench, name);
+    }
+}
+
+#[test]
+fn measure_pollers() {
+    if std::env::var_os("WAZA_MEASURE").is_none() {
+        return;
+    }
+    use std::sync::Arc;
+    let commands = Arc::default();
+    let link = Box::new(crate::fixture::Follower { commands });
+    let embodiment = waza_robot::Embodiment { control_hz: 500.0, ..waza_robot::Embodiment::so101() };
+    let kinematics = Box::new(|_: &[f32]| [0.2, 0.0, 0.2]);
+    let options = waza_robot::RobotOptions { pace: Pace::RealTime, kinematics, guard: waza_robot::Guard::On };
+    let robot = waza_robot::Robot::start(Arc::new(embodiment), link, options).unwrap();
+    let budgets = Budgets { cpu_burst: Duration::MAX, cpu_time: Duration::MAX, ..Budgets::default() };
+    let options = HostOptions { budgets, ..HostOptions::default() };
+    let host =
+        waza_runtime::Host::new(robot.clone(), crate::fixture::Turner::new(Duration::from_millis(1)), options).unwrap();
+    let packages = tempfile::tempdir().unwrap();
+    let everything = [ALL, &["skills:test/hostile", "pixels:front"]].concat();
+    let span = Duration::from_secs(std::env::var("WAZA_MEASURE").unwrap().parse().unwrap());
+    for name in ["none", "poller", "none", "poller_in_short_bursts", "none", "poller_of_many", "calls_dropped_half_way"]
+    {
+        let running = (name != "none").then(|| {
+            let folder = packages.path().join(name);
+            crate::packages::package(
+                &folder,
+                &manifest("hostile", &everything),
+                &component(&format!("examples/{name}")),
+            );
+            host.load(&folder).unwrap();
+            host.run("test/hostile", TaskRequest::default(), |_| ())
+        });
+        std::thread::sleep(Duration::from_millis(500));
+        let (before, from) = (resident_bytes("VmRSS"), robot.statistics());
+        std::fs::write("/proc/self/clear_refs", "5").unwrap();
+        std::thread::sleep(span);
+        let grown = resident_bytes("VmHWM").saturating_sub(before);
+        let to = robot.statistics();
+        println!(
+            "{name}: {} ticks, {} missed, {} kB more at most, longest work {:?} so far",
+            to.ticks - from.ticks,
+            to.missed - from.missed,
+            grown >> 10,
+            to.longest_work
+        );
+        drop(running);
+        std::thread::sleep(Duration::from_secs(1));
     }
 }
