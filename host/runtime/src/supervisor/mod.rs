@@ -51,7 +51,8 @@ pub(crate) fn resume(skills: &Arc<Skills>, run: RunId, events: Arc<dyn Fn(Event)
     Some(match admit(skills, skill.as_str()) {
         Ok(version) => {
             let (file, family) = (Some(files.resume(run)?), Concurrent::default());
-            let launch = Launch { id: run, request, callers: [].into(), events, file, family, journal: None };
+            let launch =
+                Launch { id: run, request, callers: [].into(), events, file, family, slot: None, journal: None };
             start(skills.clone(), version, launch)
         }
         Err(error) => Running::refused(run, error, services.robot.clone()),
