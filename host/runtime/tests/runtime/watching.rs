@@ -400,7 +400,7 @@ fn a_folder_that_may_not_be_read_is_refused_and_keeps_no_other_from_being_follow
         assert!(!conduct.is_empty());
         let closed = bench.packages.path().join("aaa");
         std::fs::create_dir(&closed).unwrap();
-        std::fs::set_permissions(&closed, Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&closed, Permissions::from_mode(0o000)).unwrap();
         let folder = bench.packages.path().join("zzz");
         half_a_package(&folder);
         let (_watch, changes) = watch(&bench);
