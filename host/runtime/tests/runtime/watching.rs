@@ -258,7 +258,7 @@ fn a_package_that_is_deleted_and_made_again_is_loaded_when_it_is_whole() {
         half_a_package(&folder);
         // Whatever was seen in between, the half of it is refused in the end.
         while !matches!(next(&changes), Change::Refused { .. }) {}
-        std::fs::write(folder.join("guest.wasm"), component("probe")).unwrap();
+        replace(&folder.join("guest.wasm"), component("probe"));
         while !matches!(next(&changes), Change::Loaded(_)) {}
         assert_eq!(version(&bench), Some(semver::Version::new(0, 2, 0)), "{how}");
         replace(&folder.join("skill.toml"), of_version("0.1.0"));
@@ -272,7 +272,7 @@ fn a_build_folder_that_is_deleted_and_made_again_is_followed() {
     let build = tempfile::tempdir().unwrap();
     let release = build.path().join("target/release");
     std::fs::create_dir_all(&release).unwrap();
-    std::fs::write(release.join("guest.wasm"), component("probe")).unwrap();
+    replace(&release.join("guest.wasm"), component("probe"));
     let path = release.join("guest.wasm");
     let elsewhere = of_version("0.1.0").replace("guest.wasm", path.to_str().unwrap());
     bench.package_of("probe", &elsewhere, &[]);
@@ -306,7 +306,7 @@ fn a_folder_of_packages_that_is_moved_away_and_made_anew_is_followed_and_what_wa
     assert!(matches!(next(&changes), Change::Removed(id) if id.as_str() == "test/conduct"));
     half_a_package(&bench.packages.path().join("probe"));
     while !refusal(&changes).contains("guest.wasm") {}
-    std::fs::write(bench.packages.path().join("probe/guest.wasm"), component("probe")).unwrap();
+    replace(&bench.packages.path().join("probe/guest.wasm"), component("probe"));
     loaded(&changes, "test/probe");
 }
 
@@ -408,7 +408,7 @@ fn a_folder_that_may_not_be_read_is_refused_and_keeps_no_other_from_being_follow
         assert!(why.contains("aaa/skill.toml: Permission denied"), "{why}");
         loaded(&changes, "test/conduct");
         assert!(refusal(&changes).contains("zzz/guest.wasm"));
-        std::fs::write(folder.join("guest.wasm"), &probe).unwrap();
+        replace(&folder.join("guest.wasm"), &probe);
         while !matches!(next(&changes), Change::Loaded(id) if id.as_str() == "test/probe") {}
         std::fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
     });
