@@ -45,7 +45,7 @@
 //! | `contract` | the contract, generated |
 //! | `leases` | who may move which joints |
 //! | [`limits`] | what a run may use, and who counts |
-//! | [`bench`] | what a call across the boundary costs |
+//! | [`mod@bench`] | what a call across the boundary costs |
 
 pub mod bench;
 mod contract;

@@ -3,7 +3,7 @@
 //! A lease is exclusive: no joint is in two of them, but for one that a caller lends to the skill that it invokes. It ends
 //! when its holder gives it up or ends, when the operator revokes it, when the holder has not said anything for the lease's
 //! term, and when a run of higher priority wants it: then at its next safe point, which is the end of a motion, the beginning
-//! of another, or a checkpoint, and after [`GRACE_S`] wherever it is. However it ends, its joints hold before anybody else can
+//! of another, or a checkpoint, and after two seconds wherever it is. However it ends, its joints hold before anybody else can
 //! have them.
 //!
 //! When another version of a skill goes on with a run, the leases pass over: the successor takes what its predecessor held,
