@@ -5,7 +5,7 @@
 //! | `host_stop` | a stop source stopped the robot | latch | an operator who acknowledges that stop; nothing restarts |
 //! | `clock_jump` | the clock leapt by more than 250 ms or went backwards | hold, every play ends | a new play |
 //! | `command_age` | a play acted on an observation older than `command_age_s` | hold: it ends late, unmoved | a new play |
-//! | `command_age` | whoever drives joints did not answer the tick before | hold: they brake for this tick | the next answer; after [`PATIENCE_S`](crate::safety::PATIENCE_S) the drive ends late |
+//! | `command_age` | whoever drives joints did not answer the tick before | hold: they brake for this tick | the next answer; after [`PATIENCE_S`] the drive ends late |
 //! | `command_age` | a host's next command does not reach the process that owns the robot within a period of when it is due | hold: the joints brake | the next command |
 //! | `not_a_number` | a demand is no finite number | hold, that joint | the next demand |
 //! | `position` | a demand is beyond a joint's limits | clamp | the next demand |
