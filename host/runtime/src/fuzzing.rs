@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::limits::Budgets;
 use crate::manifest::Manifest;
+use crate::manifest::permission::Permission;
 use crate::package::size;
 use crate::state::{checkpoints, quarantine};
 
@@ -32,7 +33,7 @@ pub fn manifest(file: &[u8]) {
     let Ok(text) = std::str::from_utf8(file) else { return };
     let Ok(manifest) = Manifest::parse(text, Path::new("skill.toml")) else { return };
     for permission in &manifest.permissions {
-        assert_eq!(permission.to_string().parse().as_ref(), Ok(permission));
+        assert_eq!(permission.to_string().parse::<Permission>().as_ref(), Ok(permission));
     }
     let robot = waza_robot::Embodiment::so101();
     if let Ok(tightened) = robot.tightened(&manifest.limits, "its [limits]") {
