@@ -40,7 +40,9 @@ struct Count {
 /// Refuses a component that is more work than any useful one, or declares more memory than a run may use.
 pub(crate) fn check(bytes: &[u8], path: &Path, memory_bytes: usize, table_elements: usize) -> Result<(), RuntimeError> {
     let damaged = |error: &dyn std::fmt::Display| {
-        let what = format!("the file is truncated or damaged ({error}); build or copy it again");
+        // Some causes are told in several lines.
+        let cause = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let what = format!("the file is truncated or damaged ({cause}); build or copy it again");
         RuntimeError::NotAComponent { path: path.into(), what }
     };
     let within = |what: &str, count: u64, most: u64| {
