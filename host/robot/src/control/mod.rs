@@ -3,7 +3,8 @@
 //! It runs on a thread of its own and waits for nothing but the link and the next tick. If nothing drives a joint it
 //! holds; if the link fails every play ends, the arm brakes, and the loop tries again in the next tick.
 //!
-//! A tick allocates and frees nothing, its answers included, if its link does not; `allocation.rs` counts. What is asked and
+//! A tick allocates and frees nothing, its answers included, if its link does not; `allocation.rs` counts. The simulator's
+//! physics do, in each step; a robot in another process costs nothing here. What is asked and
 //! answered lies in memory that handles make and free. But for: an observation, which is new each time; a failure of the
 //! link, which is told in words; and a tick in which more is asked or ends than ever before and than there is room for from
 //! the start. It logs only when something changes: a link that fails or is back, a camera that freezes or goes on, a clock

@@ -80,6 +80,7 @@ impl From<RobotError> for Refusal {
         match error {
             RobotError::Play(error) => Self::Invalid(error.to_string()),
             RobotError::Link(error) => Self::Unavailable(error.to_string()),
+            error @ RobotError::Busy { .. } => Self::Exhausted(error.to_string()),
             error => Self::Failed(error.to_string()),
         }
     }
