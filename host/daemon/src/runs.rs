@@ -128,12 +128,12 @@ impl Runs {
     /// Lets a run go on that an earlier host did not live to end, under the same conditions.
     pub fn resume(self: &Arc<Self>, host: &Host, id: RunId) -> Result<Arc<Run>, Fault> {
         let gone = || Fault::not_found(format!("no interrupted run {id} waits"), "`waza ctl runs` lists those that do");
-        let Interrupted { skill, request, .. } = interrupted(host, id).ok_or_else(gone)?;
-        let (state, loaded) = self.ready(host, skill.as_str())?;
-        let (log, news) = RunLog::of(skill.to_string(), loaded.version.to_string());
+        let left = interrupted(host, id).ok_or_else(gone)?;
+        let (state, loaded) = self.ready(host, left.skill.as_str())?;
+        let (log, news) = RunLog::of(left.skill.to_string(), loaded.version.to_string());
         let noting = log.clone();
         let running = host.resume(id, move |event| noting.note(event)).ok_or_else(gone)?;
-        let (instruction, seed) = (request.instruction, request.seed);
+        let (instruction, seed) = (left.request.instruction.clone(), left.request.seed);
         Ok(self.begin(host, state, Begun { running, log, news, instruction, seed, record: None }))
     }
 
@@ -351,17 +351,17 @@ pub(crate) fn request(ask: &StartRun) -> TaskRequest {
 }
 
 /// A run that an earlier host left.
-pub(crate) fn interrupted(host: &Host, id: RunId) -> Option<Interrupted> {
+pub(crate) fn interrupted(host: &Host, id: RunId) -> Option<Arc<Interrupted>> {
     host.interrupted().into_iter().find(|run| run.id == id)
 }
 
 /// As the API shows it.
-pub(crate) fn view_of_interrupted(run: Interrupted) -> wire::Run {
+pub(crate) fn view_of_interrupted(run: Arc<Interrupted>) -> wire::Run {
     let run = wire::Run {
         id: run.id,
         skill: run.skill.to_string(),
         version: run.version.to_string(),
-        instruction: run.request.instruction,
+        instruction: run.request.instruction.clone(),
         seed: run.request.seed,
         state: RunState::Interrupted,
         outcome: None,

@@ -226,7 +226,7 @@ impl Host {
 
     /// Runs that left checkpoints and did not come to their own end: those of earlier hosts with this state folder, and those
     /// of this one that were [interrupted](Running::interrupt) or that the host stop ended. None of them goes on by itself.
-    pub fn interrupted(&self) -> Vec<Interrupted> {
+    pub fn interrupted(&self) -> Vec<Arc<Interrupted>> {
         self.services().files.as_ref().map(|files| files.interrupted()).unwrap_or_default()
     }
 

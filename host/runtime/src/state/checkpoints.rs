@@ -63,7 +63,7 @@ pub(crate) struct RunFiles {
     folder: PathBuf,
     writer: Writer,
     /// What nobody has decided about.
-    left: Mutex<BTreeMap<RunId, Interrupted>>,
+    left: Mutex<BTreeMap<RunId, Arc<Interrupted>>>,
 }
 
 /// Where one run leaves its checkpoints.
@@ -88,7 +88,7 @@ impl RunFiles {
     }
 
     /// The runs that can go on, by number.
-    pub fn interrupted(&self) -> Vec<Interrupted> {
+    pub fn interrupted(&self) -> Vec<Arc<Interrupted>> {
         self.left.lock().values().cloned().collect()
     }
 
@@ -97,14 +97,14 @@ impl RunFiles {
         self.left.lock().keys().next_back().copied()
     }
 
-    pub fn find(&self, run: RunId) -> Option<Interrupted> {
+    pub fn find(&self, run: RunId) -> Option<Arc<Interrupted>> {
         self.left.lock().get(&run).cloned()
     }
 
     /// A run that was interrupted goes on. None: there is none, any more.
     pub fn resume(self: &Arc<Self>, run: RunId) -> Option<RunFile> {
-        let Interrupted { version, .. } = self.left.lock().remove(&run)?;
-        Some(RunFile { left_by: Mutex::new(Some(version)), ..self.of(run) })
+        let left = self.left.lock().remove(&run)?;
+        Some(RunFile { left_by: Mutex::new(Some(left.version.clone())), ..self.of(run) })
     }
 
     /// Forgets a run that was interrupted. False: there is none.
@@ -118,7 +118,7 @@ impl RunFiles {
 
     fn leave(&self, interrupted: Interrupted) {
         let mut left = self.left.lock();
-        left.insert(interrupted.id, interrupted);
+        left.insert(interrupted.id, Arc::new(interrupted));
         while left.len() > MOST_LEFT
             && let Some((run, _)) = left.pop_first()
         {
@@ -184,7 +184,7 @@ impl Interrupted {
 }
 
 /// What earlier hosts left in a folder.
-fn left(folder: &Path) -> BTreeMap<RunId, Interrupted> {
+fn left(folder: &Path) -> BTreeMap<RunId, Arc<Interrupted>> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     let files = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == EXTENSION));
     let read = |path: &Path| {
@@ -195,7 +195,7 @@ fn left(folder: &Path) -> BTreeMap<RunId, Interrupted> {
     };
     files
         .filter_map(|path| match read(&path) {
-            Ok(found) => Some((found.id, found)),
+            Ok(found) => Some((found.id, Arc::new(found))),
             Err(what) => {
                 tracing::warn!("{} is no checkpoint of a run ({what}); it is set aside", path.display());
                 // Where even that fails it is found again, with the same warning.

@@ -125,7 +125,8 @@ impl Log {
     fn check(&mut self, folder: &Path, disk: Arc<dyn Disk>) {
         let next = Runs::open(folder, disk, 0);
         let count = |state: &[u8]| u64::from_le_bytes(state[..8].try_into().unwrap());
-        let found = next.files.interrupted().into_iter().map(|run| (run.id.0, count(&run.request.resume.unwrap())));
+        let found =
+            next.files.interrupted().into_iter().map(|run| (run.id.0, count(run.request.resume.as_ref().unwrap())));
         let found: BTreeMap<_, _> = found.collect();
         for (run, kept) in &self.kept {
             assert!(

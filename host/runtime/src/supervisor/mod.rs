@@ -21,7 +21,6 @@ use crate::run::running::Running;
 use crate::run::services::Services;
 use crate::run::thread::Signal;
 use crate::run::{Job, Launch};
-use crate::state::checkpoints::Interrupted;
 use instance::Instance;
 use skills::{Loaded, Skills};
 use swap::Swap;
@@ -47,10 +46,11 @@ pub(crate) fn launch(skills: &Arc<Skills>, skill: &str, launch: Launch) -> Runni
 pub(crate) fn resume(skills: &Arc<Skills>, run: RunId, events: Arc<dyn Fn(Event) + Send + Sync>) -> Option<Running> {
     let services = &skills.services;
     let files = services.files.as_ref()?;
-    let Interrupted { skill, request, .. } = files.find(run)?;
-    Some(match admit(skills, skill.as_str()) {
+    let left = files.find(run)?;
+    Some(match admit(skills, left.skill.as_str()) {
         Ok(version) => {
             let (file, family) = (Some(files.resume(run)?), Concurrent::default());
+            let request = left.request.clone();
             let launch =
                 Launch { id: run, request, callers: [].into(), events, file, family, slot: None, journal: None };
             start(skills.clone(), version, launch)

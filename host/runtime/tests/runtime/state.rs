@@ -339,7 +339,7 @@ fn waiting(bench: &Bench) -> Vec<RunId> {
 /// Whether an interrupted run goes on, from a checkpoint of its own.
 fn goes_on(bench: &Bench, run: RunId) {
     let [left] = bench.host.interrupted().try_into().unwrap();
-    let step = u32::from_le_bytes(left.request.resume.unwrap().try_into().unwrap());
+    let step = u32::from_le_bytes(left.request.resume.clone().unwrap().try_into().unwrap());
     assert!(left.id == run && step >= 3, "{run}: {step}");
     let (tell, checkpoints) = checkpoints();
     let running = bench.host.resume(run, tell).unwrap();
@@ -348,7 +348,7 @@ fn goes_on(bench: &Bench, run: RunId) {
     running.interrupt();
     futures_executor::block_on(running).value.unwrap_err();
     let [again] = bench.host.interrupted().try_into().unwrap();
-    assert!(u32::from_le_bytes(again.request.resume.unwrap().try_into().unwrap()) > step);
+    assert!(u32::from_le_bytes(again.request.resume.clone().unwrap().try_into().unwrap()) > step);
 }
 
 #[test]
