@@ -192,8 +192,8 @@ impl Robot {
         self.embodiment().within(by, origin)
     }
 
-    /// ExternalDrives some joints from the next tick on, tick by tick, instead of what drove them, and within these stricter limits
-    /// if there are any; until the first demand they hold.
+    /// Drives some joints from the next tick on, tick by tick, instead of what drove them, and within these stricter limits if
+    /// there are any; until the first demand they hold.
     ///
     /// # Errors
     /// [`RobotError::NotArmed`]; [`RobotError::Busy`]; [`RobotError::Play`] if there are no joints, or one that the robot
