@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use waza_fuzz::begin_with;
-use waza_runtime::fuzzing;
+use waza_package::fuzzing;
 
 /// The beginning of a component, and one with a module and two instances of it inside.
 const REAL: [&[u8]; 2] =

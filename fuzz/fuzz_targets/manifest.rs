@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use waza_fuzz::{begin_with, repository};
-use waza_runtime::fuzzing;
+use waza_package::fuzzing;
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     let of = |skill: &str| std::fs::read(repository().join("skills").join(skill).join("skill.toml")).unwrap();

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use waza_fuzz::begin_with;
-use waza_runtime::fuzzing;
+use waza_state::fuzzing;
 
 static REAL: LazyLock<Vec<u8>> = LazyLock::new(fuzzing::a_quarantine);
 

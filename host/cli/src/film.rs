@@ -1,8 +1,10 @@
 //! Films an episode: what the robot's cameras saw, side by side, over a bar with words.
 
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow};
 use parking_lot::Mutex;
 use waza_robot::observation::Measurement;
 use waza_robot::sim::{Simulator, Snapshot, render};
@@ -69,42 +71,73 @@ impl Link for Filmed {
 }
 
 /// The words under an episode's pictures.
-pub struct Title<'a> {
+pub struct Title {
     /// What the skill was told.
-    pub instruction: &'a str,
+    pub instruction: String,
     /// The skill and the seed.
-    pub take: &'a str,
+    pub take: String,
     /// How it ended.
-    pub ending: &'a str,
+    pub ending: String,
     /// Whether that is good.
     pub success: bool,
 }
 
-/// An empty film.
-pub fn begin() -> Result<Video> {
-    Video::new(2 * SIDE, SIDE + BAR, RATE_HZ.into())
+/// Episodes that may wait to be drawn.
+const WAITING: usize = 2;
+
+/// A film that is drawn and encoded on a thread of its own, while the next episode is played.
+pub struct Film {
+    episodes: SyncSender<(Reel, Title)>,
+    thread: JoinHandle<Result<Video>>,
 }
 
-/// Adds an episode to a film.
-pub fn add(film: &mut Video, reel: &Reel, title: &Title<'_>) -> Result<()> {
+impl Film {
+    /// An empty one.
+    pub fn begin() -> Result<Self> {
+        let mut film = Video::new(2 * SIDE, SIDE + BAR, RATE_HZ.into())?;
+        let (episodes, taken) = sync_channel::<(Reel, Title)>(WAITING);
+        let draw = move || {
+            for (reel, title) in taken {
+                add(&mut film, &reel, &title)?;
+            }
+            Ok(film)
+        };
+        let thread = std::thread::Builder::new().name("waza-film".into()).spawn(draw).context("starting a thread")?;
+        Ok(Self { episodes, thread })
+    }
+
+    /// Adds an episode that has ended; waits while others wait to be drawn.
+    pub fn add(&self, reel: Reel, title: Title) {
+        // A thread that failed takes no more; it says why at the end.
+        let _ = self.episodes.send((reel, title));
+    }
+
+    /// Waits until everything is drawn.
+    pub fn end(self) -> Result<Video> {
+        drop(self.episodes);
+        self.thread.join().map_err(|_| anyhow!("the thread that draws the film panicked"))?
+    }
+}
+
+fn add(film: &mut Video, reel: &Reel, title: &Title) -> Result<()> {
     let snapshots = std::mem::take(&mut *reel.0.lock());
     let Some((last, before)) = snapshots.split_last() else { return Ok(()) };
     for (index, snapshot) in before.iter().enumerate() {
         let clock = format!("{:.1} s", index as f32 / RATE_HZ);
         film.push(&compose(snapshot, title, &clock, INK))?;
     }
-    let picture = compose(last, title, title.ending, if title.success { GOOD } else { BAD });
+    let picture = compose(last, title, &title.ending, if title.success { GOOD } else { BAD });
     (0..STILL).try_for_each(|_| film.push(&picture))
 }
 
-fn compose(snapshot: &Snapshot, title: &Title<'_>, right: &str, colour: [u8; 3]) -> Image {
+fn compose(snapshot: &Snapshot, title: &Title, right: &str, colour: [u8; 3]) -> Image {
     let mut picture = canvas(2 * SIDE, SIDE + BAR, PAPER);
     for (at, camera) in [(0, render::Camera::front()), (SIDE, render::Camera::wrist(snapshot))] {
         paste(&mut picture, &render::draw(snapshot, &camera, SIDE, SIDE), [at, 0]);
     }
     let second = SIDE + 2 * MARGIN + LINE;
-    write(&mut picture, title.instruction, [MARGIN, SIDE + MARGIN], INK);
-    write(&mut picture, title.take, [MARGIN, second], INK);
+    write(&mut picture, &title.instruction, [MARGIN, SIDE + MARGIN], INK);
+    write(&mut picture, &title.take, [MARGIN, second], INK);
     let width = right.chars().count() as u32 * LINE;
     write(&mut picture, right, [(2 * SIDE).saturating_sub(width + MARGIN), second], colour);
     picture
@@ -131,10 +164,10 @@ mod tests {
     #[test]
     fn a_film_plays_as_long_as_the_episode_and_its_still_end() {
         let (_, reel) = filmed(2);
-        let mut film = begin().unwrap();
-        let title =
-            Title { instruction: "touch the red block", take: "touch, seed 1", ending: "success", success: true };
-        add(&mut film, &reel, &title).unwrap();
+        let film = Film::begin().unwrap();
+        let [instruction, take, ending] = ["touch the red block", "touch, seed 1", "success"].map(String::from);
+        film.add(reel, Title { instruction, take, ending, success: true });
+        let film = film.end().unwrap();
         let spoken = Duration::from_secs_f32((2.0 * RATE_HZ - 1.0) / RATE_HZ + STILL as f32 / RATE_HZ);
         assert_eq!(film.duration().as_millis(), spoken.as_millis());
     }

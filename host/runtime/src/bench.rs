@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use waza_state::TaskRequest;
 
-use crate::contract::TaskRequest;
 use crate::error::SkillError;
 use crate::host::Host;
 use crate::imports::Call;

@@ -1,22 +1,18 @@
 //! Why a host cannot be had, a skill not be loaded, or a run not end well.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use wasmtime::Trap;
+use waza_package::{NotGranted, PackageError, Permission, SkillId, VersionId};
+use waza_state::{Quarantine, StateError};
 
 use crate::contract::Refusal;
-use crate::ids::SkillId;
 use crate::limits::{Budget, Budgets, Exhausted, KINDS_OF_HANDLES, mebibytes};
-use crate::manifest::permission::{NotGranted, Permission};
-use crate::manifest::{ManifestError, WIT};
 
 /// Why a skill or a controller was not loaded, or a host not set up. Each message is one line with the place and a way
 /// out.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// The engine or a thread could not be had.
-    #[error("cannot set up the WebAssembly engine: {0}")]
-    Engine(String),
     /// The model was made for another robot.
     #[error("the model {model} does not fit the robot {robot}: {what}; choose a checkpoint made for this robot")]
     ModelMisfit {
@@ -27,89 +23,9 @@ pub enum RuntimeError {
         /// Both sides of every difference.
         what: String,
     },
-    /// The manifest was refused.
+    /// The package was refused.
     #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    /// The component could not be read.
-    #[error("cannot read {path}: {source}; build the skill with `cargo build --release --target wasm32-wasip2`", path = .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file is larger than the host takes.
-    #[error("{path} has {bytes} bytes, the host takes at most {most}; strip it and build it for release", path = .path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
-        /// The limit.
-        most: u64,
-    },
-    /// Compiling or instantiating it would be more work than any useful component is.
-    #[error("{path} has too many {what}; build it for release, and split what is really so large", path = .path.display())]
-    Outsized {
-        /// The file.
-        path: PathBuf,
-        /// Of what, with both numbers.
-        what: String,
-    },
-    /// The file is no component.
-    #[error("{path} is no WebAssembly component: {what}", path = .path.display())]
-    NotAComponent {
-        /// The file.
-        path: PathBuf,
-        /// What it is, and a way out.
-        what: String,
-    },
-    /// The component imports or exports another version of the contract.
-    #[error("{path} is built for {found}, this host speaks version {WIT}; build it against wit/v{WIT}", path = .path.display())]
-    WrongWit {
-        /// The file.
-        path: PathBuf,
-        /// The interface that it names.
-        found: String,
-    },
-    /// The component uses an interface that its manifest does not ask for.
-    #[error("{path} imports {import}, which its manifest does not ask for; add \"{permission}\" to `permissions` in skill.toml", path = .path.display())]
-    Undeclared {
-        /// The file.
-        path: PathBuf,
-        /// The interface.
-        import: String,
-        /// What would have to be declared.
-        permission: String,
-    },
-    /// The component imports something that no skill gets.
-    #[error("{path} imports {import}, which {what}", path = .path.display())]
-    Forbidden {
-        /// The file.
-        path: PathBuf,
-        /// The interface.
-        import: String,
-        /// Why not, and a way out.
-        what: String,
-    },
-    /// The component exports no world of the contract.
-    #[error("{path} exports no {missing}; build it for the world `{world}` of waza:skill@{WIT}", path = .path.display())]
-    MissingExport {
-        /// The file.
-        path: PathBuf,
-        /// The interface or function.
-        missing: String,
-        /// That has it.
-        world: &'static str,
-    },
-    /// The component does not fit the contract in some other way.
-    #[error("{path} does not fit the contract: {what}; build it against wit/v{WIT}", path = .path.display())]
-    Misfit {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        what: String,
-    },
+    Package(#[from] PackageError),
     /// Robot or model lack what the skill needs.
     #[error("{id} does not fit here: {what}; change robot or model, or what skill.toml needs")]
     Mismatch {
@@ -119,13 +35,8 @@ pub enum RuntimeError {
         what: String,
     },
     /// The state folder cannot be used.
-    #[error("cannot keep the host's state in {path}: {what}", path = .path.display())]
-    State {
-        /// The folder.
-        path: PathBuf,
-        /// Why, and a way out.
-        what: String,
-    },
+    #[error(transparent)]
+    State(#[from] StateError),
     /// Another package of the same folder has the id.
     #[error("{id} is loaded from {first} already; give one of the two another id, or remove it", first = .first.display())]
     Duplicate {
@@ -152,12 +63,6 @@ pub enum RuntimeError {
         /// Why.
         what: String,
     },
-}
-
-impl RuntimeError {
-    pub(crate) fn misfit(path: &Path, error: &wasmtime::Error) -> Self {
-        Self::Misfit { path: path.into(), what: format!("{error:#}").replace('\n', " ") }
-    }
 }
 
 /// How a run ended that did not end well. The leases are given up and their joints hold, whichever it is.
@@ -203,7 +108,7 @@ pub enum SkillError {
         /// What it lacked.
         denied: NotGranted,
     },
-    /// This version is not run any more: see [`crate::state::quarantine`].
+    /// This version is not run any more: see [`waza_state::quarantine`].
     #[error("{skill} {version} is quarantined: {why}; pardon it, or load another version")]
     Quarantined {
         /// Which.
@@ -222,6 +127,15 @@ pub enum SkillError {
 }
 
 impl SkillError {
+    /// Refuses a version that is quarantined.
+    pub(crate) fn unless_quarantined(version: &VersionId, quarantine: &Quarantine) -> Result<(), Self> {
+        let VersionId { id: skill, version: number, .. } = version;
+        match quarantine.why(version) {
+            Some(why) => Err(Self::Quarantined { skill: skill.clone(), version: number.clone(), why }),
+            None => Ok(()),
+        }
+    }
+
     /// What an error of wasmtime means, with the last line that the skill wrote.
     pub(crate) fn explained(skill: SkillId, error: &wasmtime::Error, said: Option<String>, budgets: &Budgets) -> Self {
         if let Some(budget) = error.downcast_ref::<Exhausted>() {

@@ -7,20 +7,18 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use waza_model::About;
+use waza_package::{Engines, Manifest, PackageError, SkillId, World};
 use waza_robot::{Pace, Robot};
+use waza_state::{
+    Cache, Disk, Interrupted, Quarantine, Quarantined, RealDisk, RunFiles, RunId, RunNumbers, StateFolder, TaskRequest,
+};
 
-use crate::contract::TaskRequest;
 use crate::controllers::instance::Controller;
 use crate::controllers::{Controllers, instantiate};
 use crate::error::{RuntimeError, SkillError};
-use crate::ids::{RunId, SkillId};
 use crate::leases::Leases;
 use crate::limits::rate::Concurrent;
-use crate::manifest::Manifest;
 use crate::model::{Model, misfits};
-use crate::package::cache::Cache;
-use crate::package::compile::Engines;
-use crate::package::inspect::World;
 use crate::package::{Fits, Package, SkillSummary};
 use crate::record::Journal;
 use crate::run::Launch;
@@ -29,11 +27,6 @@ use crate::run::options::HostOptions;
 use crate::run::registry::{RunSummary, Runs};
 use crate::run::running::Running;
 use crate::run::services::{Checkpoints, Services};
-use crate::state::StateFolder;
-use crate::state::checkpoints::{Interrupted, RunFiles};
-use crate::state::disk::{Disk, RealDisk};
-use crate::state::quarantine::{Quarantine, Quarantined};
-use crate::state::run_numbers::RunNumbers;
 use crate::supervisor;
 use crate::supervisor::skills::{Loaded, Skills};
 
@@ -79,7 +72,7 @@ impl Host {
         let files = state.as_ref().map(RunFiles::open).transpose()?;
         let last = files.as_ref().and_then(|files| files.last());
         let cache = state.as_ref().map(Cache::open).transpose()?;
-        let engines = Engines::new(&options.budgets)?;
+        let engines = Engines::new(options.budgets.memory())?;
         let skills = Arc::new_cyclic(|skills: &Weak<Skills>| {
             let (skills, stopped) = (skills.clone(), robot.clone());
             let launch = move |skill: &str, launch: Launch| match skills.upgrade() {
@@ -126,7 +119,7 @@ impl Host {
     pub fn load(&self, folder: &Path) -> Result<SkillId, RuntimeError> {
         let requested = Instant::now();
         let services = self.services();
-        let manifest = Manifest::open(folder)?;
+        let manifest = Manifest::open(folder).map_err(PackageError::from)?;
         let id = manifest.id.clone();
         let begun = self.begin_change(&id);
         let package = Arc::new(self.open(folder, manifest)?);
@@ -181,13 +174,13 @@ impl Host {
     /// # Errors
     /// As [`Host::load`].
     pub fn controller(&self, folder: &Path) -> Result<Controller, RuntimeError> {
-        let package = Arc::new(self.open(folder, Manifest::open(folder)?)?);
+        let package = Arc::new(self.open(folder, Manifest::open(folder).map_err(PackageError::from)?)?);
         let Services { engines, robot, .. } = self.services();
         match package.world {
             World::Controller => instantiate(&package, engines, robot.embodiment()),
             World::Skill => {
                 let what = "it is of the world `skill`, which runs beside the control loop".into();
-                Err(RuntimeError::Misfit { path: package.path.clone(), what })
+                Err(PackageError::Misfit { path: package.path.clone(), what }.into())
             }
         }
     }

@@ -34,11 +34,13 @@ use std::time::{Duration, Instant, SystemTime};
 use notify::event::ModifyKind;
 use notify::{ErrorKind, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use parking_lot::{Condvar, Mutex};
+use waza_package::{
+    SkillId,
+    manifest::{FILE, Manifest},
+};
 
 use crate::error::RuntimeError;
 use crate::host::Host;
-use crate::ids::SkillId;
-use crate::manifest::{FILE, Manifest};
 
 /// A build writes its files in many steps; packages are looked at once it has been quiet for so long.
 const QUIET: Duration = Duration::from_millis(150);

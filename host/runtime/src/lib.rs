@@ -38,10 +38,8 @@
 //! | `run` | what stays of a run while versions of its skill come and go |
 //! | [`controllers`] | components of the synchronous world |
 //! | [`record`] | what a run can write down |
-//! | `package` | from a file to a checked component |
-//! | `state` | the folder that survives the host |
+//! | `package` | from a folder to a component that fits this robot and model; [`waza_package`] checks it |
 //! | [`error`] | how loading and running fail |
-//! | [`manifest`] | `skill.toml`, and what can be granted |
 //! | `contract` | the contract, generated |
 //! | `leases` | who may move which joints |
 //! | [`limits`] | what a run may use, and who counts |
@@ -51,33 +49,24 @@ pub mod bench;
 mod contract;
 pub mod controllers;
 pub mod error;
-#[cfg(fuzzing)]
-#[doc(hidden)]
-pub mod fuzzing;
 pub mod host;
 pub mod hot_load;
-pub mod ids;
 mod imports;
 pub mod leases;
 pub mod limits;
-pub mod manifest;
 pub mod model;
 mod package;
 pub mod record;
 pub mod replay;
 mod run;
-mod state;
 mod supervisor;
 
-pub use contract::{Outcome, Refusal, TaskRequest};
+pub use contract::{Outcome, Refusal};
 pub use controllers::instance::{Controller, Input};
 pub use error::{RuntimeError, SkillError};
 pub use host::Host;
 pub use hot_load::{Change, Watch};
-pub use ids::{Digest, RunId, SkillId, VersionId};
 pub use limits::{Budget, Budgets, Exhausted};
-pub use manifest::Manifest;
-pub use manifest::permission::{self, Permission};
 pub use model::Model;
 pub use package::SkillSummary;
 pub use record::{Entry, Journal};
@@ -86,10 +75,11 @@ pub use run::events::{self, ControllerChange, Event};
 pub use run::options::{HostOptions, Operator, SwapOptions};
 pub use run::registry::RunSummary;
 pub use run::running::Running;
-pub use state::checkpoints::Interrupted;
+pub use waza_package::manifest::{self, permission};
+pub use waza_package::{Digest, Manifest, PackageError, Permission, SkillId, VersionId};
 #[doc(hidden)]
-pub use state::disk::{Disk, Draft, RealDisk};
-pub use state::quarantine::{self, Quarantined};
+pub use waza_state::{Disk, Draft, RealDisk};
+pub use waza_state::{Interrupted, Quarantined, RunId, StateError, TaskRequest, quarantine};
 
 /// The version of wasmtime, which compiles skills and keeps each in its sandbox.
 pub const WASMTIME_VERSION: &str = wasmtime_environ::VERSION;

@@ -1,10 +1,9 @@
 //! What the runtime asks of a foundation model.
 
-use std::fmt;
 use std::pin::Pin;
 
-use serde::Deserialize;
 use waza_model::{About, Actions, Decoding, Detection, Image, ModelError, ModelHandle, Query, Question, Ticket};
+use waza_package::Ability;
 use waza_robot::Embodiment;
 
 use crate::contract::{Refusal, model};
@@ -68,83 +67,43 @@ impl Model for ModelHandle {
     }
 }
 
-/// What the contract knows that models can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Ability {
-    /// Chunks of actions from what was seen.
-    Act,
-    /// Answers in words.
-    Answer,
-    /// Boxes around what is named.
-    Locate,
-    /// Vectors for comparing.
-    Embed,
-    /// Several observations at once.
-    Video,
-    /// Windows of sensor samples.
-    Sensors,
+/// What a model can do.
+pub(crate) fn abilities(model: &About) -> impl Iterator<Item = Ability> + '_ {
+    model.abilities.iter().map(|ability| match ability {
+        waza_model::Ability::Act => Ability::Act,
+        waza_model::Ability::Answer => Ability::Answer,
+        waza_model::Ability::Locate => Ability::Locate,
+        waza_model::Ability::Embed => Ability::Embed,
+        waza_model::Ability::Video => Ability::Video,
+        waza_model::Ability::Sensors => Ability::Sensors,
+    })
 }
 
-impl Ability {
-    /// In the contract's order.
-    pub(crate) const ALL: [Self; 6] = [Self::Act, Self::Answer, Self::Locate, Self::Embed, Self::Video, Self::Sensors];
-
-    /// As `skill.toml` spells it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Act => "act",
-            Self::Answer => "answer",
-            Self::Locate => "locate",
-            Self::Embed => "embed",
-            Self::Video => "video",
-            Self::Sensors => "sensors",
-        }
-    }
-
-    /// What a model can do.
-    pub(crate) fn of(model: &About) -> impl Iterator<Item = Self> + '_ {
-        model.abilities.iter().map(|ability| match ability {
-            waza_model::Ability::Act => Self::Act,
-            waza_model::Ability::Answer => Self::Answer,
-            waza_model::Ability::Locate => Self::Locate,
-            waza_model::Ability::Embed => Self::Embed,
-            waza_model::Ability::Video => Self::Video,
-            waza_model::Ability::Sensors => Self::Sensors,
-        })
-    }
-
-    pub(crate) fn flag(self) -> model::Abilities {
-        match self {
-            Self::Act => model::Abilities::ACT,
-            Self::Answer => model::Abilities::ANSWER,
-            Self::Locate => model::Abilities::LOCATE,
-            Self::Embed => model::Abilities::EMBED,
-            Self::Video => model::Abilities::VIDEO,
-            Self::Sensors => model::Abilities::SENSORS,
-        }
-    }
-
-    /// Refuses a call that the model lacks the ability for.
-    pub(crate) fn demand(self, model: &About) -> Result<(), Refusal> {
-        if Self::of(model).any(|it| it == self) {
-            return Ok(());
-        }
-        let able: Vec<_> = Self::of(model).map(Self::name).collect();
-        Err(Refusal::Unavailable(format!("{} cannot {self}; it can {}", model.name, able.join(", "))))
+/// As the contract says it.
+pub(crate) fn flag(ability: Ability) -> model::Abilities {
+    match ability {
+        Ability::Act => model::Abilities::ACT,
+        Ability::Answer => model::Abilities::ANSWER,
+        Ability::Locate => model::Abilities::LOCATE,
+        Ability::Embed => model::Abilities::EMBED,
+        Ability::Video => model::Abilities::VIDEO,
+        Ability::Sensors => model::Abilities::SENSORS,
     }
 }
 
-impl fmt::Display for Ability {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.name())
+/// Refuses a call that the model lacks the ability for.
+pub(crate) fn demand(ability: Ability, model: &About) -> Result<(), Refusal> {
+    if abilities(model).any(|it| it == ability) {
+        return Ok(());
     }
+    let able: Vec<_> = abilities(model).map(Ability::name).collect();
+    Err(Refusal::Unavailable(format!("{} cannot {ability}; it can {}", model.name, able.join(", "))))
 }
 
 /// What keeps a model from moving a robot, each with both sides. Empty: it was made for it.
 pub(crate) fn misfits(model: &About, robot: &Embodiment) -> Vec<String> {
     let joints = robot.joints.len();
-    if !Ability::of(model).any(|it| it == Ability::Act) {
+    if !abilities(model).any(|it| it == Ability::Act) {
         // It moves nothing.
         return Vec::new();
     }

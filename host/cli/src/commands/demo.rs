@@ -10,11 +10,10 @@ use waza_robot::sim::scene::Colour;
 
 use crate::assets::Checkout;
 use crate::episode::{Ended, Job, Stage, draw_task};
-use crate::film::{self, Reel, Title};
+use crate::film::{Film, Reel, Title};
 use crate::output::OutputFolder;
 use crate::progress;
 use crate::report::{EpisodeReport, Report, SkillReport};
-use crate::video::Video;
 
 use super::stage::{StageOptions, build};
 
@@ -92,16 +91,17 @@ impl Demo {
             stage.guard = Guard::Off;
         }
 
-        let mut film = film::begin()?;
+        let film = Film::begin()?;
         let mut all = Vec::new();
         let mut skills = Vec::new();
         for act in acts {
-            let episodes = self.play(act, &stage, &checkout, &mut film)?;
+            let episodes = self.play(act, &stage, &checkout, &film)?;
             skills.push(SkillReport::new(&format!("waza/{}", act.package()), &episodes));
             all.extend(episodes);
         }
         let report = Report { device: stage.model.about().device.clone(), seed: self.seed, skills };
         let episodes = out.write("episodes.json", &serde_json::to_vec_pretty(&all)?)?;
+        let film = film.end()?;
         let seconds = film.duration().as_secs();
         let video = out.write("demo.mp4", &film.finish()?)?;
         if self.json {
@@ -113,7 +113,7 @@ impl Demo {
         Ok(())
     }
 
-    fn play(&self, act: Act, stage: &Stage, checkout: &Checkout, film: &mut Video) -> Result<Vec<EpisodeReport>> {
+    fn play(&self, act: Act, stage: &Stage, checkout: &Checkout, film: &Film) -> Result<Vec<EpisodeReport>> {
         let folder = checkout.skills().join(act.package());
         let bar = progress::bar(act.package(), self.episodes.into());
         let mut episodes = Vec::new();
@@ -127,14 +127,13 @@ impl Demo {
             let Ended { report, .. } =
                 stage.run(&folder, &job, reel.clone(), |_| ()).with_context(|| format!("episode of seed {seed}"))?;
             if index < FILMED {
-                let take = format!("{}, seed {seed}", act.package());
                 let title = Title {
-                    instruction: &job.instruction,
-                    take: &take,
-                    ending: &report.verdict,
+                    instruction: job.instruction.clone(),
+                    take: format!("{}, seed {seed}", act.package()),
+                    ending: report.verdict.clone(),
                     success: report.success,
                 };
-                film::add(film, &reel, &title)?;
+                film.add(reel, title);
             }
             successes += u32::from(report.success);
             episodes.push(report);

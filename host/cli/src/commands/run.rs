@@ -11,7 +11,7 @@ use waza_runtime::{Event, Refusal, SkillError};
 use crate::assets::Checkout;
 use crate::episode::{Ended, Job};
 use crate::fault::{BadInput, OrBadInput, bad_input};
-use crate::film::{self, Reel, Title};
+use crate::film::{Film, Reel, Title};
 use crate::lines::plain;
 use crate::output::OutputFolder;
 use crate::progress;
@@ -78,11 +78,10 @@ impl Run {
         }
         if let Some(out) = out {
             let take = format!("{}, seed {}", report.skill, report.seed);
-            let title =
-                Title { instruction: &self.task, take: &take, ending: &report.verdict, success: report.success };
-            let mut film = film::begin()?;
-            film::add(&mut film, &reel, &title)?;
-            out.write("run.mp4", &film.finish()?)?;
+            let (instruction, ending) = (self.task.clone(), report.verdict.clone());
+            let film = Film::begin()?;
+            film.add(reel, Title { instruction, take, ending, success: report.success });
+            out.write("run.mp4", &film.end()?.finish()?)?;
         }
         if self.json {
             say!("{}", serde_json::to_string(&report)?)?;

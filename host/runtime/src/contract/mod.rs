@@ -1,8 +1,8 @@
 //! What wasmtime makes of the contract, version 0.1.0, one module a world.
 
 mod handles;
+mod outcome;
 mod refusal;
-mod request;
 
 #[allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 pub(crate) mod skill {
@@ -31,7 +31,7 @@ pub(crate) mod controller {
 
 pub use handles::{Chunk, Observed};
 pub(crate) use handles::{Held, bytes_of};
+pub use outcome::Outcome;
 pub use refusal::Refusal;
 pub(crate) use refusal::{Fault, sentence};
-pub use request::{Outcome, TaskRequest};
 pub(crate) use skill::waza::skill::{actions, clock, durable, model, motion, operator, sensing, skills, types};

@@ -7,14 +7,13 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Store, UpdateDeadline};
+use waza_package::{Engines, PackageError, SkillId};
 use waza_robot::Embodiment;
 
 use crate::contract::Refusal;
 use crate::contract::controller::{Controller as Bindings, exports::waza::skill::control};
 use crate::error::{RuntimeError, SkillError};
-use crate::ids::SkillId;
 use crate::limits::{Budget, Budgets, CpuClock, Exhausted, Growth};
-use crate::package::compile::Engines;
 
 /// What a controller is told at a tick.
 pub use control::Input;
@@ -56,7 +55,7 @@ impl Controller {
         robot: &Embodiment,
         path: &Path,
     ) -> Result<Self, RuntimeError> {
-        let misfit = |error: wasmtime::Error| RuntimeError::misfit(path, &error);
+        let misfit = |error: wasmtime::Error| RuntimeError::from(PackageError::misfit(path, &error));
         let mut linker = Linker::new(&engines.controller);
         crate::controllers::random::link_random(&mut linker, |state: &mut State| &mut state.random).map_err(misfit)?;
         linker.define_unknown_imports_as_traps(component).map_err(misfit)?;

@@ -10,15 +10,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use waza_package::{Engines, SkillId};
 use waza_robot::Embodiment;
+use waza_state::Quarantine;
 
 use crate::contract::Refusal;
 use crate::controllers::instance::Controller;
 use crate::error::RuntimeError;
-use crate::ids::SkillId;
-use crate::package::compile::Engines;
 use crate::package::{Package, SkillSummary};
-use crate::state::quarantine::Quarantine;
 
 /// A version of a controller that can be engaged.
 pub(crate) type Installed = Arc<Package>;
@@ -73,7 +72,7 @@ impl Controllers {
             registry.engaged.retain(|engaged| engaged.strong_count() > 0);
             registry.engaged.iter().filter_map(Weak::upgrade).filter(|it| it.controller == id).collect()
         };
-        if quarantine.check(&installed.version()).is_err() {
+        if quarantine.why(&installed.version()).is_some() {
             return Ok(());
         }
         for engagement in engaged {

@@ -6,10 +6,10 @@ use std::pin::pin;
 use futures_channel::oneshot::Canceled;
 use futures_util::future::{Either, select};
 use wasmtime::component::{Accessor, HasSelf};
+use waza_package::Permission;
 
 use super::{Call, Run};
 use crate::contract::{Fault, Refusal, durable};
-use crate::manifest::permission::Permission;
 use crate::run::events::Event;
 
 const MOST_BYTES: usize = 1 << 20;

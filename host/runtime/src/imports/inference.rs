@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use waza_model::{Image, Noise, Priority, Query, Ticket};
+use waza_package::Ability;
 use waza_robot::Pace;
 
 use crate::contract::{Chunk, Observed, Refusal};
 use crate::imports::Call;
 use crate::imports::sensor_window::window;
-use crate::model::{Ability, Answer, refusal};
+use crate::model::{Answer, demand, refusal};
 use crate::run::events::Event;
 
 /// What the model answered.
@@ -30,12 +31,12 @@ pub(crate) fn infer(
     until_tick: u64,
 ) -> Result<impl Future<Output = Result<Inferred, Refusal>> + Send + use<>, Refusal> {
     let (about, robot) = (context.model().about(), context.robot().embodiment());
-    Ability::Act.demand(about)?;
+    demand(Ability::Act, about)?;
     let [earlier @ .., newest] = seen else {
         return Err(Refusal::Invalid("the model needs an observation to act on".into()));
     };
     if !earlier.is_empty() {
-        Ability::Video.demand(about)?;
+        demand(Ability::Video, about)?;
     }
     if seen.windows(2).any(|pair| pair[0].tick > pair[1].tick) {
         return Err(Refusal::Invalid("the observations of a video must come oldest first".into()));

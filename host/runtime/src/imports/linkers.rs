@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
+use waza_package::Interfaces;
 
 use crate::contract::skill::SkillPre;
 use crate::imports::{self, Run};
-use crate::package::inspect::Interfaces;
 
 /// Whether what a run calls is written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

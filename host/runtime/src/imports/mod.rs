@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering;
 
 use futures_channel::mpsc;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable, ResourceTableError, ResourceType};
+use waza_package::{Interfaces, NotGranted, Permission, manifest::WIT};
 use waza_robot::Robot;
 
 use crate::contract::{self, Fault, Held, Observed, Refusal};
@@ -32,11 +33,8 @@ use crate::imports::recorded::{Recorder, Recording};
 use crate::leases::{Holder, Leases, Waiting};
 use crate::limits::rate::{Meter, Slot};
 use crate::limits::{Budget, Budgets, CpuClock, Exhausted, Growth};
-use crate::manifest::WIT;
-use crate::manifest::permission::{NotGranted, Permission};
 use crate::model::Model;
 use crate::package::Package;
-use crate::package::inspect::Interfaces;
 use crate::record::Tape;
 use crate::run::Job;
 use crate::run::activity::Activity;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use wasmtime::component::{Accessor, HasSelf, Resource};
 use waza_model::{Image, Priority, Question, Ticket};
+use waza_package::{Ability, Permission};
 
 use super::{Call, Run};
 use crate::contract::{Chunk, Fault, Observed, Refusal, model};
 use crate::imports::inference::{Inferred, answered, images, infer, ticket};
-use crate::manifest::permission::Permission;
-use crate::model::Ability;
+use crate::model::{abilities, demand, flag};
 
 impl model::Host for Run {
     fn about(&mut self) -> wasmtime::Result<model::Info> {
@@ -19,7 +19,7 @@ impl model::Host for Run {
         Ok(model::Info {
             name: about.name.clone(),
             version: about.version.clone(),
-            abilities: Ability::of(about).fold(model::Abilities::empty(), |all, it| all | it.flag()),
+            abilities: abilities(about).fold(model::Abilities::empty(), |all, it| all | flag(it)),
             chunk_length: about.chunk_length as u32,
             rate_hz: about.rate_hz.unwrap_or(self.context.robot().embodiment().action.rate_hz),
         })
@@ -46,7 +46,7 @@ impl<T: Send + 'static> model::HostWithStore<T> for HasSelf<Run> {
         let (context, seen) = arguments(accessor, &seen, &question)?;
         let _call = context.meter.call()?;
         let model = context.model();
-        Ability::Answer.demand(model.about())?;
+        demand(Ability::Answer, model.about())?;
         context.spend_request()?;
         let question = Question { text: question, images: pictures(&context, &seen)? };
         let asked = answered(&context, model.ask(question, &thinking(&context)));
@@ -62,7 +62,7 @@ impl<T: Send + 'static> model::HostWithStore<T> for HasSelf<Run> {
         let (context, seen) = arguments(accessor, &[seen], &what)?;
         let _call = context.meter.call()?;
         let model = context.model();
-        Ability::Locate.demand(model.about())?;
+        demand(Ability::Locate, model.about())?;
         let images = images(&context, &seen)?;
         images.iter().try_for_each(|_| context.spend_request())?;
         // All at once: the model answers them one after the other, and robot time stands still for all of them.
@@ -92,7 +92,7 @@ impl<T: Send + 'static> model::HostWithStore<T> for HasSelf<Run> {
         let (context, seen) = arguments(accessor, &seen, &text)?;
         let _call = context.meter.call()?;
         let model = context.model();
-        Ability::Embed.demand(model.about())?;
+        demand(Ability::Embed, model.about())?;
         context.spend_request()?;
         let asked = answered(&context, model.embed(text, pictures(&context, &seen)?, &thinking(&context)));
         Ok(due(&context, asked.await?).await?)

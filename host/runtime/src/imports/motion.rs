@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::future::{Either, select};
 use wasmtime::component::{Access, Accessor, HasSelf, Resource, StreamReader};
+use waza_package::{Ability, Permission};
 use waza_robot::{Ended, Intervention, Play, PlayReport, RobotError};
 
 use super::stream::{queue, stream};
@@ -15,8 +16,7 @@ use crate::imports::pilot::engage;
 use crate::imports::rollout::{self, Rollout};
 use crate::leases::{Lease, Motion};
 use crate::limits::Exhausted;
-use crate::manifest::permission::Permission;
-use crate::model::Ability;
+use crate::model::demand;
 use crate::run::activity::PlayInFlight;
 use crate::run::events::Event;
 
@@ -117,7 +117,7 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
             return invalid(format!("observe-hz is {observe_hz}, it must lie in [0, {control_hz}]"));
         }
         let about = context.model().about();
-        Ability::Act.demand(about)?;
+        demand(Ability::Act, about)?;
         let replan_rows = replan_rows.unwrap_or((about.chunk_length / 2).max(1) as u32);
         if replan_rows == 0 {
             return invalid("replan-rows is 0, it must be at least 1".into());

@@ -1,10 +1,10 @@
 //! `operator`: the person in charge.
 
 use wasmtime::component::{Accessor, HasSelf};
+use waza_package::Permission;
 
 use super::Run;
 use crate::contract::{Fault, Refusal, operator};
-use crate::manifest::permission::Permission;
 use crate::run::events::Event;
 use crate::run::options::Operator;
 

@@ -12,6 +12,7 @@ use futures_channel::mpsc;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use pollster::block_on;
+use waza_package::{Manifest, SkillId};
 use waza_robot::safety::PATIENCE_S;
 use waza_robot::{Drive, DriveInput, Ended, PlayReport, Reply, RobotError};
 
@@ -19,10 +20,8 @@ use crate::contract::{Refusal, motion};
 use crate::controllers::instance::Input;
 use crate::controllers::{Engagement, Version, instantiate};
 use crate::error::SkillError;
-use crate::ids::SkillId;
 use crate::imports::Call;
 use crate::leases::{Lease, Motion};
-use crate::manifest::Manifest;
 use crate::run::events::{ControllerChange, Event};
 use crate::run::services::Services;
 
@@ -62,11 +61,14 @@ pub(crate) fn engage(context: &Arc<Call>, lease: &Lease, name: &str, goal: Vec<f
     let services = &context.services;
     let (installed, engagement) = services.controllers.engage(name)?;
     let failed = |error: String| Refusal::Failed(error);
-    services.quarantine.check(&installed.version()).map_err(|error| Refusal::Unavailable(error.to_string()))?;
+    SkillError::unless_quarantined(&installed.version(), &services.quarantine)
+        .map_err(|error| Refusal::Unavailable(error.to_string()))?;
     let mut controller = instantiate(&installed, &services.engines, services.robot.embodiment())
         .map_err(|error| failed(error.to_string()))?;
     controller.start("", None).map_err(|error| {
-        services.quarantine.judge(&installed.version(), &error);
+        if error.is_the_versions_fault() {
+            services.quarantine.strike(&installed.version(), error.to_string());
+        }
         failed(error.to_string())
     })?;
     let motion = lease.begin()?;
@@ -124,7 +126,7 @@ impl Pilot {
                 // As wide as the robot: the controller's answers have been checked.
                 Ok(positions) => drop(drive.demand(&positions)),
                 Err(error) => {
-                    self.services.quarantine.strike(&self.current.installed.version(), &error);
+                    self.services.quarantine.strike(&self.current.installed.version(), error.to_string());
                     break Some(error.to_string());
                 }
             }

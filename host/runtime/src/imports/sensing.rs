@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use futures_util::future::{Either, select};
 use wasmtime::component::{Access, Accessor, HasSelf, Resource, StreamReader};
+use waza_package::Permission;
 
 use super::stream::{Writer, queue, stream};
 use super::{Call, Run};
 use crate::contract::{Fault, Observed, Refusal, sensing};
 use crate::imports::inference::picture;
-use crate::manifest::permission::Permission;
 
 impl sensing::Host for Run {
     fn robot(&mut self) -> wasmtime::Result<sensing::Embodiment> {

@@ -1,14 +1,15 @@
 //! `skills`: running other skills.
 
 use wasmtime::component::{Accessor, HasSelf};
+use waza_package::Permission;
+use waza_state::TaskRequest;
 
 use super::Run;
-use crate::contract::{Fault, Outcome, TaskRequest};
+use crate::contract::{Fault, Outcome};
 use crate::contract::{Refusal, skills, types};
 use crate::error::SkillError;
 use crate::limits::Budget;
 use crate::limits::Exhausted;
-use crate::manifest::permission::Permission;
 use crate::run::Launch;
 
 impl skills::Host for Run {}

@@ -17,9 +17,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use waza_package::SkillId;
 use waza_robot::{Fence, Robot};
+use waza_state::RunId;
 
-use crate::ids::{RunId, SkillId};
 use table::{LeaseId, Table, Terms};
 
 /// How long a holder of lower priority may take to reach a safe point, s.
@@ -367,7 +368,7 @@ mod tests {
         let meet = Barrier::new(2);
         for round in 0..ROUNDS {
             let holder = Holder {
-                run: RunId(round.into()),
+                run: RunId::new(round.into()),
                 instance: 0,
                 skill: skill.clone(),
                 priority: 0,

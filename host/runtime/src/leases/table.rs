@@ -5,7 +5,9 @@ use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::ids::{RunId, SkillId};
+use waza_package::SkillId;
+use waza_state::RunId;
+
 use crate::leases::{Holder, LeaseError};
 
 /// Spans of robot time, ticks.
@@ -349,14 +351,14 @@ mod tests {
                 match step {
                     Step::Acquire { run, instance, caller, joints } => {
                         let holder = Holder {
-                            run: RunId(run),
+                            run: RunId::new(run),
                             instance,
                             skill: skill(run),
                             priority: run as u8,
-                            callers: caller.filter(|caller| *caller != run).map(RunId).into_iter().collect(),
+                            callers: caller.filter(|caller| *caller != run).map(RunId::new).into_iter().collect(),
                             heartbeat: beats[run as usize].clone(),
                         };
-                        inherits = Some(RunId(run));
+                        inherits = Some(RunId::new(run));
                         if let Ok(granted) = table.acquire(&holder, joints, now) {
                             leases.push((granted.id, granted.why_lost));
                         }
@@ -369,14 +371,14 @@ mod tests {
                     Step::GiveUp(index) => if let Some((id, _)) = leases.get(index) { table.give_up(*id) },
                     Step::Revoke(run) => {
                         table.revoke(&skill(run));
-                        prop_assert!(table.of_run(RunId(run)).is_empty(), "a revoked skill has joints");
+                        prop_assert!(table.of_run(RunId::new(run)).is_empty(), "a revoked skill has joints");
                     }
-                    Step::SafePoint(run) => table.safe_point(RunId(run)),
-                    Step::Bequeath(run, instance) => table.bequeath(RunId(run), instance),
-                    Step::Settle(run) => table.settle(RunId(run)),
+                    Step::SafePoint(run) => table.safe_point(RunId::new(run)),
+                    Step::Bequeath(run, instance) => table.bequeath(RunId::new(run), instance),
+                    Step::Settle(run) => table.settle(RunId::new(run)),
                     Step::EndRun(run) => {
-                        table.end_run(RunId(run));
-                        prop_assert!(table.of_run(RunId(run)).is_empty(), "a run that is over has joints");
+                        table.end_run(RunId::new(run));
+                        prop_assert!(table.of_run(RunId::new(run)).is_empty(), "a run that is over has joints");
                     }
                     Step::Pass(ticks) => now += ticks,
                 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use cpu_time::ThreadTime;
 use wasmtime::ResourceLimiter;
+use waza_package::MemoryLimits;
 
 /// What one run of a skill may use.
 ///
@@ -74,6 +75,13 @@ impl Default for Budgets {
             invoke_depth: 8,
             invocations: 16,
         }
+    }
+}
+
+impl Budgets {
+    /// What a component may declare.
+    pub(crate) fn memory(&self) -> MemoryLimits {
+        MemoryLimits { memory_bytes: self.memory_bytes, table_elements: self.table_elements }
     }
 }
 

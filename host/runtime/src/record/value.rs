@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::de::Error;
 use serde_json::value::RawValue;
 use wasmtime::component::{Resource, StreamReader};
+use waza_package::Ability;
 
 use crate::contract::model::{self, Abilities, Detection, Info};
 use crate::contract::motion::{Intervention, RolloutEvent, RolloutOptions};
@@ -19,7 +20,7 @@ use crate::contract::sensing::{Camera, Embodiment, Image, Joint, JointLimits, Pa
 use crate::contract::types::{Outcome, Pose, Quaternion, Vec3};
 use crate::contract::{Chunk, Fault, Observed, Refusal};
 use crate::leases::Lease;
-use crate::model::Ability;
+use crate::model::flag;
 use crate::record::Delivery;
 
 /// Has one spelling.
@@ -186,13 +187,13 @@ impl Canonical for wasmtime::Error {
 
 impl Canonical for Abilities {
     fn spelt(&self) -> String {
-        let has = Ability::ALL.into_iter().filter(|ability| self.contains(ability.flag()));
+        let has = Ability::ALL.into_iter().filter(|ability| self.contains(flag(*ability)));
         has.map(|ability| ability.name().to_owned()).collect::<Vec<_>>().spelt()
     }
 
     fn read(text: &str) -> serde_json::Result<Self> {
         let has = serde_json::from_str::<Vec<Ability>>(text)?;
-        Ok(has.into_iter().fold(Self::empty(), |all, ability| all | ability.flag()))
+        Ok(has.into_iter().fold(Self::empty(), |all, ability| all | flag(ability)))
     }
 }
 

@@ -16,16 +16,16 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use wasmtime::component::Linker;
 use wasmtime::{Store, UpdateDeadline};
+use waza_package::compile::compile;
+use waza_package::{Engines, PackageError, SkillId};
+use waza_state::TaskRequest;
 
 pub use difference::Difference;
 
-use crate::contract::TaskRequest;
 use crate::contract::skill::SkillPre;
 use crate::contract::skill::exports::waza::skill::task::Request;
 use crate::error::{RuntimeError, SkillError};
-use crate::ids::SkillId;
 use crate::limits::{Budgets, CpuClock, KINDS_OF_HANDLES};
-use crate::package::compile::{Engines, compile};
 use crate::record::value::RecordedFatal;
 use crate::record::{Ending, Entry};
 use crate::replay::answers::Replayed;
@@ -71,11 +71,8 @@ impl Replay {
     /// # Errors
     /// [`RuntimeError`] if it is no component, or imports what no skill gets.
     pub fn new(component: &[u8], place: &Path, budgets: Budgets) -> Result<Self, RuntimeError> {
-        let engines = Engines::new(&budgets)?;
-        let misfit = |error: wasmtime::Error| RuntimeError::Misfit {
-            path: place.into(),
-            what: format!("{error:#}").replace('\n', " "),
-        };
+        let engines = Engines::new(budgets.memory())?;
+        let misfit = |error: wasmtime::Error| PackageError::misfit(place, &error);
         let component = compile(&engines.skill, component, place)?;
         let mut linker = Linker::new(&engines.skill);
         answers::link(&mut linker).map_err(misfit)?;

@@ -4,9 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use waza_package::SkillId;
 use waza_robot::Intervention;
-
-use crate::ids::SkillId;
 
 /// Something happened in a run, or in a skill that it invoked. Reported on the run's thread, under lockstep while robot
 /// time stands still; whoever listens must not wait.

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use parking_lot::Mutex;
+use waza_package::Digest;
+use waza_state::{RunFile, RunId, TaskRequest, writer::Written};
 
-use crate::contract::TaskRequest;
-use crate::ids::{Digest, RunId};
 use crate::leases::Heartbeat;
 use crate::limits::rate::{Concurrent, Meter, Slot};
 use crate::package::Package;
@@ -25,8 +25,6 @@ use crate::run::events::Event;
 use crate::run::safe_point::Flag;
 use crate::run::services::Services;
 use crate::run::thread::{Holds, Signal};
-use crate::state::checkpoints::RunFile;
-use crate::state::disk_writer::Written;
 
 /// How a run starts.
 pub(crate) struct Launch {

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use waza_package::Permission;
+
 use crate::limits::Budgets;
-use crate::manifest::permission::Permission;
 
 /// What an operator decides about a host.
 #[derive(Debug, Clone)]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use waza_package::SkillId;
+use waza_state::{RunId, RunNumbers};
 
-use crate::ids::{RunId, SkillId};
 use crate::run::Job;
-use crate::state::run_numbers::RunNumbers;
 
 /// A run in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]

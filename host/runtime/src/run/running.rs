@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_channel::oneshot;
+use waza_package::SkillId;
 use waza_robot::{Reply, Robot};
+use waza_state::RunId;
 
 use crate::contract::Outcome;
 use crate::error::SkillError;
-use crate::ids::{RunId, SkillId};
 use crate::run::thread::{Signal, Stop};
 
 /// What a run came to.

@@ -4,20 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use waza_package::{Engines, SkillId};
 use waza_robot::Robot;
+use waza_state::{Quarantine, RunFiles, StateFolder};
 
 use crate::controllers::Controllers;
-use crate::ids::SkillId;
 use crate::leases::Leases;
 use crate::model::Model;
-use crate::package::compile::Engines;
 use crate::run::Launch;
 use crate::run::options::HostOptions;
 use crate::run::registry::Runs;
 use crate::run::running::Running;
-use crate::state::StateFolder;
-use crate::state::checkpoints::RunFiles;
-use crate::state::quarantine::Quarantine;
 
 /// Starts a run of a skill.
 pub(crate) type Launcher = dyn Fn(&str, Launch) -> Running + Send + Sync;

@@ -7,6 +7,7 @@ use std::task::{self, Poll};
 use futures_channel::mpsc;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Store, UpdateDeadline};
+use waza_package::{Engines, Interfaces};
 use waza_robot::Pace;
 
 use crate::contract::skill::exports::waza::skill::task::Request;
@@ -18,8 +19,6 @@ use crate::imports::wasi::{Log, Wasi};
 use crate::imports::{Call, Run};
 use crate::limits::{Growth, KINDS_OF_HANDLES};
 use crate::package::Package;
-use crate::package::compile::Engines;
-use crate::package::inspect::Interfaces;
 use crate::record::Tape;
 use crate::run::Job;
 use crate::run::services::Services;

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use waza_package::SkillId;
 use waza_robot::{Pace, Reply};
+use waza_state::RunId;
 
 use crate::contract::{Outcome, Refusal, types};
 use crate::error::SkillError;
-use crate::ids::{RunId, SkillId};
 use crate::limits::rate::Concurrent;
 use crate::limits::{Budget, Exhausted};
 use crate::run::events::Event;
@@ -62,7 +63,7 @@ pub(crate) fn resume(skills: &Arc<Skills>, run: RunId, events: Arc<dyn Fn(Event)
 /// The loaded version of a skill, if it may run.
 fn admit(skills: &Skills, skill: &str) -> Result<Arc<Loaded>, SkillError> {
     let version = skills.current(skill)?;
-    skills.services.quarantine.check(&version.package.version())?;
+    SkillError::unless_quarantined(&version.package.version(), &skills.services.quarantine)?;
     Ok(version)
 }
 
@@ -85,8 +86,10 @@ fn start(skills: Arc<Skills>, version: Arc<Loaded>, mut launch: Launch) -> Runni
             waza_robot::priority::after_others();
         }
         let ended = drive(skills.clone(), version, job.clone(), ending);
-        if let Err(error) = &ended {
-            services.quarantine.judge(&job.working().version(), error);
+        if let Err(error) = &ended
+            && error.is_the_versions_fault()
+        {
+            services.quarantine.strike(&job.working().version(), error.to_string());
         }
         // Before its caller goes on, which may invoke another.
         drop(slot);

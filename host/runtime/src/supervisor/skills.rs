@@ -10,14 +10,13 @@ use std::task::Wake;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use waza_package::{Interfaces, PackageError, Permission, SkillId, VersionId};
+use waza_state::RunId;
 
 use crate::contract::skill::SkillPre;
 use crate::error::{RuntimeError, SkillError};
-use crate::ids::{RunId, SkillId, VersionId};
 use crate::imports::Run;
 use crate::imports::linkers::{Calls, Linkers};
-use crate::manifest::permission::Permission;
-use crate::package::inspect::Interfaces;
 use crate::package::{Package, SkillSummary};
 use crate::run::Job;
 use crate::run::events::Event;
@@ -90,7 +89,7 @@ impl Skills {
     /// Links a package with the interfaces that it asks for, and with nothing else.
     pub fn link(&self, package: &Package) -> Result<SkillPre<Run>, RuntimeError> {
         let linked = self.linkers.link(package.code.component(), Interfaces::of(&package.manifest), Calls::Plain);
-        linked.map_err(|error| RuntimeError::misfit(&package.path, &error))
+        linked.map_err(|error| PackageError::misfit(&package.path, &error).into())
     }
 
     /// Loads a version in place of another.
@@ -143,7 +142,7 @@ impl Skills {
         let offer = versions.runs.get_mut(&job.id)?.offer.take();
         job.newer.set(false);
         drop(versions);
-        offer.filter(|offer| self.services.quarantine.check(&offer.version.package.version()).is_ok())
+        offer.filter(|offer| self.services.quarantine.why(&offer.version.package.version()).is_none())
     }
 
     /// Changes what is loaded, and takes away the offers that this makes void.
@@ -172,7 +171,7 @@ impl Skills {
             return;
         }
         for job in self.services.runs.jobs().into_iter().filter(|job| job.wants(package)) {
-            if self.services.quarantine.check(&package.version()).is_err() {
+            if self.services.quarantine.why(&package.version()).is_some() {
                 return;
             }
             match Instance::ahead(&self.services, version, &job) {

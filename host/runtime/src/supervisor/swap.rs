@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use waza_package::VersionId;
 use waza_robot::{Pending, Robot};
 
 use crate::contract::{Refusal, sentence, types};
 use crate::error::SkillError;
-use crate::ids::VersionId;
 use crate::run::activity::{Record, ticks};
 use crate::run::events::Event;
 use crate::supervisor::Supervisor;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use waza_robot::Pace;
 use waza_runtime::Input;
-use waza_runtime::{Budget, Budgets, Event, HostOptions, Outcome, RuntimeError, SkillError, TaskRequest};
+use waza_runtime::{Budget, Budgets, Event, HostOptions, Outcome, PackageError, RuntimeError, SkillError, TaskRequest};
 
 use crate::fixture::{ALL, Bench, REST};
 use crate::packages::{component, manifest};
@@ -469,7 +469,10 @@ fn a_component_that_is_a_bomb_by_itself_is_refused_before_it_is_compiled() {
     ] {
         let folder = bench.package_of("bomb", &manifest("bomb", ALL), &bomb(name));
         let error = bench.host.load(&folder).unwrap_err();
-        assert!(matches!(&error, RuntimeError::Outsized { what, .. } if what.contains(expected)), "{name}: {error}");
+        assert!(
+            matches!(&error, RuntimeError::Package(PackageError::Outsized { what, .. }) if what.contains(expected)),
+            "{name}: {error}"
+        );
         assert_no_harm(&bench, name);
     }
 }

@@ -1,6 +1,6 @@
 //! What is refused when it is loaded: in one line, with the place and a way out.
 
-use waza_runtime::RuntimeError;
+use waza_runtime::{PackageError, RuntimeError};
 
 use crate::fixture::{ALL, Bench};
 use crate::packages::{component, manifest};
@@ -29,7 +29,7 @@ fn what_is_no_component_is_refused_with_what_it_is() {
         (&[0xff; 64], "right file"),
     ] {
         let (error, message) = refusal(&bench, &manifest("bad", &[]), bytes);
-        assert!(matches!(error, RuntimeError::NotAComponent { .. }), "{message}");
+        assert!(matches!(error, RuntimeError::Package(PackageError::NotAComponent { .. })), "{message}");
         assert!(message.contains(expected) && message.contains("guest.wasm"), "{expected} is not in: {message}");
     }
     assert_eq!(bench.host.skills().len(), 1, "a refused package must not be half loaded");
@@ -60,7 +60,10 @@ fn a_skill_of_another_version_of_the_contract_is_refused_with_both_versions() {
     assert!(!places.is_empty());
     places.into_iter().for_each(|at| bytes[at..at + to.len()].copy_from_slice(to));
     let (error, message) = refusal(&bench, &manifest("bad", &[]), &bytes);
-    assert!(matches!(error, RuntimeError::WrongWit { .. }) && message.contains("@0.9.0"), "{message}");
+    assert!(
+        matches!(error, RuntimeError::Package(PackageError::WrongWit { .. })) && message.contains("@0.9.0"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -77,7 +80,7 @@ fn an_import_that_the_manifest_does_not_ask_for_is_refused_with_the_line_to_add(
         let kind = missing.split(':').next().unwrap();
         let rest: Vec<_> = ALL.iter().copied().filter(|it| it.split(':').next() != Some(kind)).collect();
         let (error, message) = refusal(&bench, &manifest("bad", &rest), &component("conduct"));
-        assert!(matches!(error, RuntimeError::Undeclared { .. }), "{message}");
+        assert!(matches!(error, RuntimeError::Package(PackageError::Undeclared { .. })), "{message}");
         assert!(message.contains(&format!("add {expected} to `permissions` in skill.toml")), "{message}");
     }
 }

@@ -3,15 +3,12 @@
 use std::path::{Path, PathBuf};
 
 /// From the ground up.
-const ROOMS: [&str; 20] = [
-    "ids",
+const ROOMS: [&str; 16] = [
     "limits",
     "leases",
     "contract",
     "model",
-    "manifest",
     "error",
-    "state",
     "package",
     "record",
     "controllers",
@@ -22,7 +19,6 @@ const ROOMS: [&str; 20] = [
     "host",
     "hot_load",
     "bench",
-    "fuzzing",
     "lib",
 ];
 

@@ -236,7 +236,7 @@ fn a_state_folder_belongs_to_one_host_and_nobody_else_may_write_there() {
 fn refusal(bench: &Bench, state: &Path) -> String {
     let options = HostOptions { state: Some(state.into()), ..HostOptions::default() };
     let error = Host::new(bench.robot.clone(), Turner::new(Duration::ZERO), options).err().unwrap();
-    assert!(matches!(&error, RuntimeError::State { .. }), "{error}");
+    assert!(matches!(&error, RuntimeError::State(_)), "{error}");
     error.to_string()
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use wasmparser::{ComponentInstance, Instance, Parser, Payload};
 
-use crate::error::RuntimeError;
+use crate::error::PackageError;
 
 /// Functions, those between components included.
 const MOST_FUNCTIONS: u64 = 100_000;
@@ -25,6 +25,15 @@ const MOST_NAMES: u64 = 20_000;
 /// Bytes of a page of memory, where a module does not say otherwise.
 const PAGE: u64 = 64 << 10;
 
+/// How much memory a component may begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// The most that it may declare of one linear memory, bytes.
+    pub memory_bytes: usize,
+    /// The most that it may declare of one table.
+    pub table_elements: usize,
+}
+
 /// What has been counted so far.
 #[derive(Default)]
 struct Count {
@@ -37,20 +46,24 @@ struct Count {
     largest: u64,
 }
 
-/// Refuses a component that is more work than any useful one, or declares more memory than a run may use.
-pub(crate) fn check(bytes: &[u8], path: &Path, memory_bytes: usize, table_elements: usize) -> Result<(), RuntimeError> {
+/// Refuses a component that is more work than any useful one, or declares more memory than a run may use; `path` is named in
+/// errors.
+///
+/// # Errors
+/// [`PackageError::NotAComponent`], [`PackageError::Outsized`].
+pub fn check(bytes: &[u8], path: &Path, limits: MemoryLimits) -> Result<(), PackageError> {
     let damaged = |error: &dyn std::fmt::Display| {
         // Some causes are told in several lines.
         let cause = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         let what = format!("the file is truncated or damaged ({cause}); build or copy it again");
-        RuntimeError::NotAComponent { path: path.into(), what }
+        PackageError::NotAComponent { path: path.into(), what }
     };
     let within = |what: &str, count: u64, most: u64| {
         if count <= most {
             return Ok(());
         }
         let what = format!("{what}: {count}, the host takes at most {most}");
-        Err(RuntimeError::Outsized { path: path.into(), what })
+        Err(PackageError::Outsized { path: path.into(), what })
     };
     let mut count = Count::default();
     if !Parser::is_component(bytes) {
@@ -99,13 +112,13 @@ pub(crate) fn check(bytes: &[u8], path: &Path, memory_bytes: usize, table_elemen
                 for memory in memories {
                     let memory = memory.map_err(|error| damaged(&error))?;
                     let page = memory.page_size_log2.map_or(PAGE, |log2| 1 << log2.min(16));
-                    within("bytes of memory", memory.initial.saturating_mul(page), memory_bytes as u64)?;
+                    within("bytes of memory", memory.initial.saturating_mul(page), limits.memory_bytes as u64)?;
                 }
             }
             Payload::TableSection(tables) => {
                 for table in tables {
                     let table = table.map_err(|error| damaged(&error))?;
-                    within("elements of a table", table.ty.initial, table_elements as u64)?;
+                    within("elements of a table", table.ty.initial, limits.table_elements as u64)?;
                 }
             }
             _ => {}

@@ -7,11 +7,11 @@ use std::time::Duration;
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use crate::error::RuntimeError;
-use crate::limits::Budgets;
+use crate::error::PackageError;
+use crate::size::MemoryLimits;
 
 /// How often a guest is looked at. The control loop of a fast robot ticks once in this time.
-pub(crate) const EPOCH: Duration = Duration::from_millis(1);
+pub const EPOCH: Duration = Duration::from_millis(1);
 
 /// Runs that may be in flight at once, on average of one memory and few instances. A place costs address space, and
 /// memory only while it is used.
@@ -19,24 +19,25 @@ const POOLED_RUNS: u32 = 1100;
 
 /// One engine a world: an asynchronous import makes a whole store refuse synchronous calls.
 #[derive(Clone)]
-pub(crate) struct Engines {
+pub struct Engines {
     /// Deliberation: asynchronous, pooled.
     pub skill: Engine,
     /// The control loop: synchronous.
     pub controller: Engine,
-    /// The most that a component may declare of one memory.
-    pub memory_bytes: usize,
-    /// The most that it may declare of one table.
-    pub table_elements: usize,
+    /// What a component may declare.
+    pub limits: MemoryLimits,
     /// Ends the epoch thread with the last clone.
     _alive: Arc<()>,
 }
 
 impl Engines {
-    pub fn new(budgets: &Budgets) -> Result<Self, RuntimeError> {
-        let Budgets { memory_bytes, table_elements, .. } = *budgets;
-        let wrong = |error: wasmtime::Error| RuntimeError::Engine(format!("{error:#}"));
-        let skill = Engine::new(&skill_config(Some(memory_bytes)))
+    /// For components that declare no more memory than that.
+    ///
+    /// # Errors
+    /// [`PackageError::Engine`].
+    pub fn new(limits: MemoryLimits) -> Result<Self, PackageError> {
+        let wrong = |error: wasmtime::Error| PackageError::Engine(format!("{error:#}"));
+        let skill = Engine::new(&skill_config(Some(limits.memory_bytes)))
             // A host whose address space is limited has no room for a pool; instances then take longer to make.
             .or_else(|error| {
                 tracing::warn!("instances are not pooled: {error:#}");
@@ -46,11 +47,9 @@ impl Engines {
         let controller = Engine::new(&controller_config()).map_err(wrong)?;
         let alive = Arc::new(());
         count_epochs(&skill, &controller, Arc::downgrade(&alive))?;
-        Ok(Self { skill, controller, memory_bytes, table_elements, _alive: alive })
+        Ok(Self { skill, controller, limits, _alive: alive })
     }
-}
 
-impl Engines {
     /// Component instances that exist in the pool; 0 where there is none.
     pub fn instances(&self) -> u64 {
         self.skill.pooling_allocator_metrics().map_or(0, |pool| pool.component_instances())
@@ -94,7 +93,7 @@ fn controller_config() -> Config {
     config
 }
 
-fn count_epochs(skill: &Engine, controller: &Engine, alive: std::sync::Weak<()>) -> Result<(), RuntimeError> {
+fn count_epochs(skill: &Engine, controller: &Engine, alive: std::sync::Weak<()>) -> Result<(), PackageError> {
     let engines = [skill.weak(), controller.weak()];
     let count = move || {
         while alive.strong_count() > 0 {
@@ -103,12 +102,15 @@ fn count_epochs(skill: &Engine, controller: &Engine, alive: std::sync::Weak<()>)
         }
     };
     let spawned = std::thread::Builder::new().name("waza-epochs".into()).spawn(count);
-    spawned.map(drop).map_err(|error| RuntimeError::Engine(error.to_string()))
+    spawned.map(drop).map_err(|error| PackageError::Engine(error.to_string()))
 }
 
 /// Compiles a component; `path` is named in errors.
-pub(crate) fn compile(engine: &Engine, bytes: &[u8], path: &Path) -> Result<Component, RuntimeError> {
-    let no = |what: String| Err(RuntimeError::NotAComponent { path: path.into(), what });
+///
+/// # Errors
+/// [`PackageError::NotAComponent`] says what it is instead.
+pub fn compile(engine: &Engine, bytes: &[u8], path: &Path) -> Result<Component, PackageError> {
+    let no = |what: String| Err(PackageError::NotAComponent { path: path.into(), what });
     match bytes {
         [b'\0', b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Component::from_binary(engine, bytes).or_else(|error| {
             let cause = format!("{error:#}").replace('\n', " ");
@@ -128,7 +130,7 @@ pub(crate) fn compile(engine: &Engine, bytes: &[u8], path: &Path) -> Result<Comp
 
 /// A compiled component, by where its code lies.
 #[derive(Clone)]
-pub(crate) enum Code {
+pub enum Code {
     /// In memory that this host has filled.
     Made(Component),
     /// In a file of the cache, of which the system keeps in memory what it likes.
@@ -136,6 +138,7 @@ pub(crate) enum Code {
 }
 
 impl Code {
+    /// To be instantiated.
     pub fn component(&self) -> &Component {
         match self {
             Self::Made(component) | Self::Mapped(component) => component,

@@ -8,7 +8,7 @@ use std::path::Path;
 use tempfile::NamedTempFile;
 
 /// How the names of drafts begin. What has such a name when a host starts was left by one that was killed.
-pub(crate) const DRAFT: &str = ".tmp";
+pub const DRAFT: &str = ".tmp";
 
 /// Where files are kept.
 pub trait Disk: Send + Sync {
@@ -97,7 +97,10 @@ impl Draft for NamedTempFile {
 
 /// Writes a file, whole or not at all. When this returns it outlives a power cut: the content is on the disk before the name
 /// is, and the name is too.
-pub(crate) fn write_whole(disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<()> {
+///
+/// # Errors
+/// The system's.
+pub fn write_whole(disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let mut draft = disk.create(folder)?;
     draft.write(content)?;
@@ -107,7 +110,10 @@ pub(crate) fn write_whole(disk: &dyn Disk, path: &Path, content: &[u8]) -> io::R
 }
 
 /// Removes a file, if it is there, so that a power cut does not bring it back.
-pub(crate) fn remove(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The system's.
+pub fn remove(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     match disk.remove(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::RuntimeError;
-use crate::state::disk::{DRAFT, Disk};
-use crate::state::disk_writer::{DiskWriter, Writer};
+use crate::disk::{DRAFT, Disk};
+use crate::error::StateError;
+use crate::writer::{DiskWriter, Writer};
 
 /// How long a host that is ending may keep the folder from the next.
 const ENDING: Duration = Duration::from_secs(2);
 
 /// A folder that belongs to this host until it is dropped, which waits for what is to be written there.
-pub(crate) struct StateFolder {
+pub struct StateFolder {
     path: PathBuf,
     disk: Arc<dyn Disk>,
     // Before the lock: what was ordered is written before another host may look.
@@ -27,8 +27,11 @@ pub(crate) struct StateFolder {
 
 impl StateFolder {
     /// Makes the folder where it is missing, takes it, and removes what earlier hosts had begun to write.
-    pub fn open(path: &Path, disk: Arc<dyn Disk>) -> Result<Self, RuntimeError> {
-        let wrong = |what: String| RuntimeError::State { path: path.into(), what };
+    ///
+    /// # Errors
+    /// [`StateError`]: it is no folder of this user's alone, another host uses it, or it cannot be written.
+    pub fn open(path: &Path, disk: Arc<dyn Disk>) -> Result<Self, StateError> {
+        let wrong = |what: String| StateError { path: path.into(), what };
         make(path).map_err(|error| wrong(format!("{error}; choose a folder that can be written")))?;
         check(path).map_err(wrong)?;
         let lock = lock(&path.join("lock")).map_err(|error| wrong(error.to_string()))?;
@@ -51,9 +54,12 @@ impl StateFolder {
     }
 
     /// A folder inside, made where it is missing.
-    pub fn folder(&self, name: &str) -> Result<PathBuf, RuntimeError> {
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn folder(&self, name: &str) -> Result<PathBuf, StateError> {
         let path = self.path.join(name);
-        let wrong = |what: String| RuntimeError::State { path: path.clone(), what };
+        let wrong = |what: String| StateError { path: path.clone(), what };
         make(&path).map_err(|error| wrong(error.to_string()))?;
         check(&path).map_err(wrong)?;
         sweep(&path);
@@ -77,7 +83,10 @@ impl StateFolder {
 }
 
 /// Makes a folder where it is missing, for this user alone.
-pub(crate) fn make(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The system's.
+pub fn make(path: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

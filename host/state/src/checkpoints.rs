@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use waza_package::{Digest, SkillId, VersionId};
 
-use crate::contract::TaskRequest;
-use crate::error::RuntimeError;
-use crate::ids::{Digest, RunId, SkillId, VersionId};
-use crate::state::StateFolder;
-use crate::state::disk_writer::{Writer, Written};
+use crate::error::StateError;
+use crate::folder::StateFolder;
+use crate::run::{RunId, TaskRequest};
+use crate::writer::{Writer, Written};
 
 /// The most that a file may have: a checkpoint of 1 MiB, and what the run was.
 const MOST_BYTES: usize = 4 << 20;
@@ -59,7 +59,7 @@ struct Header {
 }
 
 /// Where runs leave their checkpoints, and the runs that can go on.
-pub(crate) struct RunFiles {
+pub struct RunFiles {
     folder: PathBuf,
     writer: Writer,
     /// What nobody has decided about.
@@ -67,7 +67,7 @@ pub(crate) struct RunFiles {
 }
 
 /// Where one run leaves its checkpoints.
-pub(crate) struct RunFile {
+pub struct RunFile {
     run: RunId,
     files: Arc<RunFiles>,
     /// Which version left the one that is in the file, if any did.
@@ -76,7 +76,10 @@ pub(crate) struct RunFile {
 
 impl RunFiles {
     /// With what earlier hosts left.
-    pub fn open(state: &StateFolder) -> Result<Arc<Self>, RuntimeError> {
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn open(state: &StateFolder) -> Result<Arc<Self>, StateError> {
         let folder = state.folder("runs")?;
         let left = Mutex::new(left(&folder));
         Ok(Arc::new(Self { folder, writer: state.writer(), left }))
@@ -97,6 +100,7 @@ impl RunFiles {
         self.left.lock().keys().next_back().copied()
     }
 
+    /// One of them.
     pub fn find(&self, run: RunId) -> Option<Arc<Interrupted>> {
         self.left.lock().get(&run).cloned()
     }
@@ -134,6 +138,9 @@ impl RunFiles {
 
 impl RunFile {
     /// Lets a checkpoint be kept in place of the one before.
+    ///
+    /// # Errors
+    /// If the file would be larger than one is read.
     pub fn keep(&self, left_by: VersionId, request: &TaskRequest, state: &[u8]) -> io::Result<Written> {
         let version = left_by.version.clone();
         let content = spell(self.run, left_by, request, state)?;

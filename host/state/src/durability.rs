@@ -12,13 +12,14 @@ use parking_lot::Mutex;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use crate::contract::TaskRequest;
-use crate::ids::{Digest, RunId, VersionId};
-use crate::state::StateFolder;
-use crate::state::checkpoints::{RunFile, RunFiles};
-use crate::state::disk::{Disk, Draft, RealDisk};
-use crate::state::disk_writer::Written;
-use crate::state::run_numbers::RunNumbers;
+use waza_package::{Digest, VersionId};
+
+use crate::checkpoints::{RunFile, RunFiles};
+use crate::disk::{Disk, Draft, RealDisk};
+use crate::folder::StateFolder;
+use crate::run::{RunId, TaskRequest};
+use crate::run_numbers::RunNumbers;
+use crate::writer::Written;
 
 /// Runs that leave checkpoints in a state folder, as a host's do.
 struct Runs {
@@ -175,7 +176,7 @@ fn of_two_hundred_hosts_that_are_killed_each_leaves_every_checkpoint_that_it_ack
     let mut acknowledged = 0;
     for _ in 0..KILLS {
         let mut host = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "state::durability::a_host_that_is_to_be_killed", "--nocapture"])
+            .args(["--exact", "durability::a_host_that_is_to_be_killed", "--nocapture"])
             .env(FOLDER, folder.path())
             .stdout(Stdio::piped())
             .spawn()
@@ -287,7 +288,7 @@ impl Disk for ModelDisk {
         model.operate()?;
         let file = model.files.len();
         model.files.push(ModelFile::default());
-        let path = folder.join(format!("{}{file}", crate::state::disk::DRAFT));
+        let path = folder.join(format!("{}{file}", crate::disk::DRAFT));
         model.name(&path, Some(file));
         Ok(Box::new(ModelDraft { disk: self.clone(), path, file }))
     }
@@ -360,7 +361,7 @@ fn a_power_cut_at_any_operation_of_the_disk_leaves_every_checkpoint_that_was_ack
             for outcome in 0..OUTCOMES {
                 let folder = tempfile::tempdir().unwrap();
                 let mut random = ChaCha8Rng::seed_from_u64(operations as u64 * OUTCOMES + outcome);
-                crate::state::folder::make(&folder.path().join("runs")).unwrap();
+                crate::folder::make(&folder.path().join("runs")).unwrap();
                 for (path, content) in disk.0.lock().after(&mut random) {
                     std::fs::write(folder.path().join(within(path)), content).unwrap();
                 }

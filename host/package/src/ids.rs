@@ -1,4 +1,4 @@
-//! What things are called: skills, their versions, and runs.
+//! What skills and their versions are called.
 
 use std::fmt;
 
@@ -52,7 +52,7 @@ pub struct Digest([u8; 32]);
 
 impl Digest {
     /// Of a file's bytes.
-    pub(crate) fn of(bytes: &[u8]) -> Self {
+    pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 }
@@ -92,25 +92,6 @@ pub struct VersionId {
     pub version: semver::Version,
     /// Of its component.
     pub digest: Digest,
-}
-
-/// A run's number: unique in a host, and in all hosts that used its state folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct RunId(pub(crate) u64);
-
-impl fmt::Display for RunId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
-    }
-}
-
-impl std::str::FromStr for RunId {
-    type Err = std::num::ParseIntError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
 }
 
 #[cfg(test)]

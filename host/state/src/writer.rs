@@ -10,20 +10,20 @@ use std::thread::JoinHandle;
 use futures_channel::oneshot;
 use parking_lot::{Condvar, Mutex};
 
-use crate::state::disk::{self, Disk};
+use crate::disk::{self, Disk};
 
 /// Whether a file has reached the disk. Cancelled if it was removed before, or if nothing is written any more.
-pub(crate) type Written = oneshot::Receiver<io::Result<()>>;
+pub type Written = oneshot::Receiver<io::Result<()>>;
 
 /// The thread. Dropping this waits for what was ordered.
-pub(crate) struct DiskWriter {
+pub struct DiskWriter {
     writer: Writer,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Where writes are ordered. Nothing here waits for the disk.
 #[derive(Clone)]
-pub(crate) struct Writer(Arc<Shared>);
+pub struct Writer(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -50,6 +50,10 @@ struct Write {
 type Content = Box<dyn FnOnce() -> io::Result<Vec<u8>> + Send>;
 
 impl DiskWriter {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
     pub fn start(disk: Arc<dyn Disk>) -> io::Result<Self> {
         let writer = Writer(Arc::default());
         let shared = writer.0.clone();
@@ -61,6 +65,7 @@ impl DiskWriter {
         Ok(Self { writer, thread: Some(thread) })
     }
 
+    /// Where writes are ordered.
     pub fn writer(&self) -> Writer {
         self.writer.clone()
     }
@@ -153,7 +158,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::disk::RealDisk;
+    use crate::disk::RealDisk;
 
     fn start() -> (DiskWriter, Writer) {
         let thread = DiskWriter::start(Arc::new(RealDisk)).unwrap();

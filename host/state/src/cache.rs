@@ -10,13 +10,11 @@ use std::time::SystemTime;
 
 use wasmtime::Engine;
 use wasmtime::component::Component;
+use waza_package::{Code, Digest};
 
-use crate::error::RuntimeError;
-use crate::ids::Digest;
-use crate::package::compile::Code;
-use crate::state::StateFolder;
-use crate::state::disk::DRAFT;
-use crate::state::folder;
+use crate::disk::DRAFT;
+use crate::error::StateError;
+use crate::folder::{self, StateFolder};
 
 /// Compiled components that are kept; those that were not used for longest go first.
 const MOST: usize = 2048;
@@ -24,10 +22,14 @@ const MOST: usize = 2048;
 /// A folder with a folder for each component and engine, in which is one file, named by its own digest. A folder's time is that
 /// of its last use.
 #[derive(Clone)]
-pub(crate) struct Cache(PathBuf);
+pub struct Cache(PathBuf);
 
 impl Cache {
-    pub fn open(state: &StateFolder) -> Result<Self, RuntimeError> {
+    /// In a state folder.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn open(state: &StateFolder) -> Result<Self, StateError> {
         state.folder("compiled").map(Self)
     }
 
@@ -113,7 +115,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::state::disk::RealDisk;
+    use crate::disk::RealDisk;
 
     fn cache(state: &Path) -> (StateFolder, Cache) {
         let folder = StateFolder::open(state, Arc::new(RealDisk)).unwrap();

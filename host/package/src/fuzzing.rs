@@ -1,32 +1,10 @@
-//! What reads bytes that come from outside or lay on the disk, for the targets in `fuzz/`.
+//! What reads packages, for the targets in `fuzz/`.
 
 use std::path::Path;
 
-use crate::limits::Budgets;
 use crate::manifest::Manifest;
 use crate::manifest::permission::Permission;
-use crate::package::size;
-use crate::state::{checkpoints, quarantine};
-
-/// The file of a run that was interrupted.
-pub fn interrupted(file: &[u8]) {
-    checkpoints::check(file);
-}
-
-/// Such a file.
-pub fn an_interrupted() -> Vec<u8> {
-    checkpoints::real()
-}
-
-/// The file of the quarantine.
-pub fn quarantine(file: &[u8]) {
-    quarantine::check(file);
-}
-
-/// Such a file.
-pub fn a_quarantine() -> Vec<u8> {
-    quarantine::real()
-}
+use crate::size::{self, MemoryLimits};
 
 /// A manifest. What is accepted declares permissions that read back as they are written, and can be held against a robot.
 pub fn manifest(file: &[u8]) {
@@ -45,9 +23,9 @@ pub fn manifest(file: &[u8]) {
 
 /// A component, as it is looked at before it is compiled.
 pub fn component(file: &[u8]) {
-    let Budgets { memory_bytes, table_elements, .. } = Budgets::default();
+    let limits = MemoryLimits { memory_bytes: 256 << 20, table_elements: 1 << 20 };
     // Whatever is refused is refused with a sentence.
-    if let Err(error) = size::check(file, Path::new("skill.wasm"), memory_bytes, table_elements) {
+    if let Err(error) = size::check(file, Path::new("skill.wasm"), limits) {
         assert!(!error.to_string().contains('\n'), "{error}");
     }
 }

@@ -1,25 +1,22 @@
 //! A package: from its folder to a checked component, and what everybody may know of it.
 
-pub(crate) mod cache;
-pub(crate) mod compile;
-pub(crate) mod inspect;
-pub(crate) mod size;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use wasmtime::Engine;
 use waza_model::About;
+use waza_package::compile::compile;
+use waza_package::manifest::{self, Unread};
+use waza_package::{
+    Ability, Code, Digest, Engines, Grants, Manifest, PackageError, Permission, SkillId, VersionId, World, inspect,
+    size,
+};
 use waza_robot::{Embodiment, Tightening, Within};
+use waza_state::Cache;
 
 use crate::error::RuntimeError;
-use crate::ids::{Digest, SkillId, VersionId};
-use crate::manifest::permission::{Grants, Permission};
-use crate::manifest::{self, Manifest, Unread};
-use cache::Cache;
-use compile::{Code, Engines, compile};
-use inspect::World;
+use crate::model::abilities;
 
 /// The longest component that is read.
 const MOST_BYTES: u64 = 64 << 20;
@@ -90,7 +87,7 @@ impl Package {
         cache: Option<&Cache>,
     ) -> Result<Self, RuntimeError> {
         let mismatch = |what: String| RuntimeError::Mismatch { id: manifest.id.clone(), what };
-        let lacking = manifest.mismatches(fits.robot, fits.model);
+        let lacking = mismatches(&manifest, fits.robot, fits.model);
         if !lacking.is_empty() {
             return Err(mismatch(lacking.join("; ")));
         }
@@ -101,7 +98,7 @@ impl Package {
             if let Some(component) = cache.and_then(|cache| cache.find(engine, digest)) {
                 return Ok(component);
             }
-            size::check(&bytes, &path, engines.memory_bytes, engines.table_elements)?;
+            size::check(&bytes, &path, engines.limits)?;
             let component = compile(engine, &bytes, &path)?;
             Ok(match cache {
                 Some(cache) => cache.keep(engine, digest, component),
@@ -125,9 +122,41 @@ impl Package {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, RuntimeError> {
+fn read(path: &Path) -> Result<Vec<u8>, PackageError> {
     manifest::read(path, MOST_BYTES).map_err(|error| match error {
-        Unread::Failed(source) => RuntimeError::Read { path: path.into(), source },
-        Unread::TooLarge(bytes) => RuntimeError::TooLarge { path: path.into(), bytes, most: MOST_BYTES },
+        Unread::Failed(source) => PackageError::Read { path: path.into(), source },
+        Unread::TooLarge(bytes) => PackageError::TooLarge { path: path.into(), bytes, most: MOST_BYTES },
     })
+}
+
+/// What the skill needs or asks for, and robot and model lack; each with both sides. Empty: it fits.
+fn mismatches(manifest: &Manifest, robot: &Embodiment, model: &About) -> Vec<String> {
+    let parts: Vec<_> = robot.parts.iter().map(|it| it.name.as_str()).collect();
+    let cameras: Vec<_> = robot.cameras.iter().map(|it| it.name.as_str()).collect();
+    let sensors: Vec<_> = robot.sensors.iter().map(|it| it.name.as_str()).collect();
+    let mut needed: Vec<(&str, &str, &[&str])> = Vec::new();
+    needed.extend(manifest.needs.parts.iter().map(|it| ("part", it.as_str(), parts.as_slice())));
+    needed.extend(manifest.needs.cameras.iter().map(|it| ("camera", it.as_str(), cameras.as_slice())));
+    needed.extend(manifest.needs.sensors.iter().map(|it| ("sensor", it.as_str(), sensors.as_slice())));
+    needed.extend(manifest.permissions.iter().filter_map(|permission| match permission {
+        Permission::Motion(part) => Some(("part", part.as_str(), parts.as_slice())),
+        Permission::Pixels(camera) => Some(("camera", camera.as_str(), cameras.as_slice())),
+        _ => None,
+    }));
+    let mut lacking: BTreeSet<String> = needed
+        .into_iter()
+        .filter(|(_, name, has)| !has.contains(name))
+        .map(|(kind, name, has)| format!("it needs the {kind} `{name}`, the robot {} has {}", robot.name, listed(has)))
+        .collect();
+    let able: Vec<_> = abilities(model).map(Ability::name).collect();
+    for ability in manifest.needs.abilities.iter().filter(|it| !able.contains(&it.name())) {
+        let able = listed(&able);
+        lacking.insert(format!("it needs a model that can {ability}, {} can {able}", model.name));
+    }
+    lacking.extend(robot.tightened(&manifest.limits, "its [limits]").err().map(|error| error.to_string()));
+    lacking.into_iter().collect()
+}
+
+fn listed(names: &[&str]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
 }

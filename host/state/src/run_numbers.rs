@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::ids::RunId;
-use crate::state::StateFolder;
-use crate::state::disk;
-use crate::state::disk_writer::Writer;
+use crate::disk;
+use crate::folder::StateFolder;
+use crate::run::RunId;
+use crate::writer::Writer;
 
 /// The file's name in the state folder.
 const FILE: &str = "next_run";
@@ -24,7 +24,7 @@ const BLOCK: u64 = 1024;
 const MOST: u64 = 1 << 53;
 
 /// Gives runs their numbers.
-pub(crate) struct RunNumbers {
+pub struct RunNumbers {
     next: AtomicU64,
     reserve: Option<Reserve>,
 }
@@ -53,6 +53,7 @@ impl RunNumbers {
         Self { next: AtomicU64::new(next), reserve: Some(reserve) }
     }
 
+    /// A number that no other run has.
     pub fn next(&self) -> RunId {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         if let Some(reserve) = &self.reserve

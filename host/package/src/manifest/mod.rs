@@ -8,12 +8,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use waza_model::About;
-use waza_robot::{Embodiment, Tightening};
+use waza_robot::Tightening;
 
+use crate::ability::Ability;
 use crate::ids::SkillId;
 use crate::manifest::permission::Permission;
-use crate::model::Ability;
 
 /// The name of a skill package's manifest.
 pub const FILE: &str = "skill.toml";
@@ -131,47 +130,22 @@ impl Manifest {
         }
         Ok(this)
     }
-
-    /// What the skill needs or asks for, and robot and model lack; each with both sides. Empty: it fits.
-    pub fn mismatches(&self, robot: &Embodiment, model: &About) -> Vec<String> {
-        let parts: Vec<_> = robot.parts.iter().map(|it| it.name.as_str()).collect();
-        let cameras: Vec<_> = robot.cameras.iter().map(|it| it.name.as_str()).collect();
-        let sensors: Vec<_> = robot.sensors.iter().map(|it| it.name.as_str()).collect();
-        let mut needed: Vec<(&str, &str, &[&str])> = Vec::new();
-        needed.extend(self.needs.parts.iter().map(|it| ("part", it.as_str(), parts.as_slice())));
-        needed.extend(self.needs.cameras.iter().map(|it| ("camera", it.as_str(), cameras.as_slice())));
-        needed.extend(self.needs.sensors.iter().map(|it| ("sensor", it.as_str(), sensors.as_slice())));
-        needed.extend(self.permissions.iter().filter_map(|permission| match permission {
-            Permission::Motion(part) => Some(("part", part.as_str(), parts.as_slice())),
-            Permission::Pixels(camera) => Some(("camera", camera.as_str(), cameras.as_slice())),
-            _ => None,
-        }));
-        let mut lacking: BTreeSet<String> = needed
-            .into_iter()
-            .filter(|(_, name, has)| !has.contains(name))
-            .map(|(kind, name, has)| {
-                format!("it needs the {kind} `{name}`, the robot {} has {}", robot.name, listed(has))
-            })
-            .collect();
-        let able: Vec<_> = Ability::of(model).map(Ability::name).collect();
-        for ability in self.needs.abilities.iter().filter(|it| !able.contains(&it.name())) {
-            let able = listed(&able);
-            lacking.insert(format!("it needs a model that can {ability}, {} can {able}", model.name));
-        }
-        lacking.extend(robot.tightened(&self.limits, "its [limits]").err().map(|error| error.to_string()));
-        lacking.into_iter().collect()
-    }
 }
 
 /// Why a file of a package was not read.
-pub(crate) enum Unread {
+#[derive(Debug)]
+pub enum Unread {
+    /// The system's reason, or that it is no file.
     Failed(io::Error),
     /// It has so many bytes, or more if it grew meanwhile.
     TooLarge(u64),
 }
 
 /// Reads a file of at most so many bytes, whatever it says of its size.
-pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>, Unread> {
+///
+/// # Errors
+/// [`Unread`].
+pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, Unread> {
     let about = fs::metadata(path).map_err(Unread::Failed)?;
     if !about.is_file() {
         // Opening a pipe waits for somebody to write, and a device has no end.
@@ -185,8 +159,4 @@ pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>, Unread> {
     File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes)).map_err(Unread::Failed)?;
     let read = bytes.len() as u64;
     if read > most { Err(Unread::TooLarge(read)) } else { Ok(bytes) }
-}
-
-fn listed(names: &[&str]) -> String {
-    if names.is_empty() { "none".into() } else { names.join(", ") }
 }

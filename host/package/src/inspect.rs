@@ -7,7 +7,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
-use crate::error::RuntimeError;
+use crate::error::PackageError;
 use crate::manifest::permission::Permission;
 use crate::manifest::{Manifest, WIT};
 
@@ -43,30 +43,38 @@ fn undeclared(interface: &str, manifest: &Manifest) -> Option<String> {
 
 /// The interfaces of the contract that a manifest declares what is needed for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Interfaces(BTreeSet<&'static str>);
+pub struct Interfaces(BTreeSet<&'static str>);
 
 impl Interfaces {
+    /// Of a manifest.
     pub fn of(manifest: &Manifest) -> Self {
         let declared = INTERFACES.iter().filter(|(name, _)| undeclared(name, manifest).is_none());
         Self(declared.map(|(name, _)| *name).collect())
     }
 
+    /// Whether an interface is among them, by its name in the contract.
     pub fn contains(&self, interface: &str) -> bool {
         self.0.contains(interface)
     }
 }
 
-/// What of WASI is there. Linked as described in [`crate::imports::wasi`].
+/// What of WASI a host links: without files, sockets, arguments and environment.
 const WASI: [&str; 4] = ["wasi:cli/", "wasi:clocks/", "wasi:io/", "wasi:random/"];
 
 /// A world of the contract.
-pub(crate) enum World {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum World {
+    /// Skills, which run beside the control loop.
     Skill,
+    /// Controllers, which it calls.
     Controller,
 }
 
-/// The world of a component.
-pub(crate) fn world(engine: &Engine, component: &Component, path: &Path) -> Result<World, RuntimeError> {
+/// The world of a component; `path` is named in errors.
+///
+/// # Errors
+/// [`PackageError`] if it is of none, or of another version's.
+pub fn world(engine: &Engine, component: &Component, path: &Path) -> Result<World, PackageError> {
     let this = component.component_type();
     let has = |interface: &str, functions: &[&str], world| {
         let name = format!("waza:skill/{interface}@{WIT}");
@@ -78,7 +86,7 @@ pub(crate) fn world(engine: &Engine, component: &Component, path: &Path) -> Resu
         });
         match missing {
             Some(function) => {
-                Err(RuntimeError::MissingExport { path: path.into(), missing: format!("{name}#{function}"), world })
+                Err(PackageError::MissingExport { path: path.into(), missing: format!("{name}#{function}"), world })
             }
             None => Ok(Some(())),
         }
@@ -91,28 +99,31 @@ pub(crate) fn world(engine: &Engine, component: &Component, path: &Path) -> Resu
     }
     let foreign = this.exports(engine).find(|(export, _)| export.starts_with("waza:skill/"));
     Err(match foreign {
-        Some((found, _)) => RuntimeError::WrongWit { path: path.into(), found: found.into() },
+        Some((found, _)) => PackageError::WrongWit { path: path.into(), found: found.into() },
         None => {
-            RuntimeError::MissingExport { path: path.into(), missing: format!("waza:skill/task@{WIT}"), world: "skill" }
+            PackageError::MissingExport { path: path.into(), missing: format!("waza:skill/task@{WIT}"), world: "skill" }
         }
     })
 }
 
-/// Refuses a component that imports what its manifest does not ask for, or what no skill gets.
-pub(crate) fn check_imports(
+/// Refuses a component that imports what its manifest does not ask for, or what no skill gets; `path` is named in errors.
+///
+/// # Errors
+/// [`PackageError`] names the import.
+pub fn check_imports(
     engine: &Engine,
     component: &Component,
     path: &Path,
     manifest: &Manifest,
-) -> Result<(), RuntimeError> {
+) -> Result<(), PackageError> {
     let this = component.component_type();
     for (import, item) in this.imports(engine) {
         let forbidden =
-            |what: &str| Err(RuntimeError::Forbidden { path: path.into(), import: import.into(), what: what.into() });
+            |what: &str| Err(PackageError::Forbidden { path: path.into(), import: import.into(), what: what.into() });
         if let Some(of_ours) = import.strip_prefix("waza:skill/") {
             let (interface, version) = of_ours.split_once('@').unwrap_or((of_ours, ""));
             if version != WIT.to_string() {
-                return Err(RuntimeError::WrongWit { path: path.into(), found: import.into() });
+                return Err(PackageError::WrongWit { path: path.into(), found: import.into() });
             }
             if !INTERFACES.iter().any(|(name, _)| *name == interface) {
                 return forbidden("is no interface of the contract; build it against the released WIT");
@@ -125,7 +136,7 @@ pub(crate) fn check_imports(
                 _ => true,
             };
             if calls && let Some(permission) = undeclared(interface, manifest) {
-                return Err(RuntimeError::Undeclared { path: path.into(), import: import.into(), permission });
+                return Err(PackageError::Undeclared { path: path.into(), import: import.into(), permission });
             }
         } else if import.starts_with("wasi:filesystem/") {
             return forbidden("no skill gets: there are no files; keep data in the component or in checkpoints");

@@ -15,11 +15,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use waza_package::{Digest, SkillId, VersionId};
 
-use crate::error::SkillError;
-use crate::ids::{Digest, SkillId, VersionId};
-use crate::state::StateFolder;
-use crate::state::disk_writer::Writer;
+use crate::folder::StateFolder;
+use crate::writer::Writer;
 
 /// With which strike a version is quarantined.
 pub const STRIKES: usize = 3;
@@ -66,7 +65,7 @@ impl Record {
 }
 
 /// The records of all versions that have a strike, oldest first, and where they are kept.
-pub(crate) struct Quarantine {
+pub struct Quarantine {
     records: Mutex<Vec<Arc<Record>>>,
     file: Option<(PathBuf, Writer)>,
 }
@@ -80,28 +79,16 @@ impl Quarantine {
         Self { records: Mutex::new(records.into_iter().map(Arc::new).collect()), file }
     }
 
-    /// Refuses a version that is quarantined.
-    pub fn check(&self, version: &VersionId) -> Result<(), SkillError> {
-        match self.records.lock().iter().find(|record| record.quarantined && record.is_of(version)) {
-            Some(record) => Err(SkillError::Quarantined {
-                skill: version.id.clone(),
-                version: version.version.clone(),
-                why: record.why.join("; "),
-            }),
-            None => Ok(()),
-        }
+    /// Why a version is not run any more. None: it may be run.
+    pub fn why(&self, version: &VersionId) -> Option<String> {
+        let records = self.records.lock();
+        let record = records.iter().find(|record| record.quarantined && record.is_of(version))?;
+        Some(record.why.join("; "))
     }
 
-    /// Counts how a run ended.
-    pub fn judge(&self, version: &VersionId, error: &SkillError) {
-        if error.is_the_versions_fault() {
-            self.strike(version, error);
-        }
-    }
-
-    /// Counts a failure, whatever it is.
-    pub fn strike(&self, version: &VersionId, error: &SkillError) {
-        self.add(version, error.to_string(), |record| record.why.len() >= STRIKES);
+    /// Counts a failure.
+    pub fn strike(&self, version: &VersionId, why: String) {
+        self.add(version, why, |record| record.why.len() >= STRIKES);
     }
 
     /// Quarantines a version whatever its runs came to.
