@@ -132,9 +132,14 @@ fn add(film: &mut Video, reel: &Reel, title: &Title) -> Result<()> {
 
 fn compose(snapshot: &Snapshot, title: &Title, right: &str, colour: [u8; 3]) -> Image {
     let mut picture = canvas(2 * SIDE, SIDE + BAR, PAPER);
-    for (at, camera) in [(0, render::Camera::front()), (SIDE, render::Camera::wrist(snapshot))] {
-        paste(&mut picture, &render::draw(snapshot, &camera, SIDE, SIDE), [at, 0]);
-    }
+    let draw = |camera: render::Camera| render::draw(snapshot, &camera, SIDE, SIDE);
+    let (front, wrist) = std::thread::scope(|scope| {
+        let wrist = scope.spawn(|| draw(render::Camera::wrist(snapshot)));
+        (draw(render::Camera::front()), wrist.join())
+    });
+    let wrist = wrist.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    paste(&mut picture, &front, [0, 0]);
+    paste(&mut picture, &wrist, [SIDE, 0]);
     let second = SIDE + 2 * MARGIN + LINE;
     write(&mut picture, &title.instruction, [MARGIN, SIDE + MARGIN], INK);
     write(&mut picture, &title.take, [MARGIN, second], INK);

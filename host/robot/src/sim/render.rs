@@ -131,7 +131,7 @@ impl Canvas {
                     continue;
                 }
                 // Planks, so that people see perspective.
-                let seam = (y * 12.5).rem_euclid(1.0) < 0.03;
+                let seam = fraction(y * 12.5) < 0.03;
                 let index = row * self.width + column;
                 self.colour[index] = if seam { TABLE_LINE } else { TABLE };
                 self.nearness[index] = 1.0 / depth;
@@ -227,7 +227,9 @@ impl Canvas {
                 self.polygon(&cast, |canvas, index, _| {
                     if !canvas.shaded[index] && canvas.nearness[index] > 0.0 {
                         canvas.shaded[index] = true;
-                        canvas.colour[index] = canvas.colour[index].map(|channel| channel * SHADOW);
+                        for channel in &mut canvas.colour[index] {
+                            *channel *= SHADOW;
+                        }
                     }
                 });
             }
@@ -294,18 +296,31 @@ impl Canvas {
     fn image(&self) -> Image {
         let (width, height) = (self.width / SAMPLES, self.height / SAMPLES);
         let mut rgb = Vec::with_capacity(width * height * 3);
+        let srgb = &*SRGB;
         for row in 0..height {
             for column in 0..width {
                 let mut sum = [0.0; 3];
-                for (y, x) in (0..SAMPLES).flat_map(|y| (0..SAMPLES).map(move |x| (y, x))) {
-                    let sample = self.colour[(row * SAMPLES + y) * self.width + column * SAMPLES + x];
-                    sum = std::array::from_fn(|channel| sum[channel] + sample[channel]);
+                for y in 0..SAMPLES {
+                    let first = (row * SAMPLES + y) * self.width + column * SAMPLES;
+                    for [red, green, blue] in &self.colour[first..first + SAMPLES] {
+                        sum[0] += red;
+                        sum[1] += green;
+                        sum[2] += blue;
+                    }
                 }
-                rgb.extend(sum.map(|channel| SRGB[(channel / (SAMPLES * SAMPLES) as f32 * SRGB_LAST) as usize]));
+                for channel in sum {
+                    rgb.push(srgb[(channel / (SAMPLES * SAMPLES) as f32 * SRGB_LAST) as usize]);
+                }
             }
         }
         Image { width: width as u32, height: height as u32, rgb: rgb.into() }
     }
+}
+
+/// What `rem_euclid(1.0)` is, without the library's division: of numbers that are whole in an `i32`, bit for bit.
+fn fraction(number: f32) -> f32 {
+    let part = number - (number as i32) as f32;
+    if part < 0.0 { part + 1.0 } else { part }
 }
 
 const SRGB_LAST: f32 = 4095.0;
