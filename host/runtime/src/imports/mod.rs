@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_channel::mpsc;
-use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable, ResourceTableError, ResourceType};
+use wasmtime::component::{Linker, Resource, ResourceTable, ResourceTableError, ResourceType};
 use waza_package::{Interfaces, NotGranted, Permission, manifest::WIT};
 use waza_robot::Robot;
 
@@ -74,7 +74,7 @@ pub(crate) struct Run {
     pub context: Arc<Call>,
     pub table: ResourceTable,
     pub growth: Growth,
-    pub wasi: crate::imports::wasi::Wasi,
+    pub wasi: wasi::Wasi,
     /// Of a run that is recorded.
     pub tape: Option<Arc<Tape>>,
 }
@@ -253,34 +253,24 @@ impl contract::types::Host for Run {
     }
 }
 
-/// Links the interfaces of the contract that are asked for, and the little of WASI.
-macro_rules! link {
-    ($linker:ident, $host:ty, $data:expr, $asked:ident) => {{
-        crate::imports::wasi::link($linker)?;
-        contract::types::add_to_linker::<_, $host>($linker, $data)?;
-        contract::clock::add_to_linker::<_, $host>($linker, $data)?;
-        contract::actions::add_to_linker::<_, $host>($linker, $data)?;
-        if !$asked.contains("sensing") {
-            observation($linker)?;
-        }
-        link!(@asked $linker, $host, $data, $asked: sensing model motion operator durable skills);
-        Ok(())
-    }};
-    (@asked $linker:ident, $host:ty, $data:expr, $asked:ident: $($interface:ident)*) => { $(
-        if $asked.contains(stringify!($interface)) {
-            contract::$interface::add_to_linker::<_, $host>($linker, $data)?;
-        }
-    )* };
-}
-
-/// Links these interfaces, and nothing else.
+/// Links these interfaces of the contract and the little of WASI, and nothing else.
 pub(crate) fn link(linker: &mut Linker<Run>, interfaces: &Interfaces) -> wasmtime::Result<()> {
-    link!(linker, HasSelf<Run>, |run| run, interfaces)
-}
-
-/// Links the same, for runs that are recorded.
-pub(crate) fn link_recorded(linker: &mut Linker<Run>, interfaces: &Interfaces) -> wasmtime::Result<()> {
-    link!(linker, Recording, |run| Recorder(run), interfaces)
+    wasi::link(linker)?;
+    contract::types::add_to_linker::<_, Recording>(linker, Recorder)?;
+    contract::clock::add_to_linker::<_, Recording>(linker, Recorder)?;
+    contract::actions::add_to_linker::<_, Recording>(linker, Recorder)?;
+    if !interfaces.contains("sensing") {
+        observation(linker)?;
+    }
+    macro_rules! asked {
+        ($($interface:ident)*) => { $(
+            if interfaces.contains(stringify!($interface)) {
+                contract::$interface::add_to_linker::<_, Recording>(linker, Recorder)?;
+            }
+        )* };
+    }
+    asked!(sensing model motion operator durable skills);
+    Ok(())
 }
 
 /// Links the type that other interfaces name. Without the functions it gives no power.

@@ -1,5 +1,7 @@
-//! The contract as a run that is recorded calls it: each call and its answer are written down, nothing is added or hidden.
-//! A run that is not recorded is linked to [`crate::imports`] alone and pays for none of this.
+//! The contract as skills are linked to it. A run that is recorded has each call and its answer written down, in which nothing is
+//! added or hidden; one that is not pays a look at whether it is.
+
+use std::sync::Arc;
 
 use wasmtime::AsContextMut;
 use wasmtime::component::{Access, Accessor, HasData, HasSelf, Resource, StreamReader};
@@ -9,11 +11,11 @@ use crate::contract::{
 };
 use crate::imports::Run;
 use crate::leases::Lease;
-use crate::record::awaited;
 use crate::record::calls::calls;
 use crate::record::value::{Canonical, arguments};
+use crate::record::{Tape, awaited};
 
-/// Calls the host and writes down what was called and answered.
+/// Calls the host, and writes down what was called and answered if the run is recorded.
 pub(crate) struct Recording;
 
 pub(crate) struct Recorder<'a>(pub &'a mut Run);
@@ -22,43 +24,21 @@ impl HasData for Recording {
     type Data<'a> = Recorder<'a>;
 }
 
+/// A call that was written down, and whose answer will be.
+type Called = Option<(Arc<Tape>, u64)>;
+
 impl Recorder<'_> {
-    fn at_once<O: Canonical>(&mut self, name: &str, arguments: String, call: impl FnOnce(&mut Run) -> O) -> O {
-        let Some(tape) = self.0.tape.clone() else { return call(self.0) };
-        let number = tape.called(name, arguments);
-        let answer = call(self.0);
-        tape.answered(&self.0.table, number, false, &answer);
-        answer
+    fn called(&self, name: &str, arguments: impl FnOnce() -> String) -> Called {
+        let tape = self.0.tape.clone()?;
+        let number = tape.called(name, arguments());
+        Some((tape, number))
     }
-}
 
-async fn in_time<O: Canonical>(
-    accessor: &Accessor<Run, Recording>,
-    name: &str,
-    arguments: String,
-    call: impl AsyncFnOnce(&Accessor<Run, HasSelf<Run>>) -> O,
-) -> O {
-    let inner = accessor.with_getter::<HasSelf<Run>>(|run| run);
-    let Some(tape) = accessor.with(|mut access| access.get().0.tape.clone()) else { return call(&inner).await };
-    let number = tape.called(name, arguments);
-    let (answer, waited) = awaited(call(&inner)).await;
-    accessor.with(|mut access| tape.answered(&access.get().0.table, number, waited, &answer));
-    answer
-}
-
-fn stream<O: Canonical>(
-    mut access: Access<'_, Run, Recording>,
-    name: &str,
-    arguments: String,
-    call: impl FnOnce(Access<'_, Run, HasSelf<Run>>) -> O,
-) -> O {
-    let tape = access.get().0.tape.clone();
-    let called = tape.map(|tape| (tape.called(name, arguments), tape));
-    let opened = call(Access::new(access.as_context_mut(), |run| run));
-    if let Some((number, tape)) = called {
-        tape.answered(&access.get().0.table, number, false, &opened);
+    fn answered(&self, called: Called, waited: bool, answer: &impl Canonical) {
+        if let Some((tape, number)) = called {
+            tape.answered(&self.0.table, number, waited, answer);
+        }
     }
-    opened
 }
 
 macro_rules! recorded {
@@ -73,23 +53,30 @@ macro_rules! recorded {
     ) => {
         $(impl $host::$trait for Recorder<'_> { $(
             fn $function(&mut self, $($argument: $type),*) -> $answer {
-                let arguments = arguments!($($argument),*);
-                self.at_once($name, arguments, |run| $host::$trait::$function(run, $($argument),*))
+                let called = self.called($name, || arguments!($($argument),*));
+                let answer = $host::$trait::$function(self.0, $($argument),*);
+                self.answered(called, false, &answer);
+                answer
             }
         )* })*
 
         $(impl $interface::$with_store<Run> for Recording {
             $(async fn $awaited(accessor: &Accessor<Run, Self>, $($given: $kind),*) -> Result<$value, Fault> {
-                let arguments = arguments!($($given),*);
-                in_time(accessor, $of, arguments, async |inner: &Accessor<Run, HasSelf<Run>>| {
-                    <HasSelf<Run> as $interface::$with_store<Run>>::$awaited(inner, $($given),*).await
-                }).await
+                let called = accessor.with(|mut access| access.get().called($of, || arguments!($($given),*)));
+                let inner = accessor.with_getter::<HasSelf<Run>>(|run| run);
+                let call = <HasSelf<Run> as $interface::$with_store<Run>>::$awaited(&inner, $($given),*);
+                let (answer, waited) = awaited(call).await;
+                if called.is_some() {
+                    accessor.with(|mut access| access.get().answered(called, waited, &answer));
+                }
+                answer
             })*
-            $(fn $opens(access: Access<'_, Run, Self>, $($with: $what),*) -> Result<StreamReader<$item>, Fault> {
-                let arguments = arguments!($($with),*);
-                stream(access, $opened, arguments, |inner| {
-                    <HasSelf<Run> as $interface::$with_store<Run>>::$opens(inner, $($with),*)
-                })
+            $(fn $opens(mut access: Access<'_, Run, Self>, $($with: $what),*) -> Result<StreamReader<$item>, Fault> {
+                let called = access.get().called($opened, || arguments!($($with),*));
+                let inner = Access::new(access.as_context_mut(), |run: &mut Run| run);
+                let opened = <HasSelf<Run> as $interface::$with_store<Run>>::$opens(inner, $($with),*);
+                access.get().answered(called, false, &opened);
+                opened
             })*
         })*
     };

@@ -7,14 +7,13 @@ use std::task::{self, Poll};
 use futures_channel::mpsc;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Store, UpdateDeadline};
-use waza_package::{Engines, Interfaces};
+use waza_package::Engines;
 use waza_robot::Pace;
 
 use crate::contract::skill::exports::waza::skill::task::Request;
 use crate::contract::skill::{Skill as Bindings, SkillPre};
 use crate::contract::{Refusal, types};
 use crate::error::{Interrupted, SkillError};
-use crate::imports::linkers::{Calls, Linkers};
 use crate::imports::wasi::{Log, Wasi};
 use crate::imports::{Call, Run};
 use crate::limits::{Growth, KINDS_OF_HANDLES};
@@ -69,7 +68,6 @@ impl Instance {
     /// An instance that is made when it is first polled, on the run's own thread.
     pub(super) fn new(
         services: &Arc<Services>,
-        linkers: &Linkers,
         version: &Arc<Loaded>,
         job: &Arc<Job>,
         resume: Option<Vec<u8>>,
@@ -78,10 +76,7 @@ impl Instance {
         let mut store = store(&services.engines, call.clone(), job.signal.clone(), job.tape.clone());
         let request = request(job, resume);
         let log = store.data().wasi.log();
-        let component = match job.tape {
-            Some(_) => recorded(linkers, &version.package),
-            None => Ok(version.pre.clone()),
-        };
+        let component = version.pre.clone();
         call.cpu.start();
         let work = async move { (instantiate_and_work(component, &mut store, request).await, store) };
         let stage = Stage::Works(Box::pin(work));
@@ -138,17 +133,8 @@ impl Instance {
     }
 }
 
-/// A skill whose calls are written down.
-fn recorded(linkers: &Linkers, package: &Package) -> wasmtime::Result<SkillPre<Run>> {
-    linkers.link(package.code.component(), Interfaces::of(&package.manifest), Calls::Recorded)
-}
-
-async fn instantiate_and_work(
-    component: wasmtime::Result<SkillPre<Run>>,
-    store: &mut Store<Run>,
-    request: Request,
-) -> Answer {
-    let bindings = component?.instantiate_async(&mut *store).await?;
+async fn instantiate_and_work(component: SkillPre<Run>, store: &mut Store<Run>, request: Request) -> Answer {
+    let bindings = component.instantiate_async(&mut *store).await?;
     work(store, &bindings, request).await
 }
 

@@ -171,7 +171,7 @@ struct Supervisor {
 impl Supervisor {
     fn new(skills: Arc<Skills>, version: &Arc<Loaded>, job: Arc<Job>) -> Self {
         let resume = job.request.resume.clone();
-        let current = Instance::new(&skills.services, &skills.linkers, version, &job, resume);
+        let current = Instance::new(&skills.services, version, &job, resume);
         Self { skills, job, current, swap: Swap::None }
     }
 

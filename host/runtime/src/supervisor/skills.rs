@@ -16,7 +16,7 @@ use waza_state::RunId;
 use crate::contract::skill::SkillPre;
 use crate::error::{RuntimeError, SkillError};
 use crate::imports::Run;
-use crate::imports::linkers::{Calls, Linkers};
+use crate::imports::linkers::Linkers;
 use crate::package::{Package, SkillSummary};
 use crate::run::Job;
 use crate::run::events::Event;
@@ -41,7 +41,7 @@ pub(super) struct Offer {
 /// The loaded skills.
 pub(crate) struct Skills {
     pub services: Arc<Services>,
-    pub linkers: Linkers,
+    linkers: Linkers,
     versions: Mutex<Versions>,
 }
 
@@ -88,7 +88,7 @@ impl Skills {
 
     /// Links a package with the interfaces that it asks for, and with nothing else.
     pub fn link(&self, package: &Package) -> Result<SkillPre<Run>, RuntimeError> {
-        let linked = self.linkers.link(package.code.component(), Interfaces::of(&package.manifest), Calls::Plain);
+        let linked = self.linkers.link(package.code.component(), Interfaces::of(&package.manifest));
         linked.map_err(|error| PackageError::misfit(&package.path, &error).into())
     }
 

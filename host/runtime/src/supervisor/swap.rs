@@ -274,7 +274,7 @@ impl Supervisor {
             None => {
                 self.services().leases.hold(self.job.id);
                 let services = self.services();
-                let again = Instance::new(services, &self.skills.linkers, &old, &self.job, Some(state.clone()));
+                let again = Instance::new(services, &old, &self.job, Some(state.clone()));
                 let failed = std::mem::replace(&mut self.current, again);
                 self.retire(failed);
                 // The new version may have left checkpoints that the old one cannot read.
