@@ -256,16 +256,16 @@ impl contract::types::Host for Run {
 /// Links these interfaces of the contract and the little of WASI, and nothing else.
 pub(crate) fn link(linker: &mut Linker<Run>, interfaces: &Interfaces) -> wasmtime::Result<()> {
     wasi::link(linker)?;
-    contract::types::add_to_linker::<_, Recording>(linker, Recorder)?;
-    contract::clock::add_to_linker::<_, Recording>(linker, Recorder)?;
-    contract::actions::add_to_linker::<_, Recording>(linker, Recorder)?;
+    contract::types::add_to_linker::<_, Recording>(linker, |run| Recorder(run))?;
+    contract::clock::add_to_linker::<_, Recording>(linker, |run| Recorder(run))?;
+    contract::actions::add_to_linker::<_, Recording>(linker, |run| Recorder(run))?;
     if !interfaces.contains("sensing") {
         observation(linker)?;
     }
     macro_rules! asked {
         ($($interface:ident)*) => { $(
             if interfaces.contains(stringify!($interface)) {
-                contract::$interface::add_to_linker::<_, Recording>(linker, Recorder)?;
+                contract::$interface::add_to_linker::<_, Recording>(linker, |run| Recorder(run))?;
             }
         )* };
     }

@@ -176,6 +176,8 @@ impl Skills {
             }
             match Instance::ahead(&self.services, version, &job) {
                 Ok(instance) => self.make(&job, Offer { instance, version: version.clone(), requested }),
+                // The run was ended meanwhile.
+                Err(SkillError::Stopped { .. }) => {}
                 Err(error) => self.reject(&job, package, &error.to_string()),
             }
         }

@@ -265,13 +265,26 @@ fn a_version_that_failed_in_one_run_does_not_begin_in_another_to_which_it_was_of
 }
 
 #[test]
+fn a_version_that_is_quarantined_before_the_next_checkpoint_does_not_begin() {
+    let bench = bench(Pace::Lockstep, options(), "steady");
+    let hold = bench.robot.hold_time();
+    let running = start(&bench, "count", 20);
+    let hold = load_at(&bench, hold, bench.robot.tick() + 12, "0.2.0", "newer");
+    assert!(bench.host.quarantine(&"test/relay".to_owned().try_into().unwrap(), "the operator has seen enough"));
+    drop(hold);
+    assert_eq!(futures_executor::block_on(running).value.unwrap().data, "steady from 0 to 20");
+    assert!(story(&bench).iter().all(|told| told == "0.2.0 offered"), "{:?}", story(&bench));
+    assert_eq!(bench.host.instances(), 0);
+}
+
+#[test]
 fn versions_that_are_offered_to_runs_that_end_at_any_time_leave_no_instance() {
     let state = tempfile::tempdir().unwrap();
     let bench = bench(Pace::RealTime, HostOptions { state: Some(state.path().into()), ..options() }, "steady");
     let versions = [("0.1.0", "steady"), ("0.2.0", "newer")];
     let mut random = ChaCha8Rng::seed_from_u64(7);
     let mut runs = Vec::new();
-    for round in 0..500 {
+    for round in 0..1000 {
         runs.push(start(&bench, "count", 1 + (random.next_u32() % 3) as u8));
         let (version, conduct) = versions[round % 2];
         load(&bench, version, conduct);
@@ -283,11 +296,17 @@ fn versions_that_are_offered_to_runs_that_end_at_any_time_leave_no_instance() {
     for running in runs {
         let _ = futures_executor::block_on(running).value;
     }
+    // Some that are offered a version and end before they come to a checkpoint.
+    let ended: Vec<_> = (0..4).map(|_| start(&bench, "count", 200)).collect();
+    let version = if loaded(&bench) == "0.1.0" { 1 } else { 0 };
+    load(&bench, versions[version].0, versions[version].1);
+    drop(ended);
     // Runs that nobody waits for end in their own time.
     while !bench.host.runs().is_empty() {
         std::thread::yield_now();
     }
     assert_eq!(bench.host.instances(), 0);
+    assert_eq!(bench.host.quarantined(), [], "a run that ends is no fault of what it was offered");
 }
 
 #[test]
