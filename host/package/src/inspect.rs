@@ -52,6 +52,11 @@ impl Interfaces {
         Self(declared.map(|(name, _)| *name).collect())
     }
 
+    /// Every one.
+    pub fn all() -> Self {
+        Self(INTERFACES.iter().map(|(name, _)| *name).collect())
+    }
+
     /// Whether an interface is among them, by its name in the contract.
     pub fn contains(&self, interface: &str) -> bool {
         self.0.contains(interface)

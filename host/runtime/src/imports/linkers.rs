@@ -10,9 +10,10 @@ use wasmtime::component::{Component, Linker};
 use waza_package::Interfaces;
 
 use crate::contract::skill::SkillPre;
-use crate::imports::{self, Run};
+use crate::imports;
+use crate::imports::sandbox::Sandbox;
 
-type Made = BTreeMap<Interfaces, Arc<Linker<Run>>>;
+type Made = BTreeMap<Interfaces, Arc<Linker<Sandbox>>>;
 
 /// No more than there are sets of interfaces, made when they are first needed.
 pub(crate) struct Linkers {
@@ -26,11 +27,11 @@ impl Linkers {
     }
 
     /// A component with these interfaces of the contract and the little of WASI, and with nothing else.
-    pub fn link(&self, component: &Component, interfaces: Interfaces) -> wasmtime::Result<SkillPre<Run>> {
+    pub fn link(&self, component: &Component, interfaces: Interfaces) -> wasmtime::Result<SkillPre<Sandbox>> {
         self.linker(interfaces)?.instantiate_pre(component).and_then(SkillPre::new)
     }
 
-    fn linker(&self, interfaces: Interfaces) -> wasmtime::Result<Arc<Linker<Run>>> {
+    fn linker(&self, interfaces: Interfaces) -> wasmtime::Result<Arc<Linker<Sandbox>>> {
         let mut made = self.made.lock();
         if let Some(linker) = made.get(&interfaces) {
             return Ok(linker.clone());

@@ -11,8 +11,9 @@ mod model;
 pub(crate) mod motion;
 mod operator;
 pub(crate) mod pilot;
-pub(crate) mod recorded;
+pub(crate) mod replayed;
 pub(crate) mod rollout;
+pub(crate) mod sandbox;
 mod sensing;
 pub(crate) mod sensor_window;
 mod skills;
@@ -29,7 +30,7 @@ use waza_robot::Robot;
 
 use crate::contract::{self, Fault, Held, Observed, Refusal};
 use crate::imports::pilot::Unreported;
-use crate::imports::recorded::{Recorder, Recording};
+use crate::imports::sandbox::{Calls, Linked, Sandbox};
 use crate::leases::{Holder, Leases, Waiting};
 use crate::limits::rate::{Meter, Slot};
 use crate::limits::{Budget, Budgets, CpuClock, Exhausted, Growth};
@@ -69,7 +70,7 @@ pub(crate) struct Call {
     pub unreported: Unreported,
 }
 
-/// The data of one run's store.
+/// A run, as its store has it.
 pub(crate) struct Run {
     pub context: Arc<Call>,
     pub table: ResourceTable,
@@ -244,28 +245,19 @@ pub(crate) fn push<T: Send + 'static>(table: &mut ResourceTable, value: T) -> wa
     })
 }
 
-impl contract::types::Host for Run {
-    fn convert_error(&mut self, fault: Fault) -> wasmtime::Result<Refusal> {
-        match fault {
-            Fault::Refused(refusal) => Ok(refusal),
-            Fault::Fatal(error) => Err(error),
-        }
-    }
-}
-
 /// Links these interfaces of the contract and the little of WASI, and nothing else.
-pub(crate) fn link(linker: &mut Linker<Run>, interfaces: &Interfaces) -> wasmtime::Result<()> {
+pub(crate) fn link(linker: &mut Linker<Sandbox>, interfaces: &Interfaces) -> wasmtime::Result<()> {
     wasi::link(linker)?;
-    contract::types::add_to_linker::<_, Recording>(linker, |run| Recorder(run))?;
-    contract::clock::add_to_linker::<_, Recording>(linker, |run| Recorder(run))?;
-    contract::actions::add_to_linker::<_, Recording>(linker, |run| Recorder(run))?;
+    contract::types::add_to_linker::<_, Linked>(linker, |sandbox| Calls(sandbox))?;
+    contract::clock::add_to_linker::<_, Linked>(linker, |sandbox| Calls(sandbox))?;
+    contract::actions::add_to_linker::<_, Linked>(linker, |sandbox| Calls(sandbox))?;
     if !interfaces.contains("sensing") {
         observation(linker)?;
     }
     macro_rules! asked {
         ($($interface:ident)*) => { $(
             if interfaces.contains(stringify!($interface)) {
-                contract::$interface::add_to_linker::<_, Recording>(linker, |run| Recorder(run))?;
+                contract::$interface::add_to_linker::<_, Linked>(linker, |sandbox| Calls(sandbox))?;
             }
         )* };
     }
@@ -274,10 +266,13 @@ pub(crate) fn link(linker: &mut Linker<Run>, interfaces: &Interfaces) -> wasmtim
 }
 
 /// Links the type that other interfaces name. Without the functions it gives no power.
-fn observation(linker: &mut Linker<Run>) -> wasmtime::Result<()> {
+fn observation(linker: &mut Linker<Sandbox>) -> wasmtime::Result<()> {
     let mut types = linker.instance(&format!("waza:skill/sensing@{WIT}"))?;
     types.resource("observation", ResourceType::host::<Observed>(), |mut store, rep| {
-        store.data_mut().take_held(Resource::<Observed>::new_own(rep))?;
+        // A replay's are numbers, and nothing is kept for them.
+        if let Sandbox::Run(run) = store.data_mut() {
+            run.take_held(Resource::<Observed>::new_own(rep))?;
+        }
         Ok(())
     })
 }

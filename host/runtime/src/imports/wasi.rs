@@ -13,13 +13,14 @@ use parking_lot::Mutex;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use wasmtime::StoreContextMut;
-use wasmtime::component::{Linker, Resource, ResourceTable, ResourceType};
+use wasmtime::component::{Linker, Resource, ResourceType};
 use wasmtime_wasi_io::bytes::Bytes;
 use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
 use wasmtime_wasi_io::streams::{DynInputStream, DynOutputStream, InputStream, OutputStream, StreamError};
 use wasmtime_wasi_io::{IoView, async_trait};
 
 use crate::imports::clock::{has_come, wait};
+use crate::imports::sandbox::Sandbox;
 use crate::imports::{self, Call, Run};
 use crate::limits::rate::Slot;
 use crate::record::value::{Canonical, arguments, record};
@@ -64,27 +65,8 @@ impl Wasi {
     }
 }
 
-impl IoView for Run {
-    fn table(&mut self) -> &mut ResourceTable {
-        &mut self.table
-    }
-}
-
 /// Terminals that no skill has.
 struct Terminal;
-
-/// The data of a store that gets what this module links.
-pub(crate) trait Sandboxed: IoView + Send + 'static {
-    fn wasi(&mut self) -> &mut Wasi;
-
-    fn monotonic_ns(&mut self) -> wasmtime::Result<u64>;
-
-    fn resolution_ns(&mut self) -> wasmtime::Result<u64>;
-
-    fn wall(&mut self) -> wasmtime::Result<Datetime>;
-
-    fn alarm(&mut self, until: Until) -> wasmtime::Result<Resource<DynPollable>>;
-}
 
 /// When an alarm rings, ns of robot time.
 #[derive(Clone, Copy)]
@@ -122,25 +104,6 @@ impl Run {
         }
         answer
     }
-}
-
-impl Sandboxed for Run {
-    fn wasi(&mut self) -> &mut Wasi {
-        &mut self.wasi
-    }
-
-    fn monotonic_ns(&mut self) -> wasmtime::Result<u64> {
-        self.told("monotonic-clock.now", self.now_ns())
-    }
-
-    fn resolution_ns(&mut self) -> wasmtime::Result<u64> {
-        self.told("monotonic-clock.resolution", self.context.robot().tick_ns(1))
-    }
-
-    fn wall(&mut self) -> wasmtime::Result<Datetime> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.told("wall-clock.now", Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() })
-    }
 
     fn alarm(&mut self, until: Until) -> wasmtime::Result<Resource<DynPollable>> {
         let until_ns = match until {
@@ -160,30 +123,65 @@ impl Sandboxed for Run {
     }
 }
 
+impl Sandbox {
+    fn monotonic_ns(&mut self) -> wasmtime::Result<u64> {
+        match self {
+            Self::Run(run) => run.told("monotonic-clock.now", run.now_ns()),
+            Self::Replay(replay) => replay.at_once("monotonic-clock.now", &arguments!()),
+        }
+    }
+
+    fn resolution_ns(&mut self) -> wasmtime::Result<u64> {
+        match self {
+            Self::Run(run) => run.told("monotonic-clock.resolution", run.context.robot().tick_ns(1)),
+            Self::Replay(replay) => replay.at_once("monotonic-clock.resolution", &arguments!()),
+        }
+    }
+
+    fn wall(&mut self) -> wasmtime::Result<Datetime> {
+        match self {
+            Self::Run(run) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                run.told("wall-clock.now", Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() })
+            }
+            Self::Replay(replay) => replay.at_once("wall-clock.now", &arguments!()),
+        }
+    }
+
+    fn alarm(&mut self, until: Until) -> wasmtime::Result<Resource<DynPollable>> {
+        match self {
+            Self::Run(run) => run.alarm(until),
+            Self::Replay(replay) => replay.alarm(until),
+        }
+    }
+}
+
 /// Links everything that this module's description names.
-pub(crate) fn link<T: Sandboxed>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+pub(crate) fn link(linker: &mut Linker<Sandbox>) -> wasmtime::Result<()> {
     wasmtime_wasi_io::add_to_linker_async(linker)?;
-    crate::controllers::random::link_random(linker, |data: &mut T| &mut data.wasi().random)?;
+    crate::controllers::random::link_random(linker, |data: &mut Sandbox| &mut data.wasi().random)?;
     link_clocks(linker)?;
     link_cli(linker)
 }
 
-fn link_clocks<T: Sandboxed>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+fn link_clocks(linker: &mut Linker<Sandbox>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(&format!("wasi:clocks/monotonic-clock@{VERSION}"))?;
-    interface.func_wrap("now", |mut store: StoreContextMut<'_, T>, (): ()| Ok((store.data_mut().monotonic_ns()?,)))?;
-    interface.func_wrap("resolution", |mut store: StoreContextMut<'_, T>, (): ()| {
+    interface
+        .func_wrap("now", |mut store: StoreContextMut<'_, Sandbox>, (): ()| Ok((store.data_mut().monotonic_ns()?,)))?;
+    interface.func_wrap("resolution", |mut store: StoreContextMut<'_, Sandbox>, (): ()| {
         Ok((store.data_mut().resolution_ns()?,))
     })?;
-    interface.func_wrap("subscribe-instant", |mut store: StoreContextMut<'_, T>, (ns,): (u64,)| {
+    interface.func_wrap("subscribe-instant", |mut store: StoreContextMut<'_, Sandbox>, (ns,): (u64,)| {
         Ok((store.data_mut().alarm(Until::Instant(ns))?,))
     })?;
-    interface.func_wrap("subscribe-duration", |mut store: StoreContextMut<'_, T>, (ns,): (u64,)| {
+    interface.func_wrap("subscribe-duration", |mut store: StoreContextMut<'_, Sandbox>, (ns,): (u64,)| {
         Ok((store.data_mut().alarm(Until::Elapsed(ns))?,))
     })?;
     let mut interface = linker.instance(&format!("wasi:clocks/wall-clock@{VERSION}"))?;
-    interface.func_wrap("now", |mut store: StoreContextMut<'_, T>, (): ()| Ok((store.data_mut().wall()?,)))?;
-    interface
-        .func_wrap("resolution", |_: StoreContextMut<'_, T>, (): ()| Ok((Datetime { seconds: 0, nanoseconds: 1 },)))
+    interface.func_wrap("now", |mut store: StoreContextMut<'_, Sandbox>, (): ()| Ok((store.data_mut().wall()?,)))?;
+    interface.func_wrap("resolution", |_: StoreContextMut<'_, Sandbox>, (): ()| {
+        Ok((Datetime { seconds: 0, nanoseconds: 1 },))
+    })
 }
 
 #[derive(wasmtime::component::ComponentType, wasmtime::component::Lower)]
@@ -195,24 +193,28 @@ pub(crate) struct Datetime {
 
 record! { Datetime { seconds, nanoseconds } }
 
-fn link_cli<T: Sandboxed>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+fn link_cli(linker: &mut Linker<Sandbox>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(&format!("wasi:cli/environment@{VERSION}"))?;
-    interface
-        .func_wrap("get-environment", |_: StoreContextMut<'_, T>, (): ()| Ok((Vec::<(String, String)>::new(),)))?;
-    interface.func_wrap("get-arguments", |_: StoreContextMut<'_, T>, (): ()| Ok((Vec::<String>::new(),)))?;
-    interface.func_wrap("initial-cwd", |_: StoreContextMut<'_, T>, (): ()| Ok((Option::<String>::None,)))?;
-    let mut interface = linker.instance(&format!("wasi:cli/exit@{VERSION}"))?;
-    interface.func_wrap("exit", |_: StoreContextMut<'_, T>, (_,): (Result<(), ()>,)| -> wasmtime::Result<()> {
-        Err(wasmtime::Error::msg("it called exit; a skill returns from `run` instead"))
+    interface.func_wrap("get-environment", |_: StoreContextMut<'_, Sandbox>, (): ()| {
+        Ok((Vec::<(String, String)>::new(),))
     })?;
+    interface.func_wrap("get-arguments", |_: StoreContextMut<'_, Sandbox>, (): ()| Ok((Vec::<String>::new(),)))?;
+    interface.func_wrap("initial-cwd", |_: StoreContextMut<'_, Sandbox>, (): ()| Ok((Option::<String>::None,)))?;
+    let mut interface = linker.instance(&format!("wasi:cli/exit@{VERSION}"))?;
+    interface.func_wrap(
+        "exit",
+        |_: StoreContextMut<'_, Sandbox>, (_,): (Result<(), ()>,)| -> wasmtime::Result<()> {
+            Err(wasmtime::Error::msg("it called exit; a skill returns from `run` instead"))
+        },
+    )?;
     let mut interface = linker.instance(&format!("wasi:cli/stdin@{VERSION}"))?;
-    interface.func_wrap("get-stdin", |mut store: StoreContextMut<'_, T>, (): ()| {
+    interface.func_wrap("get-stdin", |mut store: StoreContextMut<'_, Sandbox>, (): ()| {
         let stream: DynInputStream = Box::new(Nothing);
         Ok((imports::push(store.data_mut().table(), stream)?,))
     })?;
     for (interface, function) in [("stdout", "get-stdout"), ("stderr", "get-stderr")] {
         let mut interface = linker.instance(&format!("wasi:cli/{interface}@{VERSION}"))?;
-        interface.func_wrap(function, |mut store: StoreContextMut<'_, T>, (): ()| {
+        interface.func_wrap(function, |mut store: StoreContextMut<'_, Sandbox>, (): ()| {
             let stream: DynOutputStream = Box::new(store.data_mut().wasi().log());
             Ok((imports::push(store.data_mut().table(), stream)?,))
         })?;
@@ -224,8 +226,9 @@ fn link_cli<T: Sandboxed>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     for stream in ["stdin", "stdout", "stderr"] {
         let mut interface = linker.instance(&format!("wasi:cli/terminal-{stream}@{VERSION}"))?;
         let function = format!("get-terminal-{stream}");
-        interface
-            .func_wrap(&function, |_: StoreContextMut<'_, T>, (): ()| Ok((Option::<Resource<Terminal>>::None,)))?;
+        interface.func_wrap(&function, |_: StoreContextMut<'_, Sandbox>, (): ()| {
+            Ok((Option::<Resource<Terminal>>::None,))
+        })?;
     }
     Ok(())
 }

@@ -2,6 +2,8 @@
 //! and every answer that it got, in the order in which it met them.
 
 pub(crate) mod calls;
+pub(crate) mod cursor;
+mod difference;
 mod entry;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -9,6 +11,7 @@ pub mod fuzzing;
 mod tape;
 pub(crate) mod value;
 
+pub use difference::Difference;
 pub use entry::{Delivery, Ending, Entry};
 pub use tape::Journal;
 pub(crate) use tape::{Tape, awaited};

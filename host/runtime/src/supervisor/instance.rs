@@ -14,6 +14,7 @@ use crate::contract::skill::exports::waza::skill::task::Request;
 use crate::contract::skill::{Skill as Bindings, SkillPre};
 use crate::contract::{Refusal, types};
 use crate::error::{Interrupted, SkillError};
+use crate::imports::sandbox::Sandbox;
 use crate::imports::wasi::{Log, Wasi};
 use crate::imports::{Call, Run};
 use crate::limits::{Growth, KINDS_OF_HANDLES};
@@ -40,13 +41,13 @@ pub(crate) struct Instance {
 enum Stage {
     /// It was made, and has not been asked to do anything.
     Made {
-        store: Box<Store<Run>>,
+        store: Box<Store<Sandbox>>,
         bindings: Bindings,
     },
-    Works(Pin<Box<dyn Future<Output = (Answer, Store<Run>)> + Send>>),
+    Works(Pin<Box<dyn Future<Output = (Answer, Store<Sandbox>)> + Send>>),
     /// What goes with it goes after everybody knows that it has ended.
     Ended {
-        _store: Option<Box<Store<Run>>>,
+        _store: Option<Box<Store<Sandbox>>>,
     },
 }
 
@@ -55,7 +56,7 @@ impl Instance {
     pub(super) fn ahead(services: &Arc<Services>, version: &Arc<Loaded>, job: &Arc<Job>) -> Result<Self, SkillError> {
         let (call, inbox) = Call::new(services, &version.package, job);
         let mut store = store(&services.engines, call.clone(), job.signal.clone(), None);
-        let log = store.data().wasi.log();
+        let log = store.data_mut().wasi().log();
         call.cpu.start();
         let made = pollster::block_on(version.pre.instantiate_async(&mut store));
         let budgets = &services.options.budgets;
@@ -75,7 +76,7 @@ impl Instance {
         let (call, inbox) = Call::new(services, &version.package, job);
         let mut store = store(&services.engines, call.clone(), job.signal.clone(), job.tape.clone());
         let request = request(job, resume);
-        let log = store.data().wasi.log();
+        let log = store.data_mut().wasi().log();
         let component = version.pre.clone();
         call.cpu.start();
         let work = async move { (instantiate_and_work(component, &mut store, request).await, store) };
@@ -133,12 +134,12 @@ impl Instance {
     }
 }
 
-async fn instantiate_and_work(component: SkillPre<Run>, store: &mut Store<Run>, request: Request) -> Answer {
+async fn instantiate_and_work(component: SkillPre<Sandbox>, store: &mut Store<Sandbox>, request: Request) -> Answer {
     let bindings = component.instantiate_async(&mut *store).await?;
     work(store, &bindings, request).await
 }
 
-async fn work(store: &mut Store<Run>, bindings: &Bindings, request: Request) -> Answer {
+async fn work(store: &mut Store<Sandbox>, bindings: &Bindings, request: Request) -> Answer {
     store.run_concurrent(async |accessor| bindings.waza_skill_task().call_run(accessor, request).await).await?
 }
 
@@ -147,7 +148,12 @@ fn request(job: &Job, resume: Option<Vec<u8>>) -> Request {
 }
 
 /// A store for one instance, with its budgets in force.
-pub(crate) fn store(engines: &Engines, call: Arc<Call>, signal: Arc<Signal>, tape: Option<Arc<Tape>>) -> Store<Run> {
+pub(crate) fn store(
+    engines: &Engines,
+    call: Arc<Call>,
+    signal: Arc<Signal>,
+    tape: Option<Arc<Tape>>,
+) -> Store<Sandbox> {
     let budgets = call.budgets();
     let counted = call.clone();
     let yields = call.robot().pace() == Pace::RealTime;
@@ -155,8 +161,8 @@ pub(crate) fn store(engines: &Engines, call: Arc<Call>, signal: Arc<Signal>, tap
     table.set_max_capacity(budgets.handles);
     let wasi = Wasi::of(&call, tape.clone());
     let run = Run { growth: Growth::new(budgets), wasi, table, context: call.clone(), tape };
-    let mut store = Store::new(&engines.skill, run);
-    store.limiter(|run| &mut run.growth);
+    let mut store = Store::new(&engines.skill, Sandbox::Run(run));
+    store.limiter(|sandbox| sandbox.growth());
     store.set_hostcall_fuel(budgets.call_bytes);
     store.set_max_component_handles(budgets.handles.saturating_mul(KINDS_OF_HANDLES));
     store.set_epoch_deadline(1);

@@ -15,8 +15,8 @@ use waza_state::RunId;
 
 use crate::contract::skill::SkillPre;
 use crate::error::{RuntimeError, SkillError};
-use crate::imports::Run;
 use crate::imports::linkers::Linkers;
+use crate::imports::sandbox::Sandbox;
 use crate::package::{Package, SkillSummary};
 use crate::run::Job;
 use crate::run::events::Event;
@@ -27,7 +27,7 @@ use crate::supervisor::instance::Instance;
 pub(crate) struct Loaded {
     pub package: Arc<Package>,
     /// Its code, with the host's functions that it imports.
-    pub pre: SkillPre<Run>,
+    pub pre: SkillPre<Sandbox>,
 }
 
 /// An instance of another version that waits for a run's next safe point.
@@ -87,7 +87,7 @@ impl Skills {
     }
 
     /// Links a package with the interfaces that it asks for, and with nothing else.
-    pub fn link(&self, package: &Package) -> Result<SkillPre<Run>, RuntimeError> {
+    pub fn link(&self, package: &Package) -> Result<SkillPre<Sandbox>, RuntimeError> {
         let linked = self.linkers.link(package.code.component(), Interfaces::of(&package.manifest));
         linked.map_err(|error| PackageError::misfit(&package.path, &error).into())
     }

@@ -9,8 +9,7 @@ use parking_lot::Mutex;
 
 use crate::limits::CpuClock;
 use crate::record::value::Answer;
-use crate::record::{Delivery, Ending, Entry};
-use crate::replay::difference::Difference;
+use crate::record::{Delivery, Difference, Ending, Entry};
 
 /// The replay goes no further: it differs, or the record ends.
 #[derive(Debug, thiserror::Error)]

@@ -4,10 +4,6 @@
 //! What the skill waits for comes in the recorded order, as fast as the machine can. Budgets of CPU time, memory and
 //! handles hold as in a run. What the skill writes to its log moves nothing and is not compared.
 
-mod answers;
-mod cursor;
-mod difference;
-
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,19 +13,21 @@ use std::task::{Context, Poll, Wake, Waker};
 use wasmtime::component::Linker;
 use wasmtime::{Store, UpdateDeadline};
 use waza_package::compile::compile;
-use waza_package::{Engines, PackageError, SkillId};
+use waza_package::{Engines, Interfaces, PackageError, SkillId};
 use waza_state::TaskRequest;
 
-pub use difference::Difference;
+pub use crate::record::Difference;
 
 use crate::contract::skill::SkillPre;
 use crate::contract::skill::exports::waza::skill::task::Request;
 use crate::error::{RuntimeError, SkillError};
+use crate::imports;
+use crate::imports::replayed::Replayed;
+use crate::imports::sandbox::Sandbox;
 use crate::limits::{Budgets, CpuClock, KINDS_OF_HANDLES};
+use crate::record::cursor::{Cursor, Halted};
 use crate::record::value::RecordedFatal;
 use crate::record::{Ending, Entry};
-use crate::replay::answers::Replayed;
-use crate::replay::cursor::{Cursor, Halted};
 
 /// What is replayed.
 #[derive(Debug, Clone)]
@@ -61,7 +59,7 @@ pub enum Verdict {
 /// A component, compiled to be run against records.
 pub struct Replay {
     engines: Engines,
-    component: SkillPre<Replayed>,
+    component: SkillPre<Sandbox>,
     budgets: Budgets,
 }
 
@@ -75,7 +73,8 @@ impl Replay {
         let misfit = |error: wasmtime::Error| PackageError::misfit(place, &error);
         let component = compile(&engines.skill, component, place)?;
         let mut linker = Linker::new(&engines.skill);
-        answers::link(&mut linker).map_err(misfit)?;
+        // Everything: whatever is called gives no power, and must have been recorded.
+        imports::link(&mut linker, &Interfaces::all()).map_err(misfit)?;
         let component = linker.instantiate_pre(&component).and_then(SkillPre::new).map_err(misfit)?;
         Ok(Self { engines, component, budgets })
     }
@@ -85,8 +84,9 @@ impl Replay {
         let Recorded { skill, request, entries } = recorded;
         let burst = CpuClock::default();
         let cursor = Cursor::new(entries, burst.clone());
-        let mut store = Store::new(&self.engines.skill, Replayed::new(cursor.clone(), request.seed, &self.budgets));
-        store.limiter(|replayed| &mut replayed.growth);
+        let replayed = Replayed::new(cursor.clone(), request.seed, &self.budgets);
+        let mut store = Store::new(&self.engines.skill, Sandbox::Replay(replayed));
+        store.limiter(|sandbox| sandbox.growth());
         store.set_epoch_deadline(1);
         store.set_hostcall_fuel(self.budgets.call_bytes);
         store.set_max_component_handles(self.budgets.handles.saturating_mul(KINDS_OF_HANDLES));
@@ -94,7 +94,7 @@ impl Replay {
             let (burst, budgets) = (burst.clone(), self.budgets.clone());
             move |_| burst.check(&budgets).map(|()| UpdateDeadline::Continue(1)).map_err(wasmtime::Error::new)
         });
-        let log = store.data().wasi.log();
+        let log = store.data_mut().wasi().log();
         let TaskRequest { instruction, parameters, resume, .. } = request;
         let request = Request { instruction, parameters, resume };
         burst.begin();
