@@ -45,7 +45,7 @@ impl Host {
     /// A host for a robot and a model.
     ///
     /// # Errors
-    /// [`RuntimeError::ModelMisfit`] if the model was made for another robot, [`RuntimeError::Engine`],
+    /// [`RuntimeError::ModelMisfit`] if the model was made for another robot, [`RuntimeError::Package`] if there is no engine,
     /// [`RuntimeError::State`] if the state folder cannot be used.
     pub fn new(robot: Robot, model: impl Model, options: HostOptions) -> Result<Self, RuntimeError> {
         Self::with_disk(robot, model, options, Arc::new(RealDisk))
