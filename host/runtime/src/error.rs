@@ -136,6 +136,13 @@ impl SkillError {
         }
     }
 
+    /// Counts as a strike of the version whose run ended with this, if it is to blame.
+    pub(crate) fn judge(&self, version: &VersionId, quarantine: &Quarantine) {
+        if self.is_the_versions_fault() {
+            quarantine.strike(version, self.to_string());
+        }
+    }
+
     /// What an error of wasmtime means, with the last line that the skill wrote.
     pub(crate) fn explained(skill: SkillId, error: &wasmtime::Error, said: Option<String>, budgets: &Budgets) -> Self {
         if let Some(budget) = error.downcast_ref::<Exhausted>() {

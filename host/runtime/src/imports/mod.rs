@@ -265,14 +265,11 @@ pub(crate) fn link(linker: &mut Linker<Sandbox>, interfaces: &Interfaces) -> was
     Ok(())
 }
 
-/// Links the type that other interfaces name. Without the functions it gives no power.
+/// Links the type that other interfaces name. Without the functions it gives no power. A replay has them all.
 fn observation(linker: &mut Linker<Sandbox>) -> wasmtime::Result<()> {
     let mut types = linker.instance(&format!("waza:skill/sensing@{WIT}"))?;
     types.resource("observation", ResourceType::host::<Observed>(), |mut store, rep| {
-        // A replay's are numbers, and nothing is kept for them.
-        if let Sandbox::Run(run) = store.data_mut() {
-            run.take_held(Resource::<Observed>::new_own(rep))?;
-        }
+        store.data_mut().run().take_held(Resource::<Observed>::new_own(rep))?;
         Ok(())
     })
 }

@@ -66,9 +66,7 @@ pub(crate) fn engage(context: &Arc<Call>, lease: &Lease, name: &str, goal: Vec<f
     let mut controller = instantiate(&installed, &services.engines, services.robot.embodiment())
         .map_err(|error| failed(error.to_string()))?;
     controller.start("", None).map_err(|error| {
-        if error.is_the_versions_fault() {
-            services.quarantine.strike(&installed.version(), error.to_string());
-        }
+        error.judge(&installed.version(), &services.quarantine);
         failed(error.to_string())
     })?;
     let motion = lease.begin()?;

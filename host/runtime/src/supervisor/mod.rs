@@ -86,10 +86,8 @@ fn start(skills: Arc<Skills>, version: Arc<Loaded>, mut launch: Launch) -> Runni
             waza_robot::priority::after_others();
         }
         let ended = drive(skills.clone(), version, job.clone(), ending);
-        if let Err(error) = &ended
-            && error.is_the_versions_fault()
-        {
-            services.quarantine.strike(&job.working().version(), error.to_string());
+        if let Err(error) = &ended {
+            error.judge(&job.working().version(), &services.quarantine);
         }
         // Before its caller goes on, which may invoke another.
         drop(slot);
