@@ -78,7 +78,7 @@ pub enum ModelError {
         /// From the request to its deadline.
         given: Duration,
     },
-    /// The skill has as many requests waiting as it may have.
+    /// The run, or its skill, has as many requests waiting as it may have.
     #[error("{most} requests of this skill wait for the model already, and more may not. Wait for their answers")]
     Quota {
         /// How many may wait.

@@ -2,7 +2,8 @@
 //!
 //! A device does one thing at a time, and all of its memory belongs to one model; so many skills share one model, and the
 //! broker decides whose turn it is. Requests carry a [`Ticket`]. They are served by [`Priority`]; within a class by the
-//! earliest deadline, as long as no skill gets far ahead of another one that waits; then as they came.
+//! earliest deadline, as long as no skill gets far ahead of another one that waits, and no run of a skill ahead of another
+//! run of it; then as they came.
 //!
 //! - Classes are strict: as long as requests of a higher one keep coming, those of a lower one do not begin, and end at
 //!   their deadlines. That is on purpose: a robot that moves comes before everybody who only asks. Whoever hands out
@@ -11,7 +12,7 @@
 //!   *probably* be late: the first request of a shape takes much longer than the ones after it, and whoever goes by that
 //!   never finds out. What has begun is answered after its deadline, too, for 5 s; then it is late as well.
 //! - Deadlines are kept by a thread of their own, so they hold while the device is busy, and while it hangs.
-//! - A skill has at most 16 requests waiting or being answered ([`ModelError::Quota`]), all skills together 256
+//! - A run has at most 16 requests waiting or being answered, a skill 64 ([`ModelError::Quota`]), all skills together 256
 //!   ([`ModelError::Busy`]).
 //! - Dropping the future of a request withdraws it, at once. What the device has begun of it, it still does.
 //! - An answer in words is made token by token, and between two tokens whatever is more urgent is served. One answer is in

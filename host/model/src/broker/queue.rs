@@ -1,14 +1,17 @@
 //! Which request is served next. No threads, no clock and no model: time is handed in.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ticket::{Priority, Ticket};
 use crate::error::ModelError;
 
-/// Requests of one skill that may wait: as many as run together at most.
+/// Requests of one run that may wait.
 pub const QUOTA: usize = 16;
+/// Requests of one skill that may wait.
+const SKILL_QUOTA: usize = 4 * QUOTA;
 /// Requests that may wait; it takes so many skills at their quota that something else is wrong.
 pub const MOST_WAITING: usize = 16 * QUOTA;
 /// How long a request without a deadline may wait: long enough for the slowest model, and not for ever.
@@ -19,19 +22,21 @@ const GRACE: Duration = Duration::from_secs(5);
 /// By how much of the model's time a skill may get ahead of another one that waits. Less, and deadlines count for less;
 /// more, and a skill that asks without pause holds the others up for longer.
 const LEAD: Duration = Duration::from_millis(250);
+/// The same for the runs of one skill. They do the same, so their deadlines say little about who needs it more.
+const RUN_LEAD: Duration = Duration::from_millis(20);
 
 /// Requests that have come and have not gone. They are a few dozen at most and looked at one by one.
 ///
-/// The order: by priority; then, of the skills that are at most [`LEAD`] ahead of the one that was served least, the
-/// earliest deadline; then, of equal deadlines, the skill that was served least; then as they came. Deadlines alone would
-/// let a skill that asks often and urgently push everybody else to the edge of theirs.
+/// The order: by priority; then, of the skills that are at most [`LEAD`] ahead of the one that was served least, and of their
+/// runs that are at most [`RUN_LEAD`] ahead, the earliest deadline; then, of equal deadlines, the skill that was served
+/// least, and its run that was; then as they came. Deadlines alone would let a skill that asks often and urgently push
+/// everybody else to the edge of theirs, and the run of a skill that began first push away all others.
 #[derive(Debug)]
 pub(super) struct Queue<J> {
     entries: Vec<Entry<J>>,
-    accounts: HashMap<Arc<str>, Account>,
-    /// What the skill that was served last had been served when its turn began. A skill that comes, or comes back, starts
-    /// here, so that nobody saves up turns by not asking.
-    served: Duration,
+    skills: Shares<Arc<str>>,
+    /// Of the skills that have an account.
+    runs: HashMap<Arc<str>, Shares<u64>>,
     last: u64,
 }
 
@@ -44,17 +49,80 @@ pub(super) struct Entry<J> {
     pub again: bool,
     /// It is its turn now: the device works on it.
     running: bool,
-    skill: Arc<str>,
+    caller: Caller,
     priority: Priority,
     deadline: Instant,
     arrived: Instant,
 }
 
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Caller {
+    skill: Arc<str>,
+    run: u64,
+}
+
+/// What each of those was served among whom the model's time is shared.
+#[derive(Debug)]
+struct Shares<K> {
+    accounts: HashMap<K, Account>,
+    /// What the one that was served least of those that waited had been served when the last turn began. Who comes, or comes
+    /// back, starts here, so that nobody saves up turns by not asking, and nobody loses any by asking one by one.
+    served: Duration,
+}
+
 #[derive(Debug)]
 struct Account {
     entries: usize,
-    /// Of the model's time; see [`Queue::served`].
+    /// Of the model's time; see [`Shares::served`].
     served: Duration,
+}
+
+impl<K> Default for Shares<K> {
+    fn default() -> Self {
+        Self { accounts: HashMap::new(), served: Duration::ZERO }
+    }
+}
+
+impl<K: Eq + Hash + Clone> Shares<K> {
+    fn entries(&self, key: &K) -> usize {
+        self.accounts.get(key).map_or(0, |account| account.entries)
+    }
+
+    fn served(&self, key: &K) -> Duration {
+        self.accounts.get(key).map_or(self.served, |account| account.served)
+    }
+
+    fn enter(&mut self, key: &K) {
+        let (since, account) = (self.served, self.account(key));
+        if account.entries == 0 {
+            account.served = account.served.max(since);
+        }
+        account.entries += 1;
+    }
+
+    fn leave(&mut self, key: &K) {
+        self.account(key).entries -= 1;
+        let served = self.served;
+        self.accounts.retain(|_, account| account.entries > 0 || account.served > served);
+    }
+
+    fn begin(&mut self) {
+        let least = self.accounts.values().filter(|account| account.entries > 0).map(|account| account.served).min();
+        self.served = self.served.max(least.unwrap_or_default());
+    }
+
+    /// Returns what it was served by now.
+    fn end(&mut self, key: &K, time: Duration) -> Duration {
+        let account = self.account(key);
+        account.served += time;
+        account.served
+    }
+
+    fn account(&mut self, key: &K) -> &mut Account {
+        let fresh = Account { entries: 0, served: self.served };
+        self.accounts.entry(key.clone()).or_insert(fresh)
+    }
 }
 
 impl<J> Entry<J> {
@@ -75,7 +143,7 @@ impl<J> Entry<J> {
 
 impl<J> Queue<J> {
     pub fn new() -> Self {
-        Self { entries: Vec::new(), accounts: HashMap::new(), served: Duration::ZERO, last: 0 }
+        Self { entries: Vec::new(), skills: Shares::default(), runs: HashMap::new(), last: 0 }
     }
 
     pub fn len(&self) -> usize {
@@ -88,22 +156,23 @@ impl<J> Queue<J> {
         if waiting >= MOST_WAITING {
             return Err(ModelError::Busy { waiting });
         }
-        if self.accounts.get(&ticket.skill).is_some_and(|account| account.entries >= QUOTA) {
+        let caller = Caller { skill: Arc::clone(&ticket.skill), run: ticket.run };
+        if self.runs.get(&caller.skill).is_some_and(|runs| runs.entries(&caller.run) >= QUOTA) {
             return Err(ModelError::Quota { most: QUOTA });
         }
-        self.last += 1;
-        let (since, account) = (self.served, self.account(&ticket.skill));
-        if account.entries == 0 {
-            account.served = account.served.max(since);
+        if self.skills.entries(&caller.skill) >= SKILL_QUOTA {
+            return Err(ModelError::Quota { most: SKILL_QUOTA });
         }
-        account.entries += 1;
+        self.last += 1;
+        self.skills.enter(&caller.skill);
+        self.runs.entry(Arc::clone(&caller.skill)).or_default().enter(&caller.run);
         let deadline = ticket.deadline.unwrap_or(now + LONGEST_WAIT);
         self.entries.push(Entry {
             id: self.last,
             job,
             again: false,
             running: false,
-            skill: Arc::clone(&ticket.skill),
+            caller,
             priority: ticket.priority,
             deadline,
             arrived: now,
@@ -123,9 +192,9 @@ impl<J> Queue<J> {
     pub fn remove(&mut self, id: u64) -> Option<Entry<J>> {
         let at = self.entries.iter().position(|entry| entry.id == id)?;
         let entry = self.entries.swap_remove(at);
-        self.account(&entry.skill).entries -= 1;
-        let served = self.served;
-        self.accounts.retain(|_, account| account.entries > 0 || account.served > served);
+        self.skills.leave(&entry.caller.skill);
+        self.runs.entry(Arc::clone(&entry.caller.skill)).or_default().leave(&entry.caller.run);
+        self.runs.retain(|skill, _| self.skills.accounts.contains_key(skill));
         Some(entry)
     }
 
@@ -149,17 +218,32 @@ impl<J> Queue<J> {
 
     /// Removes everything.
     pub fn clear(&mut self) -> Vec<Entry<J>> {
-        self.accounts.clear();
+        self.skills.accounts.clear();
+        self.runs.clear();
         std::mem::take(&mut self.entries)
     }
 
     /// What is to be served next.
     pub fn most_urgent(&mut self) -> Option<&mut Entry<J>> {
         let class = self.entries.iter().map(|entry| entry.priority).max()?;
-        let served = |entry: &Entry<J>| self.accounts.get(&entry.skill).map_or(self.served, |account| account.served);
         let of_class = || self.entries.iter().enumerate().filter(|(_, entry)| entry.priority == class);
-        let least = of_class().map(|(_, entry)| served(entry)).min()?;
-        let within = of_class().filter(|(_, entry)| served(entry) <= least + LEAD);
+        let served = |entry: &Entry<J>| {
+            let Caller { skill, run } = &entry.caller;
+            (self.skills.served(skill), self.runs.get(skill).map_or(Duration::ZERO, |runs| runs.served(run)))
+        };
+        let least = of_class().map(|(_, entry)| served(entry).0).min()?;
+        let mut least_runs = HashMap::new();
+        for (_, entry) in of_class() {
+            let run = served(entry).1;
+            least_runs
+                .entry(&entry.caller.skill)
+                .and_modify(|least: &mut Duration| *least = run.min(*least))
+                .or_insert(run);
+        }
+        let within = of_class().filter(|(_, entry)| {
+            let (skill, run) = served(entry);
+            skill <= least + LEAD && least_runs.get(&entry.caller.skill).is_none_or(|least| run <= *least + RUN_LEAD)
+        });
         let (at, _) = within.min_by_key(|(_, entry)| (entry.deadline, served(entry), entry.id))?;
         self.entries.get_mut(at)
     }
@@ -172,32 +256,28 @@ impl<J> Queue<J> {
     }
 
     /// The turn of a request begins; returns whose it is.
-    pub fn begin(&mut self, id: u64) -> Option<Arc<str>> {
+    pub fn begin(&mut self, id: u64) -> Option<Caller> {
         let entry = self.get_mut(id)?;
         entry.running = true;
-        let skill = Arc::clone(&entry.skill);
-        self.served = self.served.max(self.account(&skill).served);
-        Some(skill)
+        let caller = entry.caller.clone();
+        self.skills.begin();
+        self.runs.entry(Arc::clone(&caller.skill)).or_default().begin();
+        Some(caller)
     }
 
-    /// The turn of a request of `skill` has ended, after this much of the model's time. It may be gone, or wait once more.
-    pub fn end(&mut self, id: u64, skill: &Arc<str>, time: Duration) {
+    /// The turn of a request has ended, after this much of the model's time. It may be gone, or wait once more.
+    pub fn end(&mut self, id: u64, caller: &Caller, time: Duration) {
         if let Some(entry) = self.get_mut(id) {
             entry.running = false;
         }
-        let account = self.account(skill);
-        account.served += time;
-        let served = account.served;
+        let served = self.skills.end(&caller.skill, time);
+        self.runs.entry(Arc::clone(&caller.skill)).or_default().end(&caller.run, time);
         if self.entries.is_empty() {
             // Nobody was kept waiting, so whoever comes next begins like everybody else.
-            self.served = self.served.max(served);
-            self.accounts.clear();
+            self.skills.served = self.skills.served.max(served);
+            self.skills.accounts.clear();
+            self.runs.clear();
         }
-    }
-
-    fn account(&mut self, skill: &Arc<str>) -> &mut Account {
-        let fresh = Account { entries: 0, served: self.served };
-        self.accounts.entry(Arc::clone(skill)).or_insert(fresh)
     }
 }
 
@@ -209,9 +289,9 @@ mod tests {
     fn drain(queue: &mut Queue<&'static str>, took: Duration) -> Vec<&'static str> {
         let mut names = Vec::new();
         while let Some(id) = queue.most_urgent().map(|entry| entry.id) {
-            let skill = queue.begin(id).unwrap();
+            let caller = queue.begin(id).unwrap();
             names.push(queue.remove(id).unwrap().job);
-            queue.end(id, &skill, took);
+            queue.end(id, &caller, took);
         }
         names
     }
@@ -242,6 +322,61 @@ mod tests {
         assert_eq!(drain(&mut queue, Duration::from_secs(1)), ["new", "old", "new", "old", "new", "old"]);
     }
 
+    /// Jain's index: 1 where all get the same, 1/n where one gets everything.
+    fn fairness(served: impl Iterator<Item = f64> + Clone) -> f64 {
+        let (sum, squares) = (served.clone().sum::<f64>(), served.clone().map(|it| it * it).sum::<f64>());
+        sum * sum / (served.count() as f64 * squares)
+    }
+
+    #[test]
+    fn skills_share_the_model_first_and_the_runs_of_each_second_whatever_their_deadlines_are() {
+        let (mut queue, now) = (Queue::new(), Instant::now());
+        // Of the first skill there is one run, of the last there are eight; each asks anew as soon as it is answered, and who
+        // began first has the earliest deadline.
+        let callers: Vec<(usize, u64)> = [1, 2, 4, 5, 8]
+            .into_iter()
+            .zip(0..)
+            .flat_map(|(runs, skill)| (0..runs).map(move |run| (skill, run)))
+            .collect();
+        let names = ["a", "b", "c", "d", "e"];
+        let ask = |queue: &mut Queue<usize>, at: usize| {
+            let (skill, run) = callers[at];
+            let until = now + Duration::from_secs(600) + Duration::from_millis(at as u64);
+            queue.push(&Ticket::new(names[skill]).by(run).until(until), at, now).unwrap();
+        };
+        (0..callers.len()).for_each(|at| ask(&mut queue, at));
+        let mut served = vec![0.0; callers.len()];
+        for _ in 0..2000 {
+            let id = queue.most_urgent().unwrap().id;
+            let caller = queue.begin(id).unwrap();
+            let at = queue.remove(id).unwrap().job;
+            // What the last skill asks takes twice as long.
+            let time = Duration::from_millis(if callers[at].0 == 4 { 10 } else { 5 });
+            served[at] += time.as_secs_f64();
+            ask(&mut queue, at);
+            queue.end(id, &caller, time);
+        }
+        let of = |skill: usize| {
+            callers.iter().zip(&served).filter(move |((it, _), _)| *it == skill).map(|(_, served)| *served)
+        };
+        let skills = fairness((0..5).map(|skill| of(skill).sum::<f64>()));
+        assert!(skills > 0.99, "{skills}");
+        for (skill, name) in names.iter().enumerate() {
+            let runs = fairness(of(skill));
+            assert!(runs > 0.99, "of {name}: {runs}");
+        }
+    }
+
+    #[test]
+    fn a_run_at_its_quota_leaves_places_to_the_other_runs_of_its_skill() {
+        let (mut queue, now) = (Queue::new(), Instant::now());
+        let refused = |queue: &mut Queue<()>, run| queue.push(&Ticket::new("a").by(run), (), now).is_err();
+        assert_eq!((0..100).filter(|_| refused(&mut queue, 1)).count(), 100 - QUOTA);
+        assert!(!refused(&mut queue, 2));
+        assert_eq!((3..100).filter(|run| refused(&mut queue, *run)).count(), 97 - (SKILL_QUOTA - QUOTA - 1));
+        assert!(refused(&mut queue, 100) && queue.push(&Ticket::new("b"), (), now).is_ok());
+    }
+
     #[test]
     fn what_has_begun_is_late_some_seconds_after_its_deadline_and_is_looked_at_no_later() {
         let (mut queue, start) = (Queue::new(), Instant::now());
@@ -266,6 +401,6 @@ mod tests {
             queue.remove(queue.last).unwrap();
             drain(&mut queue, Duration::from_secs(1));
         }
-        assert!(queue.accounts.is_empty(), "{:?}", queue.accounts);
+        assert!(queue.skills.accounts.is_empty() && queue.runs.is_empty(), "{:?} {:?}", queue.skills, queue.runs);
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures_channel::{mpsc as stream, oneshot};
 use parking_lot::MutexGuard;
 
-use super::queue::{Entry, Queue};
+use super::queue::{Caller, Entry, Queue};
 use super::{Shared, State};
 use crate::error::ModelError;
 use crate::executor::ExecutorError;
@@ -78,7 +78,7 @@ struct Turn {
 /// A request whose turn it is.
 struct Asked {
     id: u64,
-    skill: Arc<str>,
+    caller: Caller,
 }
 
 enum Work {
@@ -160,7 +160,7 @@ impl<F: FnMut() -> Result<Model, ModelError>> Server<F> {
                 (vec![urgent.id], Work::Begin(Arc::clone(question), *decoding))
             }
         };
-        let begin = |id| state.queue.begin(id).map(|skill| Asked { id, skill });
+        let begin = |id| state.queue.begin(id).map(|caller| Asked { id, caller });
         Some(Turn { asked: ids.into_iter().filter_map(begin).collect(), work })
     }
 
@@ -396,7 +396,7 @@ impl State {
 
     fn turn_is_over(&mut self, asked: &[Asked], took: Duration, Encoded { frames, images }: Encoded) {
         let each = took / asked.len().max(1) as u32;
-        asked.iter().for_each(|Asked { id, skill }| self.queue.end(*id, skill, each));
+        asked.iter().for_each(|Asked { id, caller }| self.queue.end(*id, caller, each));
         (self.statistics.frames, self.statistics.images) = (frames, images);
     }
 }

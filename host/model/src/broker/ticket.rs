@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 /// Who asks, how much depends on it, and until when an answer is of use.
 #[derive(Clone, Debug)]
 pub struct Ticket {
-    /// Whose quota the request counts against.
+    /// Who asks, of those among whom the model's time is shared first.
     pub skill: Arc<str>,
+    /// Which run of it, of those among whom the skill's part is shared.
+    pub run: u64,
     /// Before all others of a lower one.
     pub priority: Priority,
     /// A request that has not begun by then is dropped, one that has begun 5 s later. Without one it is dropped after ten
@@ -30,9 +32,15 @@ pub enum Priority {
 }
 
 impl Ticket {
-    /// Of normal priority, without a deadline.
+    /// Of normal priority, without a deadline, of a skill that has one run.
     pub fn new(skill: impl Into<Arc<str>>) -> Self {
-        Self { skill: skill.into(), priority: Priority::Normal, deadline: None }
+        Self { skill: skill.into(), run: 0, priority: Priority::Normal, deadline: None }
+    }
+
+    /// Asked by this run of the skill.
+    #[must_use]
+    pub fn by(self, run: u64) -> Self {
+        Self { run, ..self }
     }
 
     /// Of this priority.

@@ -65,7 +65,7 @@ pub(crate) fn infer(
 /// it cannot come too late, however long it takes.
 pub(crate) fn ticket(context: &Call, priority: Priority, until_tick: u64) -> Ticket {
     let robot = context.robot();
-    let ticket = Ticket::new(context.name.clone()).of(priority);
+    let ticket = Ticket::new(context.name.clone()).by(context.job.id.number()).of(priority);
     match robot.pace() {
         Pace::Lockstep => ticket,
         Pace::RealTime => {
