@@ -234,14 +234,15 @@ impl Harm {
         let (over, starts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let mut threads = Vec::new();
         for (number, name) in hostile.iter().enumerate() {
-            let component = waza_toolchain::example(&guests(), name);
             let manifest = format!(
-                "id = \"hostile/number-{number}\"\nversion = \"0.1.0\"\nwit = \"0.1.0\"\ncomponent = {component:?}\n\
+                "id = \"hostile/number-{number}\"\nversion = \"0.1.0\"\nwit = \"0.1.0\"\ncomponent = \"guest.wasm\"\n\
                  permissions = [\"sensing\", \"model\", \"motion:body\", \"operator\", \"durable\"]\n"
             );
             let folder = packages.path().join(number.to_string());
             std::fs::create_dir(&folder).context("making a package")?;
             std::fs::write(folder.join("skill.toml"), manifest).context("writing a manifest")?;
+            std::fs::copy(waza_toolchain::example(&guests(), name), folder.join("guest.wasm"))
+                .context("copying a guest")?;
             let skill = host.load(&folder)?;
             let (host, over, starts) = (host.clone(), over.clone(), starts.clone());
             threads.push(std::thread::spawn(move || {

@@ -14,8 +14,9 @@ use waza_record::{WriteError, Written};
 use waza_robot::sim::scene::Colour;
 use waza_robot::sim::{Scene, SceneSpec, Simulator, Task, Verdict, arm};
 use waza_robot::{Embodiment, Guard, Link, Pace, Reply, Robot, RobotOptions};
-use waza_runtime::{Event, Host, HostOptions, Outcome, SkillError, TaskRequest};
+use waza_runtime::{Event, Host, HostOptions, Layout, Outcome, SkillError, TaskRequest};
 
+use crate::compiler;
 use crate::fault::OrBadInput;
 use crate::film::{Filmed, Reel};
 use crate::recording::Recording;
@@ -68,7 +69,14 @@ impl Stage {
     fn host(&self, link: impl Link + 'static) -> Result<Host> {
         let options = RobotOptions { pace: self.pace, kinematics: Box::new(arm::tool_position), guard: self.guard };
         let robot = Robot::start(self.embodiment.clone(), Box::new(link), options).context("starting the robot")?;
-        Host::new(robot, self.model.clone(), HostOptions::default()).or_bad_input()
+        let options = HostOptions {
+            cache: compiler::cache(),
+            compiler: compiler::compiler(),
+            // What a user builds.
+            layout: Layout::BuildTree,
+            ..HostOptions::default()
+        };
+        Host::new(robot, self.model.clone(), options).or_bad_input()
     }
 
     /// Runs the skill in `folder` once. What the cameras see goes onto the reel.

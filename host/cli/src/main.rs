@@ -19,6 +19,7 @@
 //! | [`log`] | which events become such lines |
 //! | [`say`] | what is printed |
 //! | [`progress`] | what moves on stderr |
+//! | [`compiler`] | the process that compiles skills |
 //! | `watchdog` | the process that holds a robot when its host dies |
 //! | [`assets`] | where the checkout keeps things |
 //! | [`fault`] | one line on stderr, and the exit code |
@@ -29,6 +30,7 @@ mod say;
 mod assets;
 mod caption;
 mod commands;
+mod compiler;
 mod episode;
 mod fault;
 mod film;
@@ -49,6 +51,9 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    if let Some(ended) = compiler::work() {
+        return ended;
+    }
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
         // Mesa looks for a desktop session when it lists adapters, and complains on stderr where there is none.
         // SAFETY: this is the only thread so far.

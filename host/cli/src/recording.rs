@@ -10,9 +10,9 @@ use anyhow::{Context, Result};
 use waza_record::header::Budgets as Kept;
 use waza_record::{Header, Package, Record, Recorder, WriteError, Written};
 use waza_robot::Observation;
-use waza_runtime::manifest::{FILE, WIT};
+use waza_runtime::manifest::{self, WIT};
 use waza_runtime::replay::Recorded;
-use waza_runtime::{Budgets, Entry, Host, Journal, Manifest, SkillId, TaskRequest};
+use waza_runtime::{Budgets, Entry, Host, Journal, Layout, Manifest, SkillId, Source, TaskRequest};
 
 use crate::fault::{OrBadInput, bad_input};
 
@@ -26,9 +26,10 @@ impl Recording {
     /// Begins the record of a run of the package in `folder`, which is loaded.
     pub fn start(path: &Path, folder: &Path, request: &TaskRequest, host: &Host) -> Result<Self> {
         let manifest = Manifest::open(folder).or_bad_input()?;
-        let read = |file: &Path| std::fs::read(file).with_context(|| format!("reading {}", file.display()));
-        let text = String::from_utf8_lossy(&read(&folder.join(FILE))?).into_owned();
-        let package = Package { component: read(&folder.join(&manifest.component))?, manifest: text };
+        let text = manifest::text(folder).or_bad_input()?;
+        // It is loaded from there, by the digest.
+        let component = Source::open(folder, &manifest, Layout::BuildTree).and_then(|it| it.to_vec()).or_bad_input()?;
+        let package = Package { component, manifest: text };
         if !host.skills().iter().any(|loaded| loaded.digest.to_string() == package.digest()) {
             let place = folder.join(&manifest.component);
             return Err(bad_input("the component was replaced while it was loaded", place.display(), "run again"));

@@ -49,6 +49,7 @@ pub(crate) fn run_problem(error: &SkillError) -> Problem {
         SkillError::Exhausted { .. } => ("exhausted", "ask for less at once, or give its vendor this line"),
         SkillError::Denied { .. } => ("denied", "grant it, or load a version that does without"),
         SkillError::Quarantined { .. } => ("quarantined", "`waza ctl pardon SKILL`, or load another version"),
+        SkillError::Full { .. } => ("full", "end a run, or give all runs more with --memory"),
         SkillError::Stopped { .. } => ("stopped", "start it again when it may go on"),
     };
     problem(kind, error, way_out)

@@ -1,6 +1,5 @@
-//! The two engines, the thread that counts their epochs, and the machine code that they make.
+//! The two engines, the thread that counts their epochs, and the machine code that they run.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +7,7 @@ use wasmtime::component::Component;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::error::PackageError;
+use crate::inspect::World;
 use crate::size::MemoryLimits;
 
 /// How often a guest is looked at. The control loop of a fast robot ticks once in this time.
@@ -50,10 +50,30 @@ impl Engines {
         Ok(Self { skill, controller, limits, _alive: alive })
     }
 
+    /// That of a world.
+    pub fn of(&self, world: World) -> &Engine {
+        match world {
+            World::Skill => &self.skill,
+            World::Controller => &self.controller,
+        }
+    }
+
     /// Component instances that exist in the pool; 0 where there is none.
     pub fn instances(&self) -> u64 {
         self.skill.pooling_allocator_metrics().map_or(0, |pool| pool.component_instances())
     }
+}
+
+/// An engine that compiles for a world and runs nothing: pools and epochs are not part of the code.
+///
+/// # Errors
+/// [`PackageError::Engine`].
+pub fn compiling(world: World) -> Result<Engine, PackageError> {
+    let config = match world {
+        World::Skill => skill_config(None),
+        World::Controller => controller_config(),
+    };
+    Engine::new(&config).map_err(|error| PackageError::Engine(format!("{error:#}")))
 }
 
 fn common() -> Config {
@@ -105,52 +125,27 @@ fn count_epochs(skill: &Engine, controller: &Engine, alive: std::sync::Weak<()>)
     spawned.map(drop).map_err(|error| PackageError::Engine(error.to_string()))
 }
 
-/// Compiles a component; `path` is named in errors.
-///
-/// # Errors
-/// [`PackageError::NotAComponent`] says what it is instead.
-pub fn compile(engine: &Engine, bytes: &[u8], path: &Path) -> Result<Component, PackageError> {
-    let no = |what: String| Err(PackageError::NotAComponent { path: path.into(), what });
-    match bytes {
-        [b'\0', b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Component::from_binary(engine, bytes).or_else(|error| {
-            let cause = format!("{error:#}").replace('\n', " ");
-            no(format!("it is damaged, or more than this host takes ({cause}); build or copy it again"))
-        }),
-        [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => {
-            no("it is a core module; build it for the target wasm32-wasip2, which makes components".into())
-        }
-        [] => no("the file is empty; build or copy it again".into()),
-        bytes if bytes.len() < 8 => no("the file is truncated; build or copy it again".into()),
-        bytes if std::str::from_utf8(bytes).is_ok() => {
-            no("it is text; build it with `cargo build --release --target wasm32-wasip2`".into())
-        }
-        _ => no("it does not begin as WebAssembly does; is it the right file?".into()),
-    }
-}
-
-/// A compiled component, by where its code lies.
+/// A compiled component. Its code lies in a file, of which the system keeps in memory what it likes.
 #[derive(Clone)]
-pub enum Code {
-    /// In memory that this host has filled.
-    Made(Component),
-    /// In a file of the cache, of which the system keeps in memory what it likes.
-    Mapped(Component),
-}
+pub struct Code(Component);
 
 impl Code {
-    /// To be instantiated.
-    pub fn component(&self) -> &Component {
-        match self {
-            Self::Made(component) | Self::Mapped(component) => component,
-        }
+    /// Of a component that was mapped from a file.
+    pub fn mapped(component: Component) -> Self {
+        Self(component)
     }
 
-    /// Gives back the memory of code that lies in a file, until it runs again. Whoever runs it meanwhile finds it there: it
-    /// comes from the file, or from what the system still has of it.
+    /// To be instantiated.
+    pub fn component(&self) -> &Component {
+        &self.0
+    }
+
+    /// Gives back the memory of the code until it runs again. Whoever runs it meanwhile finds it there: it comes from the
+    /// file, or from what the system still has of it.
     pub fn rest(&self) {
         #[cfg(target_os = "linux")]
-        if let Self::Mapped(component) = self {
-            let range = component.image_range();
+        {
+            let range = self.0.image_range();
             let bytes = range.end.addr() - range.start.addr();
             // SAFETY: the range is that of a private mapping of a whole file, which the component keeps alive. wasmtime makes
             // it read-only before the first use and writes nothing into it, so every page reads back from the file as it

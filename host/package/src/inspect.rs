@@ -1,13 +1,14 @@
 //! Which of the contract's worlds a component is of, and what it imports, against what its manifest asks for.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
-use crate::error::PackageError;
+use crate::error::Flaw;
 use crate::manifest::permission::Permission;
 use crate::manifest::{Manifest, WIT};
 
@@ -66,8 +67,12 @@ impl Interfaces {
 /// What of WASI a host links: without files, sockets, arguments and environment.
 const WASI: [&str; 4] = ["wasi:cli/", "wasi:clocks/", "wasi:io/", "wasi:random/"];
 
+/// How the name of the interface begins that a controller exports.
+pub(crate) const CONTROL: &str = "waza:skill/control@";
+
 /// A world of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum World {
     /// Skills, which run beside the control loop.
     Skill,
@@ -75,11 +80,27 @@ pub enum World {
     Controller,
 }
 
-/// The world of a component; `path` is named in errors.
+impl World {
+    /// By its name in the contract.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Skill => "skill",
+            Self::Controller => "controller",
+        }
+    }
+}
+
+impl fmt::Display for World {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// The world of a component.
 ///
 /// # Errors
-/// [`PackageError`] if it is of none, or of another version's.
-pub fn world(engine: &Engine, component: &Component, path: &Path) -> Result<World, PackageError> {
+/// [`Flaw`] if it is of none, or of another version's.
+pub fn world(engine: &Engine, component: &Component) -> Result<World, Flaw> {
     let this = component.component_type();
     let has = |interface: &str, functions: &[&str], world| {
         let name = format!("waza:skill/{interface}@{WIT}");
@@ -90,45 +111,35 @@ pub fn world(engine: &Engine, component: &Component, path: &Path) -> Result<Worl
             !matches!(found, Some((_, item)) if matches!(item.ty, ComponentItem::ComponentFunc(_)))
         });
         match missing {
-            Some(function) => {
-                Err(PackageError::MissingExport { path: path.into(), missing: format!("{name}#{function}"), world })
-            }
+            Some(function) => Err(Flaw::MissingExport { missing: format!("{name}#{function}"), world }),
             None => Ok(Some(())),
         }
     };
-    if has("task", &["run"], "skill")?.is_some() {
+    if has("task", &["run"], World::Skill)?.is_some() {
         return Ok(World::Skill);
     }
-    if has("control", &["start", "tick", "state"], "controller")?.is_some() {
+    if has("control", &["start", "tick", "state"], World::Controller)?.is_some() {
         return Ok(World::Controller);
     }
     let foreign = this.exports(engine).find(|(export, _)| export.starts_with("waza:skill/"));
     Err(match foreign {
-        Some((found, _)) => PackageError::WrongWit { path: path.into(), found: found.into() },
-        None => {
-            PackageError::MissingExport { path: path.into(), missing: format!("waza:skill/task@{WIT}"), world: "skill" }
-        }
+        Some((found, _)) => Flaw::WrongWit(found.into()),
+        None => Flaw::MissingExport { missing: format!("waza:skill/task@{WIT}"), world: World::Skill },
     })
 }
 
-/// Refuses a component that imports what its manifest does not ask for, or what no skill gets; `path` is named in errors.
+/// Refuses a component that imports what its manifest does not ask for, or what no skill gets.
 ///
 /// # Errors
-/// [`PackageError`] names the import.
-pub fn check_imports(
-    engine: &Engine,
-    component: &Component,
-    path: &Path,
-    manifest: &Manifest,
-) -> Result<(), PackageError> {
+/// [`Flaw`] names the import.
+pub fn check_imports(engine: &Engine, component: &Component, manifest: &Manifest) -> Result<(), Flaw> {
     let this = component.component_type();
     for (import, item) in this.imports(engine) {
-        let forbidden =
-            |what: &str| Err(PackageError::Forbidden { path: path.into(), import: import.into(), what: what.into() });
+        let forbidden = |what: &str| Err(Flaw::Forbidden { import: import.into(), what: what.into() });
         if let Some(of_ours) = import.strip_prefix("waza:skill/") {
             let (interface, version) = of_ours.split_once('@').unwrap_or((of_ours, ""));
             if version != WIT.to_string() {
-                return Err(PackageError::WrongWit { path: path.into(), found: import.into() });
+                return Err(Flaw::WrongWit(import.into()));
             }
             if !INTERFACES.iter().any(|(name, _)| *name == interface) {
                 return forbidden("is no interface of the contract; build it against the released WIT");
@@ -141,7 +152,7 @@ pub fn check_imports(
                 _ => true,
             };
             if calls && let Some(permission) = undeclared(interface, manifest) {
-                return Err(PackageError::Undeclared { path: path.into(), import: import.into(), permission });
+                return Err(Flaw::Undeclared { import: import.into(), permission });
             }
         } else if import.starts_with("wasi:filesystem/") {
             return forbidden("no skill gets: there are no files; keep data in the component or in checkpoints");

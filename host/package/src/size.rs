@@ -4,11 +4,11 @@
 //! component can make several of one that makes several of another. Everything here is far beyond what toolchains make,
 //! a Python interpreter included.
 
-use std::path::Path;
-
+use serde::{Deserialize, Serialize};
 use wasmparser::{ComponentInstance, Instance, Parser, Payload};
 
-use crate::error::PackageError;
+use crate::error::Flaw;
+use crate::inspect::{CONTROL, World};
 
 /// Functions, those between components included.
 const MOST_FUNCTIONS: u64 = 100_000;
@@ -22,11 +22,13 @@ const DEEPEST: u64 = 8;
 const MOST_INSTANCES: u64 = 500;
 /// Imports, exports and aliases.
 const MOST_NAMES: u64 = 20_000;
+/// Types, globals, and pieces of tables.
+const MOST_DECLARATIONS: u64 = 50_000;
 /// Bytes of a page of memory, where a module does not say otherwise.
 const PAGE: u64 = 64 << 10;
 
 /// How much memory a component may begin with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryLimits {
     /// The most that it may declare of one linear memory, bytes.
     pub memory_bytes: usize,
@@ -40,35 +42,34 @@ struct Count {
     functions: u64,
     parts: u64,
     names: u64,
+    declarations: u64,
     /// The instances that each component around this place makes itself: of modules, and of components.
     open: Vec<(u64, u64)>,
     /// The most instances that any component which has ended makes.
     largest: u64,
 }
 
-/// Refuses a component that is more work than any useful one, or declares more memory than a run may use; `path` is named in
-/// errors.
+/// Refuses a component that is more work than any useful one, or declares more memory than a run may use. Else says for which
+/// world it is compiled, by the names of what it exports.
 ///
 /// # Errors
-/// [`PackageError::NotAComponent`], [`PackageError::Outsized`].
-pub fn check(bytes: &[u8], path: &Path, limits: MemoryLimits) -> Result<(), PackageError> {
+/// [`Flaw::NotAComponent`], [`Flaw::Outsized`].
+pub fn check(bytes: &[u8], limits: MemoryLimits) -> Result<World, Flaw> {
     let damaged = |error: &dyn std::fmt::Display| {
         // Some causes are told in several lines.
         let cause = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        let what = format!("the file is truncated or damaged ({cause}); build or copy it again");
-        PackageError::NotAComponent { path: path.into(), what }
+        Flaw::NotAComponent(format!("the file is truncated or damaged ({cause}); build or copy it again"))
     };
     let within = |what: &str, count: u64, most: u64| {
         if count <= most {
             return Ok(());
         }
-        let what = format!("{what}: {count}, the host takes at most {most}");
-        Err(PackageError::Outsized { path: path.into(), what })
+        Err(Flaw::Outsized(format!("{what}: {count}, the host takes at most {most}")))
     };
     let mut count = Count::default();
+    let mut world = World::Skill;
     if !Parser::is_component(bytes) {
-        // What else it may be is said when it is compiled.
-        return Ok(());
+        return Err(Flaw::NotAComponent(what_else(bytes).into()));
     }
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(|error| damaged(&error))? {
@@ -106,8 +107,23 @@ pub fn check(bytes: &[u8], path: &Path, limits: MemoryLimits) -> Result<(), Pack
             Payload::ImportSection(names) => count.names += u64::from(names.count()),
             Payload::ExportSection(names) => count.names += u64::from(names.count()),
             Payload::ComponentImportSection(names) => count.names += u64::from(names.count()),
-            Payload::ComponentExportSection(names) => count.names += u64::from(names.count()),
+            Payload::ComponentExportSection(names) => {
+                count.names += u64::from(names.count());
+                within("imports, exports and aliases", count.names, MOST_NAMES)?;
+                if count.open.len() == 1 {
+                    for export in names {
+                        if export.map_err(|error| damaged(&error))?.name.name.starts_with(CONTROL) {
+                            world = World::Controller;
+                        }
+                    }
+                }
+            }
             Payload::ComponentAliasSection(aliases) => count.names += u64::from(aliases.count()),
+            Payload::TypeSection(types) => count.declarations += u64::from(types.count()),
+            Payload::CoreTypeSection(types) => count.declarations += u64::from(types.count()),
+            Payload::ComponentTypeSection(types) => count.declarations += u64::from(types.count()),
+            Payload::GlobalSection(globals) => count.declarations += u64::from(globals.count()),
+            Payload::ElementSection(elements) => count.declarations += u64::from(elements.count()),
             Payload::MemorySection(memories) => {
                 for memory in memories {
                     let memory = memory.map_err(|error| damaged(&error))?;
@@ -126,8 +142,24 @@ pub fn check(bytes: &[u8], path: &Path, limits: MemoryLimits) -> Result<(), Pack
         within("functions", count.functions, MOST_FUNCTIONS)?;
         within("modules and components", count.parts, MOST_PARTS)?;
         within("imports, exports and aliases", count.names, MOST_NAMES)?;
+        within("types, globals and pieces of tables", count.declarations, MOST_DECLARATIONS)?;
         within("components in components", count.open.len() as u64, DEEPEST)?;
         within("instances", count.largest, MOST_INSTANCES)?;
     }
-    Ok(())
+    Ok(world)
+}
+
+/// What a file is that is no component, and a way out.
+fn what_else(bytes: &[u8]) -> &'static str {
+    match bytes {
+        [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => {
+            "it is a core module; build it for the target wasm32-wasip2, which makes components"
+        }
+        [] => "the file is empty; build or copy it again",
+        bytes if bytes.len() < 8 => "the file is truncated; build or copy it again",
+        bytes if std::str::from_utf8(bytes).is_ok() => {
+            "it is text; build it with `cargo build --release --target wasm32-wasip2`"
+        }
+        _ => "it does not begin as WebAssembly does; is it the right file?",
+    }
 }

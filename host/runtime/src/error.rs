@@ -118,6 +118,16 @@ pub enum SkillError {
         /// Its last strikes in words.
         why: String,
     },
+    /// The host has no memory for another run.
+    #[error(
+        "the host is full: {used_mib} of {most_mib} MiB for runs are in use; wait until another run ends, or end one"
+    )]
+    Full {
+        /// MiB that all runs use.
+        used_mib: usize,
+        /// MiB that they may.
+        most_mib: usize,
+    },
     /// The operator ended the run, or the host did because nobody waited for it any more.
     #[error("{skill} was stopped by the operator")]
     Stopped {
@@ -168,8 +178,14 @@ impl SkillError {
     /// Whether the version is to blame for how its run ended.
     pub(crate) fn is_the_versions_fault(&self) -> bool {
         match self {
-            Self::Trapped { .. } | Self::Exhausted { .. } | Self::Denied { .. } => true,
-            Self::NotLoaded { .. } | Self::Returned { .. } | Self::Quarantined { .. } | Self::Stopped { .. } => false,
+            // How long a task may take is the operator's to say, and what others take of the host's memory is theirs.
+            Self::Exhausted { budget, .. } => !matches!(budget.budget, Budget::RunTime | Budget::HostMemory),
+            Self::Trapped { .. } | Self::Denied { .. } => true,
+            Self::NotLoaded { .. }
+            | Self::Returned { .. }
+            | Self::Quarantined { .. }
+            | Self::Full { .. }
+            | Self::Stopped { .. } => false,
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use waza_model::About;
-use waza_package::{Engines, Manifest, PackageError, SkillId, World};
+use waza_package::{Engines, Flaw, Manifest, PackageError, Patience, SkillId, World};
 use waza_robot::{Pace, Robot};
 use waza_state::{
     Cache, Disk, Interrupted, Quarantine, Quarantined, RealDisk, RunFiles, RunId, RunNumbers, StateFolder, TaskRequest,
@@ -17,9 +17,10 @@ use crate::controllers::instance::Controller;
 use crate::controllers::{Controllers, instantiate};
 use crate::error::{RuntimeError, SkillError};
 use crate::leases::Leases;
+use crate::limits::memory::HostMemory;
 use crate::limits::rate::Concurrent;
 use crate::model::{Model, misfits};
-use crate::package::{Fits, Package, SkillSummary};
+use crate::package::{Fits, Package, SkillSummary, Workshop};
 use crate::record::Journal;
 use crate::run::Launch;
 use crate::run::events::Event;
@@ -36,7 +37,7 @@ pub struct Host(Arc<Inner>);
 
 struct Inner {
     skills: Arc<Skills>,
-    cache: Option<Cache>,
+    workshop: Workshop,
     /// Of each id, the number of the change that began last.
     newest: Mutex<BTreeMap<SkillId, u64>>,
 }
@@ -71,8 +72,13 @@ impl Host {
         let state = options.state.as_deref().map(|path| StateFolder::open(path, disk)).transpose()?;
         let files = state.as_ref().map(RunFiles::open).transpose()?;
         let last = files.as_ref().and_then(|files| files.last());
-        let cache = state.as_ref().map(Cache::open).transpose()?;
+        let cache = match (&options.cache, &state) {
+            (Some(folder), _) => Cache::shared(folder)?,
+            (None, Some(state)) => Cache::open(&state.folder("compiled")?)?,
+            (None, None) => Cache::temporary()?,
+        };
         let engines = Engines::new(options.budgets.memory())?;
+        let workshop = Workshop { engines: engines.clone(), compiler: options.compiler.clone(), cache };
         let skills = Arc::new_cyclic(|skills: &Weak<Skills>| {
             let (skills, stopped) = (skills.clone(), robot.clone());
             let launch = move |skill: &str, launch: Launch| match skills.upgrade() {
@@ -89,6 +95,7 @@ impl Host {
                 robot,
                 model: Arc::new(model),
                 quarantine: Quarantine::open(state.as_ref()),
+                memory: HostMemory::new(options.memory_bytes),
                 options,
                 latency_ticks,
                 checkpoints: Checkpoints::default(),
@@ -99,7 +106,7 @@ impl Host {
                 _state: state,
             }))
         });
-        Ok(Self(Arc::new(Inner { skills, cache, newest: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { skills, workshop, newest: Mutex::default() })))
     }
 
     pub(crate) fn skills_of(&self) -> &Arc<Skills> {
@@ -117,18 +124,23 @@ impl Host {
     /// # Errors
     /// [`RuntimeError`] says what is wrong with the package, or what it needs and this robot or model lacks.
     pub fn load(&self, folder: &Path) -> Result<SkillId, RuntimeError> {
+        self.load_within(folder, Patience::Long)
+    }
+
+    /// The same, with so much patience for the compiler.
+    pub(crate) fn load_within(&self, folder: &Path, patience: Patience) -> Result<SkillId, RuntimeError> {
         let requested = Instant::now();
         let services = self.services();
         let manifest = Manifest::open(folder).map_err(PackageError::from)?;
         let id = manifest.id.clone();
         let begun = self.begin_change(&id);
-        let package = Arc::new(self.open(folder, manifest)?);
+        let package = Arc::new(self.open(folder, manifest, patience)?);
         match package.world {
             World::Controller => {
                 let newest = self.0.newest.lock();
                 if newest.get(&id) == Some(&begun) {
                     let (robot, quarantine) = (services.robot.embodiment(), &services.quarantine);
-                    services.controllers.install(package, &services.engines, robot, quarantine)?;
+                    services.controllers.install(package, &services.engines, robot, &services.memory, quarantine)?;
                     self.0.skills.unload(&id);
                 }
             }
@@ -156,10 +168,10 @@ impl Host {
         change
     }
 
-    fn open(&self, folder: &Path, manifest: Manifest) -> Result<Package, RuntimeError> {
-        let Services { engines, robot, model, options, .. } = self.services();
+    fn open(&self, folder: &Path, manifest: Manifest, patience: Patience) -> Result<Package, RuntimeError> {
+        let Services { robot, model, options, .. } = self.services();
         let fits = Fits { robot: robot.embodiment(), model: model.about(), withheld: &options.withheld };
-        Package::open(folder, manifest, &fits, engines, self.0.cache.as_ref())
+        Package::open(folder, manifest, options.layout, &fits, &self.0.workshop, patience)
     }
 
     /// Forgets a skill or a controller. Runs in flight go on. False: none of that id was loaded.
@@ -174,13 +186,14 @@ impl Host {
     /// # Errors
     /// As [`Host::load`].
     pub fn controller(&self, folder: &Path) -> Result<Controller, RuntimeError> {
-        let package = Arc::new(self.open(folder, Manifest::open(folder).map_err(PackageError::from)?)?);
-        let Services { engines, robot, .. } = self.services();
+        let manifest = Manifest::open(folder).map_err(PackageError::from)?;
+        let package = Arc::new(self.open(folder, manifest, Patience::Long)?);
+        let Services { engines, robot, memory, .. } = self.services();
         match package.world {
-            World::Controller => instantiate(&package, engines, robot.embodiment()),
+            World::Controller => instantiate(&package, engines, robot.embodiment(), memory),
             World::Skill => {
                 let what = "it is of the world `skill`, which runs beside the control loop".into();
-                Err(PackageError::Misfit { path: package.path.clone(), what }.into())
+                Err(Flaw::Misfit(what).of(&package.path).into())
             }
         }
     }

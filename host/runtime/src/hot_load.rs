@@ -9,6 +9,8 @@
 //! | a component or manifest of gigabytes | refused by its size, unread |
 //! | a device or a pipe in place of a file | refused as no file, unopened |
 //! | a symbolic link that leads in a circle | as a folder unseen; as a component refused as unreadable |
+//! | a file that a link or its name takes out of the package | refused, unread |
+//! | a component that takes long to compile, or that breaks the compiler | the rest is loaded meanwhile; refused in the end |
 //! | a manifest that lies about the component's imports | refused with the permission to add, before anything runs |
 //! | two packages with one id | the second by name is refused, and loaded when the first is gone |
 //! | a package under a new name | loaded under it; the skill is there all the while |
@@ -23,6 +25,9 @@
 //!
 //! What the operating system tells of changes is a hint, which makes the host look sooner. What is there is found out by
 //! looking, so a hint that never comes costs two seconds and nothing else.
+//!
+//! Several packages are loaded at once, small ones first. Nobody knows how long a compiler takes before it has, so each gets
+//! little of its time at first; those that need more come after all others, and never take the last of the threads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
@@ -34,10 +39,8 @@ use std::time::{Duration, Instant, SystemTime};
 use notify::event::ModifyKind;
 use notify::{ErrorKind, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use parking_lot::{Condvar, Mutex};
-use waza_package::{
-    SkillId,
-    manifest::{FILE, Manifest},
-};
+use waza_package::manifest::{FILE, Manifest};
+use waza_package::{Cost, Flaw, PackageError, Patience, SkillId};
 
 use crate::error::RuntimeError;
 use crate::host::Host;
@@ -72,12 +75,16 @@ pub enum Change {
 
 /// Watches until it is dropped.
 #[must_use = "dropping it ends the watch"]
-pub struct Watch(Arc<Signal>);
+pub struct Watch {
+    signal: Arc<Signal>,
+    queue: Arc<Queue>,
+}
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.0.state.lock().over = true;
-        self.0.woken.notify_one();
+        self.signal.state.lock().over = true;
+        self.signal.woken.notify_one();
+        self.queue.close();
     }
 }
 
@@ -94,6 +101,8 @@ struct State {
     changed: bool,
     /// Nobody wants to know any more.
     over: bool,
+    /// What loading has come to.
+    done: Vec<Done>,
     /// The folders whose changes are told, by canonical path. The watch of a folder ends with that folder; what has its path
     /// afterwards is another one.
     watched: BTreeMap<PathBuf, FileId>,
@@ -118,17 +127,104 @@ impl Signal {
         self.woken.notify_one();
     }
 
-    /// Waits until something has changed and it is quiet again, or it is time to look all the same. False: it is over.
-    fn wait(&self) -> bool {
-        let idle = |state: &mut State| !(state.changed || state.over);
+    /// Takes what loading has come to.
+    fn done(&self, done: Done) {
+        self.state.lock().done.push(done);
+        self.woken.notify_one();
+    }
+
+    /// Waits until something was loaded or refused, or something has changed and it is quiet again, or it is time to look all
+    /// the same. None: it is over.
+    fn wait(&self) -> Option<Woken> {
+        let idle = |state: &mut State| !(state.changed || state.over) && state.done.is_empty();
         let mut state = self.state.lock();
         self.woken.wait_while_for(&mut state, idle, LOOK_AGAIN);
         let latest = Instant::now() + LONGEST_UNREST;
-        while std::mem::take(&mut state.changed) && Instant::now() < latest {
+        while state.done.is_empty() && std::mem::take(&mut state.changed) && Instant::now() < latest {
             self.woken.wait_while_until(&mut state, idle, latest.min(Instant::now() + QUIET));
         }
-        !state.over
+        let woken = Woken { done: std::mem::take(&mut state.done), is_quiet: !state.changed };
+        (!state.over).then_some(woken)
     }
+}
+
+/// Why the thread of a watch goes on.
+struct Woken {
+    done: Vec<Done>,
+    /// Packages can be looked at: they do not change just now.
+    is_quiet: bool,
+}
+
+/// A package that is to be loaded, in the order in which that is done.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Order {
+    patience: Patience,
+    /// Of its component.
+    bytes: u64,
+    folder: PathBuf,
+}
+
+/// What loading has come to.
+struct Done {
+    order: Order,
+    loaded: Result<SkillId, RuntimeError>,
+}
+
+/// Packages that wait for a thread which loads them.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<Waiting>,
+    woken: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    orders: BTreeSet<Order>,
+    /// Threads that are at work with long patience.
+    long: usize,
+    over: bool,
+}
+
+impl Queue {
+    fn add(&self, orders: impl IntoIterator<Item = Order>) {
+        self.state.lock().orders.extend(orders);
+        self.woken.notify_all();
+    }
+
+    fn close(&self) {
+        self.state.lock().over = true;
+        self.woken.notify_all();
+    }
+
+    /// Waits for the next that one of so many threads may take. None: it is over.
+    fn take(&self, threads: usize) -> Option<Order> {
+        let mut state = self.state.lock();
+        loop {
+            if state.over {
+                return None;
+            }
+            let may_take = |order: &&Order| order.patience == Patience::Short || state.long + 1 < threads;
+            if let Some(order) = state.orders.first().filter(may_take).cloned() {
+                state.orders.remove(&order);
+                state.long += usize::from(order.patience == Patience::Long);
+                return Some(order);
+            }
+            self.woken.wait(&mut state);
+        }
+    }
+
+    fn took(&self, order: &Order) {
+        if order.patience == Patience::Long {
+            self.state.lock().long -= 1;
+            self.woken.notify_all();
+        }
+    }
+}
+
+/// Whether the compiler's time was too short for it.
+fn needs_patience(loaded: &Result<SkillId, RuntimeError>) -> bool {
+    let costly = |error| matches!(error, &PackageError::Component { flaw: Flaw::Costly(Cost::Time(_)), .. });
+    matches!(loaded, Err(RuntimeError::Package(error)) if costly(error))
 }
 
 struct Packages {
@@ -136,6 +232,7 @@ struct Packages {
     /// As it was given: it may be a link, which may lead elsewhere tomorrow.
     folder: PathBuf,
     signal: Arc<Signal>,
+    queue: Arc<Queue>,
     /// None: the system had none left. It is asked again at every look.
     watcher: Option<RecommendedWatcher>,
     known: BTreeMap<PathBuf, Package>,
@@ -159,6 +256,8 @@ struct Package {
     loaded: Option<SkillId>,
     /// Another package had its id first.
     has_rival: bool,
+    /// It waits for being loaded, as it was found.
+    is_loading: bool,
 }
 
 #[derive(Clone)]
@@ -168,17 +267,19 @@ struct About {
 }
 
 impl Host {
-    /// Loads every skill package in the folders inside `folder`, and follows what changes there. `changed` is told, for
-    /// what is there already before this returns, and for what comes later on a thread of the watch.
+    /// Loads every skill package in the folders inside `folder`, and follows what changes there. This waits for none of them:
+    /// `changed` is told on a thread of the watch.
     ///
     /// # Errors
     /// [`RuntimeError::Watch`] if the folder cannot be read.
     pub fn watch(&self, folder: &Path, changed: impl Fn(Change) + Send + 'static) -> Result<Watch, RuntimeError> {
         let wrong = |error: io::Error| RuntimeError::Watch { path: folder.into(), what: error.to_string() };
+        let (signal, queue) = (Arc::<Signal>::default(), Arc::<Queue>::default());
         let mut packages = Packages {
             host: self.clone(),
             folder: std::path::absolute(folder).map_err(wrong)?,
-            signal: Arc::default(),
+            signal: signal.clone(),
+            queue: queue.clone(),
             watcher: None,
             known: BTreeMap::new(),
             said: None,
@@ -186,15 +287,31 @@ impl Host {
         };
         let root = folder.canonicalize().and_then(|root| fs::read_dir(&root).map(|_| root)).map_err(wrong)?;
         packages.follow([root].into());
-        packages.look(&changed);
-        let signal = packages.signal.clone();
+        let watch = Watch { signal: signal.clone(), queue: queue.clone() };
+        // The second is there for what the first takes long for.
+        let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4));
+        for _ in 0..threads {
+            let (host, signal, queue) = (self.clone(), signal.clone(), queue.clone());
+            let load = move || {
+                while let Some(order) = queue.take(threads) {
+                    let loaded = host.load_within(&order.folder, order.patience);
+                    queue.took(&order);
+                    signal.done(Done { order, loaded });
+                }
+            };
+            std::thread::Builder::new().name("waza-load".into()).spawn(load).map_err(wrong)?;
+        }
         let follow = move || {
-            while packages.signal.wait() {
-                packages.look(&changed);
+            packages.look(&changed);
+            while let Some(Woken { done, is_quiet }) = packages.signal.wait() {
+                done.into_iter().for_each(|done| packages.settle(done, &changed));
+                if is_quiet {
+                    packages.look(&changed);
+                }
             }
         };
         std::thread::Builder::new().name("waza-watch".into()).spawn(follow).map_err(wrong)?;
-        Ok(Watch(signal))
+        Ok(watch)
     }
 }
 
@@ -204,12 +321,12 @@ impl Packages {
         while self.compare(changed) {}
     }
 
-    /// Compares every package with what is known of it. Says whether it is to be done again: because new places are
-    /// followed since, or a package went meanwhile.
+    /// Compares every package with what is known of it. Says whether it is to be done again, because new places are followed
+    /// since.
     fn compare(&mut self, changed: &impl Fn(Change)) -> bool {
         let Some((folders, packages)) = self.folders(changed) else { return false };
         let mut places: BTreeSet<_> = folders.iter().filter_map(|folder| folder.canonicalize().ok()).collect();
-        let mut went = false;
+        let mut orders = Vec::new();
         for folder in &packages {
             let known = self.known.get(folder);
             let manifest = Print::of(&folder.join(FILE));
@@ -222,40 +339,67 @@ impl Packages {
             let component = component.and_then(Print::of);
             let rival = about.as_ref().and_then(|about| self.owner(&about.id, folder, &packages));
             if let Some(known) = known
-                && (known.manifest, known.component) == (manifest, component)
-                // A rival that is not there any more leaves the place to this one.
-                && (!known.has_rival || rival.is_some())
+                // What has changed since is seen when it is loaded.
+                && (known.is_loading
+                    || (known.manifest, known.component) == (manifest, component)
+                    // A rival that is not there any more leaves the place to this one.
+                    && (!known.has_rival || rival.is_some()))
             {
                 continue;
             }
-            let has_rival = rival.is_some();
-            let loaded = match about.as_ref().map(|about| about.id.clone()).zip(rival) {
-                Some((id, first)) => Err(RuntimeError::Duplicate { id, first }),
-                None => self.host.load(folder),
-            };
-            if loaded.is_err() && !is_package(folder) {
-                // It went while it was looked at. The next look does not find it any more.
-                went = true;
-                continue;
-            }
-            let before = self.known.remove(folder).and_then(|known| known.loaded);
-            let package = |loaded| Package { manifest, component, about, loaded, has_rival };
-            match loaded {
-                Ok(id) => {
-                    self.known.insert(folder.clone(), package(Some(id.clone())));
-                    // It may call itself something else than it did.
-                    before.filter(|before| *before != id).into_iter().for_each(|before| self.forget(before, changed));
-                    changed(Change::Loaded(id));
-                }
-                Err(error) => {
-                    self.known.insert(folder.clone(), package(before));
+            let loaded = self.known.remove(folder).and_then(|known| known.loaded);
+            let (has_rival, is_loading) = (rival.is_some(), rival.is_none());
+            match about.as_ref().map(|about| about.id.clone()).zip(rival) {
+                Some((id, first)) => {
+                    let error = RuntimeError::Duplicate { id, first };
                     changed(Change::Refused { folder: folder.clone(), error });
                 }
+                None => {
+                    let bytes = component.map_or(0, |print| print.bytes);
+                    orders.push(Order { patience: Patience::Short, bytes, folder: folder.clone() });
+                }
+            }
+            let package = Package { manifest, component, about, loaded, has_rival, is_loading };
+            self.known.insert(folder.clone(), package);
+        }
+        self.queue.add(orders);
+        let is_gone = |folder: &PathBuf, package: &mut Package| !packages.contains(folder) && !package.is_loading;
+        let gone: Vec<_> = self.known.extract_if(.., is_gone).collect();
+        for id in gone.into_iter().filter_map(|(_, package)| package.loaded) {
+            // Under another name it is about to be loaded, and there meanwhile.
+            let is_heir = |package: &&mut Package| {
+                let about = package.about.as_ref().filter(|_| package.is_loading && package.loaded.is_none());
+                about.is_some_and(|about| about.id == id)
+            };
+            match self.known.values_mut().find(is_heir) {
+                Some(heir) => heir.loaded = Some(id),
+                None => self.forget(id, changed),
             }
         }
-        let gone: Vec<_> = self.known.extract_if(.., |folder, _| !packages.contains(folder)).collect();
-        gone.into_iter().filter_map(|(_, package)| package.loaded).for_each(|id| self.forget(id, changed));
-        self.follow(places) || went
+        self.follow(places)
+    }
+
+    /// Takes in what loading a package has come to.
+    fn settle(&mut self, done: Done, changed: &impl Fn(Change)) {
+        let Done { order, loaded } = done;
+        if order.patience == Patience::Short && needs_patience(&loaded) {
+            self.queue.add([Order { patience: Patience::Long, ..order }]);
+            return;
+        }
+        let folder = order.folder;
+        let Some(package) = self.known.get_mut(&folder) else { return };
+        package.is_loading = false;
+        match loaded {
+            Ok(id) => {
+                let before = package.loaded.replace(id.clone());
+                // It may call itself something else than it did.
+                before.filter(|before| *before != id).into_iter().for_each(|before| self.forget(before, changed));
+                changed(Change::Loaded(id));
+            }
+            // It went while it was looked at. The next look does not find it any more.
+            Err(_) if !is_package(&folder) => {}
+            Err(error) => changed(Change::Refused { folder, error }),
+        }
     }
 
     /// The folders inside, and which of them are packages that are looked at. None: the folder itself cannot be read, and
@@ -282,11 +426,14 @@ impl Packages {
         Some((folders, packages))
     }
 
-    /// The other package that a skill is loaded from, if it is still there.
+    /// The other package that a skill is loaded from, or is about to be, if it is still there.
     fn owner(&self, id: &SkillId, but: &Path, packages: &BTreeSet<PathBuf>) -> Option<PathBuf> {
-        let is_owner = |(folder, package): &(&PathBuf, &Package)| {
-            package.loaded.as_ref() == Some(id) && *folder != but && packages.contains(*folder)
+        let has = |package: &Package| {
+            let loading = package.about.as_ref().filter(|_| package.is_loading).map(|about| &about.id);
+            package.loaded.as_ref() == Some(id) || loading == Some(id)
         };
+        let is_owner =
+            |(folder, package): &(&PathBuf, &Package)| has(package) && *folder != but && packages.contains(*folder);
         self.known.iter().find(is_owner).map(|(folder, _)| folder.clone())
     }
 

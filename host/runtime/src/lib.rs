@@ -76,7 +76,9 @@ pub use run::options::{HostOptions, Operator, SwapOptions};
 pub use run::registry::RunSummary;
 pub use run::running::Running;
 pub use waza_package::manifest::{self, permission};
-pub use waza_package::{Digest, Manifest, PackageError, Permission, SkillId, VersionId};
+pub use waza_package::{
+    Compiler, Digest, Flaw, Layout, Manifest, PackageError, Permission, SkillId, Source, VersionId, compiler,
+};
 #[doc(hidden)]
 pub use waza_state::{Disk, Draft, RealDisk};
 pub use waza_state::{Interrupted, Quarantined, RunId, StateError, TaskRequest, quarantine};

@@ -1,25 +1,20 @@
 //! A package: from its folder to a checked component, and what everybody may know of it.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use wasmtime::Engine;
 use waza_model::About;
-use waza_package::compile::compile;
-use waza_package::manifest::{self, Unread};
 use waza_package::{
-    Ability, Code, Digest, Engines, Grants, Manifest, PackageError, Permission, SkillId, VersionId, World, inspect,
-    size,
+    Ability, Code, Compiler, Digest, Engines, Grants, Layout, Manifest, PackageError, Patience, Permission, SkillId,
+    Source, VersionId, World, compiler, inspect,
 };
 use waza_robot::{Embodiment, Tightening, Within};
 use waza_state::Cache;
 
 use crate::error::RuntimeError;
 use crate::model::abilities;
-
-/// The longest component that is read.
-const MOST_BYTES: u64 = 64 << 20;
 
 /// A version of a skill or a controller, as it was loaded.
 pub(crate) struct Package {
@@ -77,42 +72,52 @@ pub(crate) struct Fits<'a> {
     pub withheld: &'a BTreeSet<Permission>,
 }
 
+/// How the components of a host's packages are compiled, and where that is kept.
+pub(crate) struct Workshop {
+    pub engines: Engines,
+    pub compiler: Compiler,
+    pub cache: Cache,
+}
+
+impl Workshop {
+    /// A component's code, compiled unless it was before.
+    pub fn code(&self, source: &Source, patience: Patience) -> Result<(World, Code), PackageError> {
+        if let Some(found) = self.cache.find(&self.engines, source.digest) {
+            return Ok(found);
+        }
+        let unkept = |error: io::Error| {
+            let what = format!("its code cannot be kept ({error}); make room, or choose another folder");
+            PackageError::Compiler { path: source.path.clone(), what }
+        };
+        let mut draft = self.cache.draft().map_err(unkept)?;
+        let world = self.compiler.compile(source, self.engines.limits, patience, draft.as_file_mut())?;
+        let kept = self.cache.keep(&self.engines, source.digest, world, draft).map_err(unkept)?;
+        let code = kept.map_err(|error| compiler::unusable(&error).of(&source.path))?;
+        Ok((world, code))
+    }
+}
+
 impl Package {
     /// Reads, compiles and checks the component that a manifest in `folder` names.
     pub fn open(
         folder: &Path,
         manifest: Manifest,
+        layout: Layout,
         fits: &Fits<'_>,
-        engines: &Engines,
-        cache: Option<&Cache>,
+        workshop: &Workshop,
+        patience: Patience,
     ) -> Result<Self, RuntimeError> {
         let mismatch = |what: String| RuntimeError::Mismatch { id: manifest.id.clone(), what };
         let lacking = mismatches(&manifest, fits.robot, fits.model);
         if !lacking.is_empty() {
             return Err(mismatch(lacking.join("; ")));
         }
-        let path = folder.join(&manifest.component);
-        let bytes = read(&path)?;
-        let digest = Digest::of(&bytes);
-        let compiled = |engine: &Engine| -> Result<Code, RuntimeError> {
-            if let Some(component) = cache.and_then(|cache| cache.find(engine, digest)) {
-                return Ok(component);
-            }
-            size::check(&bytes, &path, engines.limits)?;
-            let component = compile(engine, &bytes, &path)?;
-            Ok(match cache {
-                Some(cache) => cache.keep(engine, digest, component),
-                None => Code::Made(component),
-            })
-        };
-        // Exports decide about the engine, so look at them with the one that takes both worlds.
-        let code = compiled(&engines.skill)?;
-        let world = inspect::world(&engines.skill, code.component(), &path)?;
-        inspect::check_imports(&engines.skill, code.component(), &path, &manifest)?;
-        let code = match world {
-            World::Skill => code,
-            World::Controller => compiled(&engines.controller)?,
-        };
+        let source = Source::open(folder, &manifest, layout)?;
+        let (world, code) = workshop.code(&source, patience)?;
+        let Source { digest, path, .. } = source;
+        let engine = workshop.engines.of(world);
+        inspect::world(engine, code.component()).map_err(|flaw| flaw.of(&path))?;
+        inspect::check_imports(engine, code.component(), &manifest).map_err(|flaw| flaw.of(&path))?;
         let grants = Grants::new(&manifest.permissions, fits.withheld);
         let within = match &manifest.limits {
             none if *none == Tightening::default() => None,
@@ -120,13 +125,6 @@ impl Package {
         };
         Ok(Self { manifest, digest, grants, within, code, world, path })
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, PackageError> {
-    manifest::read(path, MOST_BYTES).map_err(|error| match error {
-        Unread::Failed(source) => PackageError::Read { path: path.into(), source },
-        Unread::TooLarge(bytes) => PackageError::TooLarge { path: path.into(), bytes, most: MOST_BYTES },
-    })
 }
 
 /// What the skill needs or asks for, and robot and model lack; each with both sides. Empty: it fits.

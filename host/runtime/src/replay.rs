@@ -12,9 +12,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use wasmtime::component::Linker;
 use wasmtime::{Store, UpdateDeadline};
-use waza_package::compile::compile;
-use waza_package::{Engines, Interfaces, PackageError, SkillId};
-use waza_state::TaskRequest;
+use waza_package::{Compiler, Engines, Flaw, Interfaces, Patience, SkillId, Source, World};
+use waza_state::{Cache, TaskRequest};
 
 pub use crate::record::Difference;
 
@@ -25,6 +24,7 @@ use crate::imports;
 use crate::imports::replayed::Replayed;
 use crate::imports::sandbox::Sandbox;
 use crate::limits::{Budgets, CpuClock, KINDS_OF_HANDLES};
+use crate::package::Workshop;
 use crate::record::cursor::{Cursor, Halted};
 use crate::record::value::RecordedFatal;
 use crate::record::{Ending, Entry};
@@ -64,18 +64,29 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Compiles a component, which runs within these budgets. `place` names it in errors.
+    /// Compiles a component, which runs within these budgets, and keeps its code in a folder, or nowhere.
     ///
     /// # Errors
     /// [`RuntimeError`] if it is no component, or imports what no skill gets.
-    pub fn new(component: &[u8], place: &Path, budgets: Budgets) -> Result<Self, RuntimeError> {
+    pub fn new(
+        component: &Source,
+        budgets: Budgets,
+        compiler: Compiler,
+        cache: Option<&Path>,
+    ) -> Result<Self, RuntimeError> {
         let engines = Engines::new(budgets.memory())?;
-        let misfit = |error: wasmtime::Error| PackageError::misfit(place, &error);
-        let component = compile(&engines.skill, component, place)?;
+        let cache = cache.map_or_else(Cache::temporary, Cache::shared)?;
+        let misfit = |error: wasmtime::Error| Flaw::misfit(&error).of(&component.path);
+        let workshop = Workshop { engines: engines.clone(), compiler, cache };
+        let (world, code) = workshop.code(component, Patience::Long)?;
+        if world == World::Controller {
+            let what = "it is of the world `controller`, and records are of skills".into();
+            return Err(Flaw::Misfit(what).of(&component.path).into());
+        }
         let mut linker = Linker::new(&engines.skill);
         // Everything: whatever is called gives no power, and must have been recorded.
         imports::link(&mut linker, &Interfaces::all()).map_err(misfit)?;
-        let component = linker.instantiate_pre(&component).and_then(SkillPre::new).map_err(misfit)?;
+        let component = linker.instantiate_pre(code.component()).and_then(SkillPre::new).map_err(misfit)?;
         Ok(Self { engines, component, budgets })
     }
 

@@ -113,7 +113,7 @@ fn lock(path: &Path) -> io::Result<File> {
 
 /// Refuses a folder that is another user's, that others may write, or that a link only leads to.
 #[cfg(unix)]
-fn check(path: &Path) -> Result<(), String> {
+pub(crate) fn check(path: &Path) -> Result<(), String> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| {
@@ -133,7 +133,7 @@ fn check(path: &Path) -> Result<(), String> {
 }
 
 #[cfg(not(unix))]
-fn check(_: &Path) -> Result<(), String> {
+pub(crate) fn check(_: &Path) -> Result<(), String> {
     Ok(())
 }
 

@@ -1,14 +1,15 @@
 //! `waza replay`: a skill against the record of a run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 use waza_record::Record;
 use waza_runtime::replay::{Difference, Verdict};
-use waza_runtime::{self as runtime, Manifest};
+use waza_runtime::{self as runtime, Layout, Manifest, PackageError, Source};
 
+use crate::compiler;
 use crate::fault::{OrBadInput, bad_input};
 use crate::recording::{budgets, recorded};
 
@@ -33,8 +34,12 @@ impl Replay {
     pub fn run(self) -> Result<()> {
         let record = Record::open(&self.record).or_bad_input()?;
         let (run, cut) = recorded(&record)?;
-        let (component, place) = self.component(&record)?;
-        let verdict = runtime::Replay::new(&component, &place, budgets(&record.header)).or_bad_input()?.run(run);
+        let component = self.component(&record).or_bad_input()?;
+        let budgets = budgets(&record.header);
+        let cache = compiler::cache();
+        let replay =
+            runtime::Replay::new(&component, budgets, compiler::compiler(), cache.as_deref()).or_bad_input()?;
+        let verdict = replay.run(run);
         match verdict {
             Verdict::Same { calls, ended } if self.json => {
                 say!("{}", report(&record, calls, ended.map(|it| it.to_string()), None, cut.as_deref()))
@@ -63,20 +68,13 @@ impl Replay {
         }
     }
 
-    /// What runs, and where it is from.
-    fn component(&self, record: &Record) -> Result<(Vec<u8>, PathBuf)> {
-        let read = |path: &Path| {
-            let bytes = std::fs::read(path);
-            bytes.map_err(|error| {
-                bad_input(format!("cannot read the component ({error})"), path.display(), "build it first")
-            })
-        };
-        let path = match (&self.wasm, &self.skill) {
-            (Some(wasm), _) => wasm.clone(),
-            (None, Some(folder)) => folder.join(Manifest::open(folder).or_bad_input()?.component),
-            (None, None) => return Ok((record.package.component.clone(), self.record.clone())),
-        };
-        Ok((read(&path)?, path))
+    /// What runs.
+    fn component(&self, record: &Record) -> Result<Source, PackageError> {
+        match (&self.wasm, &self.skill) {
+            (Some(wasm), _) => Source::file(wasm),
+            (None, Some(folder)) => Source::open(folder, &Manifest::open(folder)?, Layout::BuildTree),
+            (None, None) => Source::of(&record.package.component, &self.record),
+        }
     }
 }
 

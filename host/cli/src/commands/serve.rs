@@ -14,13 +14,14 @@ use waza_daemon::{Daemon, DaemonError, Options, Records, StopKind, Token};
 use waza_robot::bridge::RemoteLink;
 use waza_robot::sim::{SceneSpec, Simulator, arm};
 use waza_robot::{Embodiment, Guard, Link, Pace, Robot, RobotOptions};
-use waza_runtime::{Host, HostOptions};
+use waza_runtime::{Budgets, Host, HostOptions, Layout, Permission};
 
 #[cfg(unix)]
 use super::link::TABLETOP;
 use super::stage::ModelOptions;
 use super::within_site;
 use crate::assets::Checkout;
+use crate::compiler;
 use crate::fault::{BadInput, OrBadInput, bad_input};
 use crate::lines::Lines;
 use crate::log::LogOptions;
@@ -58,6 +59,18 @@ pub struct Serve {
     /// A folder of skill packages, a folder each; what changes there takes effect at once.
     #[arg(long)]
     skills: PathBuf,
+    /// Permissions that no skill gets, whatever its manifest declares: `pixels:wrist,operator`.
+    #[arg(long, value_name = "PERMISSION", value_delimiter = ',')]
+    withhold: Vec<Permission>,
+    /// Memory that all runs may take together, MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..))]
+    memory: u32,
+    /// How long a run may take, s; what takes longer is ended.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
+    run_time: u32,
+    /// Take packages as a build leaves them: their manifests may name components outside of their folders.
+    #[arg(long)]
+    build_tree: bool,
     /// A file with the limits of this site, in the form of an embodiment file's: they can only be stricter than the robot's.
     #[arg(long)]
     site: Option<PathBuf>,
@@ -159,8 +172,16 @@ impl Serve {
         (link, held) = self.link(&embodiment)?;
         let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(arm::tool_position), guard: Guard::On };
         let robot = Robot::start(embodiment, link, options).context("starting the robot")?;
-        let host = Host::new(robot, model, HostOptions { state: self.state.clone(), ..HostOptions::default() })
-            .or_bad_input()?;
+        let options = HostOptions {
+            state: self.state.clone(),
+            withheld: self.withhold.iter().cloned().collect(),
+            memory_bytes: (self.memory as usize) << 20,
+            budgets: Budgets { run_time: Duration::from_secs(self.run_time.into()), ..Budgets::default() },
+            compiler: compiler::compiler(),
+            layout: if self.build_tree { Layout::BuildTree } else { Layout::Package },
+            ..HostOptions::default()
+        };
+        let host = Host::new(robot, model, options).or_bad_input()?;
 
         let options = Options { listen: self.listen, token, stops: self.stops(), records };
         let lines = Lines::to(io::stdout())?;

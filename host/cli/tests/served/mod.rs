@@ -21,7 +21,7 @@ pub struct Served {
     pub child: Child,
     lines: Receiver<String>,
     address: String,
-    /// What it said until it was armed.
+    /// What it said until it was armed and had looked at every package.
     pub begun: Vec<String>,
 }
 
@@ -78,12 +78,19 @@ impl Served {
     }
 
     pub fn of(mut command: Command, log: Stdio) -> Self {
+        let skills = command.get_args().skip_while(|it| *it != "--skills").nth(1).map(std::path::PathBuf::from);
+        let skills = skills.and_then(|skills| std::fs::read_dir(skills).ok()).into_iter().flatten();
+        let packages =
+            skills.filter(|entry| entry.as_ref().is_ok_and(|it| it.path().join("skill.toml").exists())).count();
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let (sender, lines) = channel();
         let out = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let mut served = Self { child, lines, address: String::new(), begun: Vec::new() };
-        while !served.begun.last().is_some_and(|line| line.starts_with("armed")) {
+        let said = |begun: &[String], what: &str| begun.iter().filter(|line| line.starts_with(what)).count();
+        let is_ready =
+            |begun: &[String]| said(begun, "armed") > 0 && said(begun, "loaded ") + said(begun, "refused ") >= packages;
+        while !is_ready(&served.begun) {
             let line = served.lines.recv_timeout(PATIENCE).expect("it does not arm");
             if let Some(address) = line.strip_prefix("listening on ") {
                 served.address = address.into();

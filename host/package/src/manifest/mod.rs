@@ -3,7 +3,6 @@
 pub mod permission;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +12,7 @@ use waza_robot::Tightening;
 use crate::ability::Ability;
 use crate::ids::SkillId;
 use crate::manifest::permission::Permission;
+use crate::source::{lies_inside, open_regular};
 
 /// The name of a skill package's manifest.
 pub const FILE: &str = "skill.toml";
@@ -70,6 +70,12 @@ pub enum ManifestError {
         /// Why.
         source: std::io::Error,
     },
+    /// A link leads elsewhere.
+    #[error("{path} leads out of its package; a package's files lie inside its folder, so copy it there", path = .path.display())]
+    Outside {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file is far larger than any manifest.
     #[error("{path} has {bytes} bytes, a manifest has at most {LONGEST_BYTES}; is it really a skill.toml?", path = .path.display())]
     TooLarge {
@@ -104,15 +110,7 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`] names the file and what is wrong with it.
     pub fn open(folder: &Path) -> Result<Self, ManifestError> {
-        let path = folder.join(FILE);
-        let unreadable = |source| ManifestError::Read { path: path.clone(), source };
-        let bytes = match read(&path, LONGEST_BYTES) {
-            Ok(bytes) => bytes,
-            Err(Unread::Failed(source)) => return Err(unreadable(source)),
-            Err(Unread::TooLarge(bytes)) => return Err(ManifestError::TooLarge { path, bytes }),
-        };
-        let text = String::from_utf8(bytes).map_err(|error| unreadable(io::Error::other(error)))?;
-        Self::parse(&text, &path)
+        Self::parse(&text(folder)?, &folder.join(FILE))
     }
 
     /// Checks a manifest's text; `path` is named in errors.
@@ -132,31 +130,27 @@ impl Manifest {
     }
 }
 
-/// Why a file of a package was not read.
-#[derive(Debug)]
-pub enum Unread {
-    /// The system's reason, or that it is no file.
-    Failed(io::Error),
-    /// It has so many bytes, or more if it grew meanwhile.
-    TooLarge(u64),
-}
-
-/// Reads a file of at most so many bytes, whatever it says of its size.
+/// The text of the manifest in a skill package, unchecked.
 ///
 /// # Errors
-/// [`Unread`].
-pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, Unread> {
-    let about = fs::metadata(path).map_err(Unread::Failed)?;
-    if !about.is_file() {
-        // Opening a pipe waits for somebody to write, and a device has no end.
-        return Err(Unread::Failed(io::Error::other("it is no file")));
+/// [`ManifestError`] if it cannot be read, is too long or lies elsewhere.
+pub fn text(folder: &Path) -> Result<String, ManifestError> {
+    let path = folder.join(FILE);
+    let unreadable = |source| ManifestError::Read { path: path.clone(), source };
+    if !lies_inside(folder, Path::new(FILE)).map_err(unreadable)? {
+        return Err(ManifestError::Outside { path });
     }
-    if about.len() > most {
-        return Err(Unread::TooLarge(about.len()));
+    let file = open_regular(&path).map_err(unreadable)?;
+    let bytes = file.metadata().map_err(unreadable)?.len();
+    if bytes > LONGEST_BYTES {
+        return Err(ManifestError::TooLarge { path, bytes });
     }
-    let mut bytes = Vec::with_capacity(about.len() as usize);
+    let mut text = Vec::with_capacity(bytes as usize);
     // It may grow while it is read, and some files of the system say that they are empty.
-    File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes)).map_err(Unread::Failed)?;
-    let read = bytes.len() as u64;
-    if read > most { Err(Unread::TooLarge(read)) } else { Ok(bytes) }
+    file.take(LONGEST_BYTES + 1).read_to_end(&mut text).map_err(unreadable)?;
+    let bytes = text.len() as u64;
+    if bytes > LONGEST_BYTES {
+        return Err(ManifestError::TooLarge { path, bytes });
+    }
+    String::from_utf8(text).map_err(|error| unreadable(io::Error::other(error)))
 }

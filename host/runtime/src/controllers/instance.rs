@@ -7,12 +7,13 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Store, UpdateDeadline};
-use waza_package::{Engines, PackageError, SkillId};
+use waza_package::{Engines, Flaw, SkillId};
 use waza_robot::Embodiment;
 
 use crate::contract::Refusal;
 use crate::contract::controller::{Controller as Bindings, exports::waza::skill::control};
 use crate::error::{RuntimeError, SkillError};
+use crate::limits::memory::HostMemory;
 use crate::limits::{Budget, Budgets, CpuClock, Exhausted, Growth};
 
 /// What a controller is told at a tick.
@@ -54,8 +55,9 @@ impl Controller {
         id: SkillId,
         robot: &Embodiment,
         path: &Path,
+        memory: &HostMemory,
     ) -> Result<Self, RuntimeError> {
-        let misfit = |error: wasmtime::Error| RuntimeError::from(PackageError::misfit(path, &error));
+        let misfit = |error: wasmtime::Error| RuntimeError::from(Flaw::misfit(&error).of(path));
         let mut linker = Linker::new(&engines.controller);
         crate::controllers::random::link_random(&mut linker, |state: &mut State| &mut state.random).map_err(misfit)?;
         linker.define_unknown_imports_as_traps(component).map_err(misfit)?;
@@ -64,7 +66,7 @@ impl Controller {
         let (cpu_burst, cpu_time) = (limit, Duration::MAX);
         let budgets =
             Budgets { memory_bytes: MEMORY_BYTES, call_bytes: ANSWER_BYTES, cpu_burst, cpu_time, ..Budgets::default() };
-        let growth = Growth::new(&budgets);
+        let growth = Growth::new(&budgets, memory);
         let mut store = Store::new(&engines.controller, State { growth, random: ChaCha8Rng::seed_from_u64(0) });
         store.limiter(|state| &mut state.growth);
         store.set_hostcall_fuel(budgets.call_bytes);

@@ -17,6 +17,7 @@ use waza_state::Quarantine;
 use crate::contract::Refusal;
 use crate::controllers::instance::Controller;
 use crate::error::RuntimeError;
+use crate::limits::memory::HostMemory;
 use crate::package::{Package, SkillSummary};
 
 /// A version of a controller that can be engaged.
@@ -27,8 +28,9 @@ pub(crate) fn instantiate(
     installed: &Installed,
     engines: &Engines,
     robot: &Embodiment,
+    memory: &HostMemory,
 ) -> Result<Controller, RuntimeError> {
-    Controller::new(engines, installed.code.component(), installed.id().clone(), robot, &installed.path)
+    Controller::new(engines, installed.code.component(), installed.id().clone(), robot, &installed.path, memory)
 }
 
 /// All controllers of a host.
@@ -61,11 +63,12 @@ impl Controllers {
         installed: Installed,
         engines: &Engines,
         robot: &Embodiment,
+        memory: &HostMemory,
         quarantine: &Quarantine,
     ) -> Result<(), RuntimeError> {
         let id = installed.id().clone();
         // One that cannot be made is refused before it takes anybody's place.
-        let mut made = Some(instantiate(&installed, engines, robot)?);
+        let mut made = Some(instantiate(&installed, engines, robot, memory)?);
         let engaged: Vec<_> = {
             let mut registry = self.0.lock();
             registry.installed.insert(id.clone(), installed.clone());
@@ -76,7 +79,7 @@ impl Controllers {
             return Ok(());
         }
         for engagement in engaged {
-            let controller = made.take().map_or_else(|| instantiate(&installed, engines, robot), Ok)?;
+            let controller = made.take().map_or_else(|| instantiate(&installed, engines, robot, memory), Ok)?;
             let offer = Version { controller, installed: installed.clone() };
             let replaced = engagement.offer.lock().replace(offer);
             drop(replaced);

@@ -32,6 +32,7 @@ use crate::contract::{self, Fault, Held, Observed, Refusal};
 use crate::imports::pilot::Unreported;
 use crate::imports::sandbox::{Calls, Linked, Sandbox};
 use crate::leases::{Holder, Leases, Waiting};
+use crate::limits::memory::HostMemory;
 use crate::limits::rate::{Meter, Slot};
 use crate::limits::{Budget, Budgets, CpuClock, Exhausted, Growth};
 use crate::model::Model;
@@ -117,6 +118,11 @@ impl Call {
 
     pub fn robot(&self) -> &Robot {
         &self.services.robot
+    }
+
+    /// Of all runs together.
+    pub fn memory(&self) -> &HostMemory {
+        &self.services.memory
     }
 
     pub fn model(&self) -> &Arc<dyn Model> {

@@ -63,8 +63,7 @@ impl motion::HostLease for Run {
         lease.check()?;
         let context = &self.context;
         context.check(Permission::Skills(controller.clone()))?;
-        // What the controller itself may use is limited, and not the skill's.
-        Ok(context.cpu.uncounted(|| engage(context, lease, &controller, goal))?)
+        Ok(engage(context, lease, &controller, goal)?)
     }
 
     fn hold(&mut self, lease: Resource<Lease>) -> Result<(), Fault> {

@@ -63,7 +63,7 @@ pub(crate) fn engage(context: &Arc<Call>, lease: &Lease, name: &str, goal: Vec<f
     let failed = |error: String| Refusal::Failed(error);
     SkillError::unless_quarantined(&installed.version(), &services.quarantine)
         .map_err(|error| Refusal::Unavailable(error.to_string()))?;
-    let mut controller = instantiate(&installed, &services.engines, services.robot.embodiment())
+    let mut controller = instantiate(&installed, &services.engines, services.robot.embodiment(), &services.memory)
         .map_err(|error| failed(error.to_string()))?;
     controller.start("", None).map_err(|error| {
         error.judge(&installed.version(), &services.quarantine);

@@ -15,6 +15,7 @@ use crate::contract::Fault;
 use crate::imports;
 use crate::imports::sandbox::Sandbox;
 use crate::imports::wasi::{Until, Wasi};
+use crate::limits::memory::HostMemory;
 use crate::limits::{Budgets, Growth};
 use crate::record::Delivery;
 use crate::record::cursor::{Cursor, Halt};
@@ -34,7 +35,7 @@ impl Replayed {
         let mut table = ResourceTable::new();
         table.set_max_capacity(budgets.handles);
         let wasi = Wasi::new(seed, budgets.log_bytes, |line| tracing::info!("{line}"));
-        Self { cursor, growth: Growth::new(budgets), wasi, table }
+        Self { cursor, growth: Growth::new(budgets, &HostMemory::of_one()), wasi, table }
     }
 
     /// Answers a call that is not awaited.

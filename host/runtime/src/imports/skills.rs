@@ -50,6 +50,7 @@ impl<T: Send + 'static> skills::HostWithStore<T> for HasSelf<Run> {
                 SkillError::NotLoaded { .. } | SkillError::Quarantined { .. } => {
                     Refusal::Unavailable(error.to_string())
                 }
+                SkillError::Full { .. } => Refusal::Exhausted(error.to_string()),
                 SkillError::Stopped { .. } => Refusal::Stopped,
                 error => Refusal::Failed(error.to_string()),
             })

@@ -1,5 +1,6 @@
 //! What a run may use, and the parts that count it.
 
+pub(crate) mod memory;
 pub(crate) mod rate;
 
 use std::fmt;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cpu_time::ThreadTime;
+use memory::{HostMemory, Share};
 use wasmtime::ResourceLimiter;
 use waza_package::MemoryLimits;
 
@@ -114,6 +116,8 @@ pub enum Budget {
     InvokeDepth,
     /// [`Budgets::invocations`].
     Invocations,
+    /// [`HostOptions::memory_bytes`](crate::HostOptions::memory_bytes): all runs together.
+    HostMemory,
     /// A controller's share of a control period.
     Tick,
 }
@@ -134,6 +138,7 @@ impl fmt::Display for Budget {
             Self::ModelRequests => "the number of requests to the model",
             Self::InvokeDepth => "the depth of skills that invoke each other",
             Self::Invocations => "the number of invoked runs at once",
+            Self::HostMemory => "the host's memory for runs",
             Self::Tick => "the time for one call of a controller",
         })
     }
@@ -243,11 +248,14 @@ pub(crate) struct Growth {
     table_limit: usize,
     held_bytes: usize,
     held_limit: usize,
+    /// Of the memory that all runs have together.
+    share: Share,
 }
 
 impl Growth {
-    pub fn new(budgets: &Budgets) -> Self {
+    pub fn new(budgets: &Budgets, memory: &HostMemory) -> Self {
         Self {
+            share: memory.share(),
             memory_bytes: 0,
             memory_limit: budgets.memory_bytes,
             table_elements: 0,
@@ -263,13 +271,23 @@ impl Growth {
         if held > self.held_limit {
             return Err(Exhausted { budget: Budget::Held, limit: mebibytes(self.held_limit) });
         }
+        self.take(bytes)?;
         self.held_bytes = held;
         Ok(())
     }
 
     /// What was held is given up.
     pub fn release(&mut self, bytes: usize) {
-        self.held_bytes = self.held_bytes.saturating_sub(bytes);
+        let bytes = bytes.min(self.held_bytes);
+        self.held_bytes -= bytes;
+        self.share.shrink(bytes);
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        if self.share.grow(bytes) {
+            return Ok(());
+        }
+        Err(Exhausted { budget: Budget::HostMemory, limit: self.share.limit() })
     }
 }
 
@@ -284,6 +302,7 @@ impl ResourceLimiter for Growth {
             let limit = mebibytes(self.memory_limit);
             return Err(wasmtime::Error::new(Exhausted { budget: Budget::Memory, limit }));
         }
+        self.take(desired.saturating_sub(current)).map_err(wasmtime::Error::new)?;
         Ok(true)
     }
 
@@ -351,7 +370,7 @@ mod tests {
 
     #[test]
     fn what_the_host_keeps_is_bounded_and_given_back() {
-        let mut growth = Growth::new(&Budgets { held_bytes: 2 << 20, ..Budgets::default() });
+        let mut growth = Growth::new(&Budgets { held_bytes: 2 << 20, ..Budgets::default() }, &HostMemory::of_one());
         assert_eq!(growth.hold(2 << 20), Ok(()));
         let error = growth.hold(1).unwrap_err();
         assert_eq!((error.budget, error.limit.as_str()), (Budget::Held, "2 MiB"));
@@ -366,12 +385,12 @@ mod tests {
 
     #[test]
     fn several_memories_share_one_budget_and_several_tables_another() {
-        let mut growth = Growth::new(&Budgets { memory_bytes: 2 << 20, ..Budgets::default() });
+        let mut growth = Growth::new(&Budgets { memory_bytes: 2 << 20, ..Budgets::default() }, &HostMemory::of_one());
         assert!(growth.memory_growing(0, 1 << 20, None).unwrap());
         assert!(growth.memory_growing(0, 1 << 20, None).unwrap());
         let error = growth.memory_growing(0, 1, None).unwrap_err();
         assert_eq!(error.downcast_ref::<Exhausted>().unwrap().budget, Budget::Memory);
-        let mut growth = Growth::new(&Budgets { table_elements: 200, ..Budgets::default() });
+        let mut growth = Growth::new(&Budgets { table_elements: 200, ..Budgets::default() }, &HostMemory::of_one());
         assert!(growth.table_growing(0, 100, None).unwrap() && growth.table_growing(100, 200, None).unwrap());
         let error = growth.table_growing(0, 1, None).unwrap_err();
         assert_eq!(error.downcast_ref::<Exhausted>().unwrap().budget, Budget::Tables);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use waza_package::Permission;
+use waza_package::{Compiler, Layout, Permission};
 
 use crate::limits::Budgets;
 
@@ -13,6 +13,9 @@ use crate::limits::Budgets;
 pub struct HostOptions {
     /// What one run may use.
     pub budgets: Budgets,
+    /// What all runs may use together of memory, that of the host's behind their handles included, bytes. 2 GiB. The last
+    /// eighth is for runs that use no more than 32 MiB; when that is taken no other run begins.
+    pub memory_bytes: usize,
     /// Robot time that one inference takes under [`Pace::Lockstep`](waza_robot::Pace::Lockstep), ticks. In real time the real
     /// latency counts.
     pub model_latency_ticks: u32,
@@ -29,12 +32,20 @@ pub struct HostOptions {
     /// The folder in which the host keeps what it must know after a restart: compiled components, checkpoints of runs, the
     /// quarantine. None: it forgets.
     pub state: Option<PathBuf>,
+    /// Another folder for compiled components than that in `state`, which several hosts may share. None, and no `state`: they
+    /// go with the host.
+    pub cache: Option<PathBuf>,
+    /// Where packages are compiled. Those of strangers: in a process of its own.
+    pub compiler: Compiler,
+    /// Where the files of packages may lie.
+    pub layout: Layout,
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
         Self {
             budgets: Budgets::default(),
+            memory_bytes: 2 << 30,
             model_latency_ticks: 5,
             operator: Operator::Absent,
             controller_probation: Duration::from_secs(1),
@@ -42,6 +53,9 @@ impl Default for HostOptions {
             lease_term: Duration::from_secs(30),
             swap: SwapOptions::default(),
             state: None,
+            cache: None,
+            compiler: Compiler::Here,
+            layout: Layout::Package,
         }
     }
 }

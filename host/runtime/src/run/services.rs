@@ -10,6 +10,7 @@ use waza_state::{Quarantine, RunFiles, StateFolder};
 
 use crate::controllers::Controllers;
 use crate::leases::Leases;
+use crate::limits::memory::HostMemory;
 use crate::model::Model;
 use crate::run::Launch;
 use crate::run::options::HostOptions;
@@ -31,6 +32,8 @@ pub(crate) struct Services {
     pub checkpoints: Checkpoints,
     pub runs: Runs,
     pub quarantine: Quarantine,
+    /// Of all runs together.
+    pub memory: HostMemory,
     pub controllers: Controllers,
     /// Starts a run of a skill that another run invokes. Whoever starts runs lies above this, so it hands its door in.
     pub launch: Box<Launcher>,

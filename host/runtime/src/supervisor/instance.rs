@@ -160,7 +160,7 @@ pub(crate) fn store(
     let mut table = ResourceTable::new();
     table.set_max_capacity(budgets.handles);
     let wasi = Wasi::of(&call, tape.clone());
-    let run = Run { growth: Growth::new(budgets), wasi, table, context: call.clone(), tape };
+    let run = Run { growth: Growth::new(budgets, call.memory()), wasi, table, context: call.clone(), tape };
     let mut store = Store::new(&engines.skill, Sandbox::Run(run));
     store.limiter(|sandbox| sandbox.growth());
     store.set_hostcall_fuel(budgets.call_bytes);

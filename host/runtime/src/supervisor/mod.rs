@@ -63,6 +63,11 @@ pub(crate) fn resume(skills: &Arc<Skills>, run: RunId, events: Arc<dyn Fn(Event)
 /// The loaded version of a skill, if it may run.
 fn admit(skills: &Skills, skill: &str) -> Result<Arc<Loaded>, SkillError> {
     let version = skills.current(skill)?;
+    let memory = &skills.services.memory;
+    if memory.is_full() {
+        let (used, most) = memory.level();
+        return Err(SkillError::Full { used_mib: used >> 20, most_mib: most >> 20 });
+    }
     SkillError::unless_quarantined(&version.package.version(), &skills.services.quarantine)?;
     Ok(version)
 }

@@ -10,7 +10,7 @@ use std::task::Wake;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use waza_package::{Interfaces, PackageError, Permission, SkillId, VersionId};
+use waza_package::{Flaw, Interfaces, Permission, SkillId, VersionId};
 use waza_state::RunId;
 
 use crate::contract::skill::SkillPre;
@@ -89,7 +89,7 @@ impl Skills {
     /// Links a package with the interfaces that it asks for, and with nothing else.
     pub fn link(&self, package: &Package) -> Result<SkillPre<Sandbox>, RuntimeError> {
         let linked = self.linkers.link(package.code.component(), Interfaces::of(&package.manifest));
-        linked.map_err(|error| PackageError::misfit(&package.path, &error).into())
+        linked.map_err(|error| Flaw::misfit(&error).of(&package.path).into())
     }
 
     /// Loads a version in place of another.
@@ -176,8 +176,10 @@ impl Skills {
             }
             match Instance::ahead(&self.services, version, &job) {
                 Ok(instance) => self.make(&job, Offer { instance, version: version.clone(), requested }),
-                // The run was ended meanwhile.
-                Err(SkillError::Stopped { .. }) => {}
+                // The run was ended meanwhile, or others take all memory.
+                Err(error) if !error.is_the_versions_fault() => {
+                    tracing::warn!("the run {} keeps its version of {}: {error}", job.id, package.id());
+                }
                 Err(error) => self.reject(&job, package, &error.to_string()),
             }
         }

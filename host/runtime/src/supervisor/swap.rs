@@ -112,11 +112,11 @@ impl Supervisor {
                 self.go_back(&format!("it refused the state: {}", sentence(&refusal)), false);
                 None
             }
-            Ok(_) | Err(SkillError::Returned { .. } | SkillError::Stopped { .. }) => Some(ended),
-            Err(error) => {
+            Err(error) if error.is_the_versions_fault() => {
                 self.go_back(&error.to_string(), true);
                 None
             }
+            ended => Some(ended),
         }
     }
 

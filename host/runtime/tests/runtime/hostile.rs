@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use waza_robot::Pace;
 use waza_runtime::Input;
-use waza_runtime::{Budget, Budgets, Event, HostOptions, Outcome, PackageError, RuntimeError, SkillError, TaskRequest};
+use waza_runtime::{
+    Budget, Budgets, Event, Flaw, HostOptions, Outcome, PackageError, RuntimeError, SkillError, TaskRequest,
+};
 
+use crate::bombs::bomb;
 use crate::fixture::{ALL, Bench, REST};
 use crate::packages::{component, manifest};
 
@@ -171,6 +174,15 @@ fn what_makes_the_host_do_much_for_little_is_throttled() {
         ("engage_forever", Refuse("exhausted: the number of calls and streams at once")),
     ];
     all_on(&bench, &corpus);
+}
+
+#[test]
+fn what_engaging_a_controller_costs_is_counted_where_it_is_asked_for() {
+    let budgets =
+        Budgets { cpu_time: Duration::from_millis(200), run_time: Duration::from_secs(60), ..tight().budgets };
+    let bench = Bench::with(Pace::Lockstep, HostOptions { budgets, ..HostOptions::default() }, ALL);
+    bench.load("follower", &[]).unwrap();
+    all_on(&bench, &[("engage_and_wait", Exhaust(Budget::CpuTime))]);
 }
 
 /// What polls or withdraws at its control loop's cost.
@@ -439,20 +451,6 @@ fn a_controller_that_misbehaves_ends_and_answers_nothing() {
     }
 }
 
-/// A component's text, in which `{{N text}}` stands for `text` N times, and `#` in it for the number of each.
-fn bomb(name: &str) -> Vec<u8> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guests/hostile/bombs/");
-    let mut text = std::fs::read_to_string(format!("{folder}{name}.wat")).unwrap();
-    while let Some((before, rest)) = text.split_once("{{") {
-        let (repeated, after) = rest.split_once("}}").unwrap();
-        let (times, what) = repeated.split_once(' ').unwrap();
-        let times: usize = times.parse().unwrap();
-        let numbered: Vec<_> = (0..times).map(|number| what.replace('#', &number.to_string())).collect();
-        text = format!("{before}{}{after}", numbered.join(" "));
-    }
-    wat::parse_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
-}
-
 #[test]
 fn a_component_that_is_a_bomb_by_itself_is_refused_before_it_is_compiled() {
     let bench = bench();
@@ -470,7 +468,7 @@ fn a_component_that_is_a_bomb_by_itself_is_refused_before_it_is_compiled() {
         let folder = bench.package_of("bomb", &manifest("bomb", ALL), &bomb(name));
         let error = bench.host.load(&folder).unwrap_err();
         assert!(
-            matches!(&error, RuntimeError::Package(PackageError::Outsized { what, .. }) if what.contains(expected)),
+            matches!(&error, RuntimeError::Package(PackageError::Component { flaw: Flaw::Outsized(what), .. }) if what.contains(expected)),
             "{name}: {error}"
         );
         assert_no_harm(&bench, name);

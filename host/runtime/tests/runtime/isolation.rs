@@ -71,6 +71,44 @@ fn a_skill_that_eats_memory_is_ended_by_its_memory_budget() {
 }
 
 #[test]
+fn runs_that_fill_the_hosts_memory_are_ended_without_a_strike_and_small_ones_go_on_until_it_is_full() {
+    let options = HostOptions { memory_bytes: 256 << 20, ..HostOptions::default() };
+    let bench = Bench::with(Pace::RealTime, options, ALL);
+    let filled = || {
+        let is_filled = |event: &&Event| matches!(event, Event::Progress { note, .. } if note == "filled");
+        bench.events.lock().unwrap().iter().filter(is_filled).count()
+    };
+    let began = Instant::now();
+    let fill = |mib: u32| {
+        let before = filled();
+        let running = bench.start(&format!("fill memory: {mib}"));
+        while filled() == before {
+            assert!(began.elapsed() < Duration::from_secs(60), "it never fills its memory");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        running
+    };
+    // Each is far below its own budget; of what all have, an eighth is not for them.
+    let large = [fill(100), fill(100)];
+    let error = bench.run("fill memory: 100").unwrap_err();
+    assert!(error.to_string().contains("256 MiB for all runs"), "{error}");
+    assert_eq!(exhausted(Err::<(), _>(error)), Budget::HostMemory);
+    assert_eq!(bench.host.quarantined(), []);
+    bench.run("say: small").unwrap();
+
+    // What is left is taken by small ones, and then no other begins.
+    let small = fill(24);
+    let full = bench.run("say: small").unwrap_err();
+    assert!(matches!(full, SkillError::Full { .. }), "{full}");
+    let full = full.to_string();
+    assert!(full.contains("the host is full: ") && full.contains("of 256 MiB"), "{full}");
+    drop((large, small));
+    while bench.run("say: small").is_err() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it stays full");
+    }
+}
+
+#[test]
 fn a_skill_that_hoards_observations_is_ended_by_its_handle_budget() {
     let bench = Bench::with(Pace::Lockstep, tight(), ALL);
     assert_eq!(exhausted(bench.run("hoard observations")), Budget::Handles);

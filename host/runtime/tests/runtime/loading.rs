@@ -1,6 +1,7 @@
 //! What is refused when it is loaded: in one line, with the place and a way out.
 
-use waza_runtime::{PackageError, RuntimeError};
+use waza_robot::Pace;
+use waza_runtime::{Flaw, HostOptions, Layout, PackageError, RuntimeError};
 
 use crate::fixture::{ALL, Bench};
 use crate::packages::{component, manifest};
@@ -29,7 +30,10 @@ fn what_is_no_component_is_refused_with_what_it_is() {
         (&[0xff; 64], "right file"),
     ] {
         let (error, message) = refusal(&bench, &manifest("bad", &[]), bytes);
-        assert!(matches!(error, RuntimeError::Package(PackageError::NotAComponent { .. })), "{message}");
+        assert!(
+            matches!(error, RuntimeError::Package(PackageError::Component { flaw: Flaw::NotAComponent(_), .. })),
+            "{message}"
+        );
         assert!(message.contains(expected) && message.contains("guest.wasm"), "{expected} is not in: {message}");
     }
     assert_eq!(bench.host.skills().len(), 1, "a refused package must not be half loaded");
@@ -61,7 +65,8 @@ fn a_skill_of_another_version_of_the_contract_is_refused_with_both_versions() {
     places.into_iter().for_each(|at| bytes[at..at + to.len()].copy_from_slice(to));
     let (error, message) = refusal(&bench, &manifest("bad", &[]), &bytes);
     assert!(
-        matches!(error, RuntimeError::Package(PackageError::WrongWit { .. })) && message.contains("@0.9.0"),
+        matches!(error, RuntimeError::Package(PackageError::Component { flaw: Flaw::WrongWit(_), .. }))
+            && message.contains("@0.9.0"),
         "{message}"
     );
 }
@@ -80,7 +85,10 @@ fn an_import_that_the_manifest_does_not_ask_for_is_refused_with_the_line_to_add(
         let kind = missing.split(':').next().unwrap();
         let rest: Vec<_> = ALL.iter().copied().filter(|it| it.split(':').next() != Some(kind)).collect();
         let (error, message) = refusal(&bench, &manifest("bad", &rest), &component("conduct"));
-        assert!(matches!(error, RuntimeError::Package(PackageError::Undeclared { .. })), "{message}");
+        assert!(
+            matches!(error, RuntimeError::Package(PackageError::Component { flaw: Flaw::Undeclared { .. }, .. })),
+            "{message}"
+        );
         assert!(message.contains(&format!("add {expected} to `permissions` in skill.toml")), "{message}");
     }
 }
@@ -154,14 +162,40 @@ fn limits_that_this_robot_cannot_be_kept_to_are_refused_with_both_sides() {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 #[test]
-fn a_manifest_that_says_that_it_is_empty_and_goes_on_and_on_is_read_no_further_than_a_manifest_is_long() {
+fn what_leads_out_of_a_package_is_refused_unread_but_where_a_build_has_left_it() {
+    use std::os::unix::fs::symlink;
+
     let bench = Bench::new();
-    let folder = bench.package_of("endless", "", &[]);
-    std::fs::remove_file(folder.join("skill.toml")).unwrap();
-    // Files of the system say that they have no bytes; this one has millions, and nobody knows how many.
-    std::os::unix::fs::symlink("/proc/kallsyms", folder.join("skill.toml")).unwrap();
-    let error = bench.host.load(&folder).unwrap_err().to_string();
-    assert!(error.contains("has 65537 bytes, a manifest has at most 65536"), "{error}");
+    let outside = bench.packages.path().join("outside.wasm");
+    std::fs::write(&outside, component("probe")).unwrap();
+    let refused = |folder: &std::path::Path, place: &str| {
+        let message = bench.host.load(folder).unwrap_err().to_string();
+        assert!(message.contains(&format!("{place} leads out of its package")), "{message}");
+    };
+    for component in ["../outside.wasm", outside.to_str().unwrap(), "./../outside.wasm"] {
+        let told = manifest("bad", &[]).replace("guest.wasm", component);
+        refused(&bench.package_of("bad", &told, &[]), "outside.wasm");
+    }
+    let linked = bench.package_of("linked", &manifest("linked", &[]), &[]);
+    std::fs::remove_file(linked.join("guest.wasm")).unwrap();
+    symlink(&outside, linked.join("guest.wasm")).unwrap();
+    refused(&linked, "guest.wasm");
+    let endless = bench.package_of("endless", "", &[]);
+    std::fs::remove_file(endless.join("skill.toml")).unwrap();
+    // Files of the system say that they have no bytes; this one has gigabytes.
+    symlink("/proc/self/pagemap", endless.join("skill.toml")).unwrap();
+    refused(&endless, "skill.toml");
+
+    // A link that stays inside does no harm.
+    let inside = bench.package_of("inside", &manifest("inside", &[]), &[]);
+    std::fs::remove_file(inside.join("guest.wasm")).unwrap();
+    std::fs::write(inside.join("real.wasm"), component("probe")).unwrap();
+    symlink("real.wasm", inside.join("guest.wasm")).unwrap();
+    bench.host.load(&inside).unwrap();
+
+    let built = Bench::with(Pace::Lockstep, HostOptions { layout: Layout::BuildTree, ..HostOptions::default() }, ALL);
+    built.host.load(&linked).unwrap();
+    assert!(built.host.load(&endless).is_err());
 }

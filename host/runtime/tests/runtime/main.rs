@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod asking;
+#[path = "../packages/bombs.rs"]
+mod bombs;
 mod cameras;
 mod controller;
 mod fixture;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use waza_robot::{Observation, Pace};
 use waza_runtime::record::Ending;
 use waza_runtime::replay::{Difference, Recorded, Verdict};
-use waza_runtime::{Budgets, Entry, HostOptions, Journal, Operator, Replay, TaskRequest};
+use waza_runtime::{Budgets, Compiler, Entry, HostOptions, Journal, Operator, Replay, Source, TaskRequest};
 
 use crate::fixture::{ALL, Bench};
 use crate::packages::component;
@@ -56,8 +56,10 @@ fn record(instruction: &str) -> Recorded {
 }
 
 fn replayed(recorded: &Recorded) -> Verdict {
-    static CONDUCT: LazyLock<Replay> =
-        LazyLock::new(|| Replay::new(&component("conduct"), Path::new("conduct.wasm"), budgets()).unwrap());
+    static CONDUCT: LazyLock<Replay> = LazyLock::new(|| {
+        let conduct = Source::of(&component("conduct"), Path::new("conduct.wasm")).unwrap();
+        Replay::new(&conduct, budgets(), Compiler::Here, None).unwrap()
+    });
     CONDUCT.run(recorded.clone())
 }
 

@@ -41,6 +41,16 @@ impl Guest for Conduct {
                     eaten.push(black_box(vec![1u8; 1 << 20]));
                 }
             }
+            "fill memory" => {
+                // MiB.
+                let mut filled = Vec::new();
+                for _ in 0..number(with)? as usize {
+                    filled.push(black_box(vec![1u8; 1 << 20]));
+                }
+                operator::progress(1.0, "filled");
+                clock::wait(u64::MAX).await?;
+                filled.len().to_string()
+            }
             "hoard observations" => {
                 let mut seen = Vec::new();
                 loop {

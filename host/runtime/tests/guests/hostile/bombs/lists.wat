@@ -1,0 +1,3 @@
+;; Lists of lists of lists.
+(component
+  (type (list u8)) {{90000 (type (list #))}})

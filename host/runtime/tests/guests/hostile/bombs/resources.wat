@@ -1,0 +1,3 @@
+;; Ninety thousand kinds of resources.
+(component
+  {{90000 (type (resource (rep i32)))}})

@@ -1,0 +1,3 @@
+;; A hundred thousand types of functions.
+(component
+  (core module {{100000 (type (func (param i32)))}}))
