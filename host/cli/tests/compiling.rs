@@ -76,9 +76,12 @@ fn host() -> Host {
         state_size: 6,
         action_size: 6,
         chunk_length: 16,
+        action_steps: None,
         rate_hz: Some(10.0),
         sensors: None,
         abilities: vec![Ability::Act],
+        obstacles: Vec::new(),
+        warnings: Vec::new(),
     };
     let embodiment = Arc::new(Embodiment { control_hz: CONTROL_HZ, ..Embodiment::so101() });
     let kinematics = Box::new(|_: &[f32]| [0.2, 0.0, 0.2]);

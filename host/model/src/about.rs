@@ -46,12 +46,18 @@ pub struct About {
     pub action_size: usize,
     /// Actions in a chunk.
     pub chunk_length: usize,
-    /// Actions of a chunk per second, if the card says so.
+    /// Actions in a chunk that are played before the next is asked for, if the checkpoint says so.
+    pub action_steps: Option<usize>,
+    /// Actions of a chunk per second, if that is said.
     pub rate_hz: Option<f32>,
     /// What it looks at of the robot's sensors, if it was trained on them.
     pub sensors: Option<Sensors>,
     /// What it can be asked for.
     pub abilities: Vec<Ability>,
+    /// What keeps it from moving the robot that it was opened for, each with a way out.
+    pub obstacles: Vec<String>,
+    /// What was assumed of it or looks odd, each with what settles it.
+    pub warnings: Vec<String>,
 }
 
 impl VlmCheckpoint {
@@ -71,14 +77,17 @@ impl VlmCheckpoint {
             state_size: 0,
             action_size: 0,
             chunk_length: 0,
+            action_steps: None,
             rate_hz: None,
             sensors: None,
             abilities: abilities.into_iter().flatten().collect(),
+            obstacles: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 }
 
-fn folder_name(folder: &Path) -> String {
+pub(crate) fn folder_name(folder: &Path) -> String {
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     folder.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into())
 }
@@ -86,7 +95,7 @@ fn folder_name(folder: &Path) -> String {
 impl Checkpoint {
     /// What its policy on `device` says about itself.
     pub(crate) fn about(&self, device: &str) -> About {
-        let (card, features) = (self.card(), self.features());
+        let (card, features, fit) = (self.card(), self.features(), self.fit());
         let digest = self.digest().to_owned();
         About {
             name: card.map_or_else(|| folder_name(self.folder()), |card| card.name.clone()),
@@ -94,11 +103,12 @@ impl Checkpoint {
             digest,
             device: device.to_owned(),
             embodiment: card.and_then(|card| card.embodiment.clone()),
-            cameras: camera_names(self),
+            cameras: fit.cameras.clone(),
             state_size: features.state_size,
             action_size: features.action_size,
             chunk_length: self.architecture().flow.chunk,
-            rate_hz: card.and_then(|card| card.action_rate_hz),
+            action_steps: features.action_steps,
+            rate_hz: fit.rate_hz,
             sensors: self.architecture().sensors,
             abilities: [
                 Some(Ability::Act),
@@ -108,17 +118,8 @@ impl Checkpoint {
             .into_iter()
             .flatten()
             .collect(),
+            obstacles: fit.obstacles.clone(),
+            warnings: fit.warnings.clone(),
         }
     }
-}
-
-/// What the robot calls each camera: the configured key, taken back through the preprocessor's renaming, less its prefix.
-fn camera_names(checkpoint: &Checkpoint) -> Vec<String> {
-    let renames = &checkpoint.processors().renames;
-    let short = |key: &String| {
-        let raw = renames.iter().find(|(_, to)| *to == key).map_or(key, |(from, _)| from);
-        let short = raw.strip_prefix("observation.images.").or_else(|| raw.strip_prefix("observation."));
-        short.unwrap_or(raw).to_owned()
-    };
-    checkpoint.features().cameras.iter().map(short).collect()
 }

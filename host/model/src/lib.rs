@@ -5,8 +5,8 @@
 //! runs them on an [`executor`]: on the CPU ([`cpu`]) or, with the feature `gpu`, through wgpu. The numbers agree with the
 //! reference implementations' to f32 tolerance; [`verify`] measures by how much.
 //!
-//! It refuses to know robots and WebAssembly: states and actions are plain numbers in the units of the training data, and
-//! who may ask for them is somebody else's business.
+//! It refuses to know robots and WebAssembly: states and actions are plain numbers, in the units of the training data or,
+//! where a [`Setup`] says how they relate, in rad; who may ask for them is somebody else's business.
 //!
 //! ```no_run
 //! use waza_model::{Checkpoint, Device, Image, Noise, Policy, Query};
@@ -32,9 +32,10 @@
 //! as a path, and in the Hugging Face cache, in this order; if it holds the VLM's own weights, [`Checkpoint::vlm`] opens
 //! them. Of a vision-language model ([`VlmCheckpoint`]), which answers in words: what transformers saves.
 //!
-//! An optional `waza.json` ([`Card`]) says what people call the model and which embodiment it drives. One digest covers all
-//! of it but the card. Everything read is bounded and checked before it is used, and what is not supported is refused by
-//! name: see [`CheckpointError`].
+//! An optional `waza.json` ([`Card`]) says what people call the model, which embodiment it drives, and in which units, how
+//! fast and through which cameras; [`Setup`] can say so, too. What is said nowhere is assumed and told: see
+//! [`About::warnings`]. One digest covers all of it but the card. Everything read is bounded and checked before it is used,
+//! and what is not supported is refused by name: see [`CheckpointError`].
 //!
 //! # Video and sensors
 //!
@@ -51,7 +52,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `checkpoint`, `tensors`, [`architecture`] | files, the declared tensors, the dimensions that follow |
+//! | `checkpoint`, [`setup`], `tensors`, [`architecture`] | files, what is said besides, the declared tensors, the dimensions that follow |
 //! | [`plan`] | what forward passes do, as data; SmolVLA and SmolVLM2 are two builders |
 //! | [`executor`], [`cpu`], `wgpu` | who runs them |
 //! | `policy`, `vlm`, `image`, `noise` | everything around the networks |
@@ -77,6 +78,7 @@ mod noise;
 pub mod plan;
 mod policy;
 mod recent;
+pub mod setup;
 mod tensors;
 pub mod verify;
 mod vlm;
@@ -95,4 +97,5 @@ pub use image::{Image, ImageError};
 pub use info::{Info, PolicyInfo, TextInfo};
 pub use model::Model;
 pub use policy::{Actions, Cost, LARGEST_BATCH, Noise, Policy, Query, Sections, Work};
+pub use setup::{RobotSide, Said, Setup, Unit, Units};
 pub use vlm::{Answer, Decoding, Detection, Generation, MOST_IMAGES, Question, Sampling, Step, Vlm, boxes, locating};

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground up.
-const ROOMS: [&str; 21] = [
+const ROOMS: [&str; 22] = [
     "recent",
+    "setup",
     "noise",
     "architecture",
     "image",

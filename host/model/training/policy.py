@@ -65,7 +65,7 @@ def build(folder, cameras):
         input_features=inputs, output_features={"action": PolicyFeature(FeatureType.ACTION, (JOINTS,))}, device="cpu",
         vlm_model_name="vlm", push_to_hub=False, load_vlm_weights=False, freeze_vision_encoder=False,
         train_expert_only=False, num_vlm_layers=TEXT["num_hidden_layers"], resize_imgs_with_padding=(SIDE, SIDE),
-        expert_width_multiplier=0.75, chunk_size=CHUNK, n_action_steps=CHUNK, max_state_dim=8, max_action_dim=8,
+        expert_width_multiplier=0.75, chunk_size=CHUNK, n_action_steps=CHUNK // 2, max_state_dim=8, max_action_dim=8,
         tokenizer_max_length=16, num_steps=10)
     policy = SmolVLAPolicy(config)
     model = policy.model

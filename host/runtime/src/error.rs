@@ -14,7 +14,7 @@ use crate::limits::{Budget, Budgets, Exhausted, KINDS_OF_HANDLES, mebibytes};
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     /// The model was made for another robot.
-    #[error("the model {model} does not fit the robot {robot}: {what}; choose a checkpoint made for this robot")]
+    #[error("the model {model} does not fit the robot {robot}: {what}; or choose a checkpoint made for this robot")]
     ModelMisfit {
         /// The model's name.
         model: String,

@@ -100,14 +100,14 @@ pub(crate) fn demand(ability: Ability, model: &About) -> Result<(), Refusal> {
     Err(Refusal::Unavailable(format!("{} cannot {ability}; it can {}", model.name, able.join(", "))))
 }
 
-/// What keeps a model from moving a robot, each with both sides. Empty: it was made for it.
-pub(crate) fn misfits(model: &About, robot: &Embodiment) -> Vec<String> {
+/// What keeps a model from moving a robot, each with both sides or a way out. Empty: it fits.
+pub fn misfits(model: &About, robot: &Embodiment) -> Vec<String> {
     let joints = robot.joints.len();
     if !abilities(model).any(|it| it == Ability::Act) {
         // It moves nothing.
         return Vec::new();
     }
-    let mut wrong = Vec::new();
+    let mut wrong = model.obstacles.clone();
     if let Some(made_for) = model.embodiment.as_ref().filter(|it| **it != robot.name) {
         wrong.push(format!("it was trained for {made_for}"));
     }
@@ -119,7 +119,8 @@ pub(crate) fn misfits(model: &About, robot: &Embodiment) -> Vec<String> {
     }
     let cameras: Vec<_> = robot.cameras.iter().map(|it| it.name.as_str()).collect();
     if !model.cameras.iter().any(|it| cameras.contains(&it.as_str())) {
-        wrong.push(format!("it sees {}, the robot has {}", model.cameras.join(", "), cameras.join(", ")));
+        let (seen, here) = (model.cameras.join(", "), cameras.join(", "));
+        wrong.push(format!("it sees {seen}, the robot has {here}: say which is which with `--camera MODEL=ROBOT`"));
     }
     let channels: usize = robot.sensors.iter().map(|it| it.channels.len()).sum();
     if let Some(sensors) = model.sensors.filter(|it| it.channels != channels) {

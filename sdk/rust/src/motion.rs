@@ -28,7 +28,8 @@ impl RolloutOptions {
         Self { observe_hz, ..self }
     }
 
-    /// With a new chunk asked for whenever that many rows of the last are due; else after half a chunk.
+    /// With a new chunk asked for whenever that many rows of the last are due; else of as many as the model's
+    /// checkpoint says.
     pub fn replanning_after(self, rows: u32) -> Self {
         Self { replan_rows: Some(rows), ..self }
     }

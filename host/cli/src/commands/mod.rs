@@ -19,6 +19,7 @@ mod link;
 mod model;
 mod replay;
 mod run;
+mod said;
 mod serve;
 mod sim;
 mod stage;

@@ -8,18 +8,23 @@ use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::Value;
 use waza_model::verify::{TOLERANCE, VerifyError, verify};
-use waza_model::{AnyCheckpoint, Device, Info};
+use waza_model::{Device, Info};
+use waza_robot::Embodiment;
+use waza_runtime::model::misfits;
 
 use super::ask::Ask;
+use super::said::SaidOptions;
 use crate::fault::{BadInput, OrBadInput, model_fault};
+use crate::lines::plain;
 
 #[derive(Debug, Subcommand)]
 pub enum Model {
     /// Run the worked example in a folder and compare every tensor with the reference's.
     #[command(after_help = "Example:\n  waza model verify examples/smolvla-a --device cpu --json")]
     Verify(Verify),
-    /// Say what a checkpoint is, needs and can do.
-    #[command(after_help = "Example:\n  waza model info host/model/checkpoints/tabletop")]
+    /// Say what a checkpoint is, needs and can do, and what keeps it from running here.
+    #[command(after_help = "Examples:\n  waza model info host/model/checkpoints/tabletop\n  \
+                            waza model info outputs/train/last/pretrained_model --units degrees --camera camera1=front")]
     Info(Describe),
     /// Ask about pictures in words.
     #[command(
@@ -44,6 +49,11 @@ pub struct Verify {
 pub struct Describe {
     /// What LeRobot saved, or the folder of a SmolVLM2.
     folder: PathBuf,
+    /// The site's file, as `waza serve` has it.
+    #[arg(long)]
+    site: Option<PathBuf>,
+    #[command(flatten)]
+    said: SaidOptions,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -103,17 +113,24 @@ impl Verify {
 
 impl Describe {
     fn run(self) -> Result<()> {
-        let info = Info::new(&AnyCheckpoint::open(&self.folder).or_bad_input()?);
+        let mut info = Info::examine(&self.folder, &self.said.setup(self.site.as_deref())?).or_bad_input()?;
+        if let Some(about) = &info.about {
+            info.obstacles = misfits(about, &Embodiment::so101());
+        }
         let object = serde_json::to_string(&info)?;
         if self.json {
             say!("{object}")?;
             return Ok(());
         }
         let fields: IndexMap<String, Value> = serde_json::from_str(&object)?;
-        for (name, value) in fields {
-            say!("{:<16} {}", name.replace('_', " "), shown(&value))?;
+        for (name, value) in fields.iter().filter(|(name, _)| !["obstacles", "warnings"].contains(&name.as_str())) {
+            say!("{:<16} {}", name.replace('_', " "), plain(&shown(value)))?;
         }
-        Ok(())
+        for warning in &info.warnings {
+            say!("{:<16} {}", "note", plain(warning))?;
+        }
+        say!("{:<16} {}", "runs here", if info.obstacles.is_empty() { "yes" } else { "no:" })?;
+        info.obstacles.iter().try_for_each(|obstacle| say!("  - {}", plain(obstacle)))
     }
 }
 

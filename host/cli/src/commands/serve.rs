@@ -72,6 +72,7 @@ pub struct Serve {
     #[arg(long)]
     build_tree: bool,
     /// A file with the limits of this site, in the form of an embodiment file's: they can only be stricter than the robot's.
+    /// Under `[model]` it says how the policy fits the robot, as `units`, `action_rate_hz`, `cameras` and `statistics`.
     #[arg(long)]
     site: Option<PathBuf>,
     /// Draws the simulator's scene.
@@ -167,7 +168,7 @@ impl Serve {
         let embodiment = Arc::new(within_site(self.site.as_deref())?);
         let records = self.records.as_deref().map(|folder| RecordFolder::open(folder, &self.skills)).transpose()?;
         let records = records.map(|folder| Arc::new(folder) as Arc<dyn Records>);
-        let model = self.model.open(&Checkout::find()?)?;
+        let model = self.model.open_at(&Checkout::find()?, self.site.as_deref())?;
         let link;
         (link, held) = self.link(&embodiment)?;
         let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(arm::tool_position), guard: Guard::On };

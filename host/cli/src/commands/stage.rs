@@ -12,7 +12,10 @@ use waza_toolchain::{Build, ToolchainError};
 use crate::assets::Checkout;
 use crate::episode::Stage;
 use crate::fault::{BadInput, model_fault};
+use crate::lines::plain;
 use crate::progress;
+
+use super::said::SaidOptions;
 
 /// Which model answers, and on what.
 #[derive(Debug, Args)]
@@ -26,6 +29,8 @@ pub struct ModelOptions {
     /// A folder of a SmolVLM2, for skills that ask questions; none if left out.
     #[arg(long)]
     vlm: Option<PathBuf>,
+    #[command(flatten)]
+    said: SaidOptions,
 }
 
 #[derive(Debug, Args)]
@@ -49,12 +54,18 @@ impl StageOptions {
 impl ModelOptions {
     /// Loads the model.
     pub fn open(&self, checkout: &Checkout) -> Result<ModelHandle> {
+        self.open_at(checkout, None)
+    }
+
+    /// Loads the model, with what the site's file says of it.
+    pub fn open_at(&self, checkout: &Checkout, site: Option<&Path>) -> Result<ModelHandle> {
+        let setup = self.said.setup(site)?;
         let spinner = progress::spinner("loading the model");
         let folder = self.model.clone().unwrap_or_else(|| checkout.checkpoint());
         let (vlm, device) = (self.vlm.clone(), self.device);
         // On the model's own thread, and once more if its device is ever lost.
         let load = move || {
-            let policy = Policy::new(&Checkpoint::open(&folder)?, device)?;
+            let policy = Policy::new(&Checkpoint::open_for(&folder, &setup)?, device)?;
             Ok(match &vlm {
                 Some(folder) => Model::new(policy, Vlm::new(&VlmCheckpoint::open(folder)?, device)?),
                 None => policy.into(),
@@ -62,6 +73,10 @@ impl ModelOptions {
         };
         let model = Broker::start(load).map_err(model_fault)?;
         spinner.finish_with_message(format!("model on {}", model.about().device));
+        // What keeps it from moving the robot is an error of its own.
+        for warning in model.about().warnings.iter().filter(|_| model.about().obstacles.is_empty()) {
+            eprintln!("warning: {}", plain(&format!("{}: {warning}", model.about().name)));
+        }
         Ok(model)
     }
 }

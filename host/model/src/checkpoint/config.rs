@@ -6,7 +6,7 @@ use std::path::Path;
 use indexmap::IndexMap;
 use serde::Deserialize;
 
-use super::CheckpointError;
+use super::{CheckpointError, parse, read};
 use crate::architecture::{
     Architecture, Backbone, Expert, ExpertAttention, ExpertLayer, Flow, Sensors, Text, Video, Vision, VlmArchitecture,
 };
@@ -16,11 +16,12 @@ use crate::architecture::{
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub(crate) struct PolicyConfig {
-    #[serde(rename = "type")]
-    kind: String,
     pub input_features: IndexMap<String, Feature>,
     pub output_features: IndexMap<String, Feature>,
     chunk_size: usize,
+    n_action_steps: Option<usize>,
+    pub normalization_mapping: Option<IndexMap<String, String>>,
+    pub tokenizer_max_length: usize,
     max_state_dim: usize,
     max_action_dim: usize,
     resize_imgs_with_padding: Option<(usize, usize)>,
@@ -45,10 +46,12 @@ pub(crate) struct PolicyConfig {
 impl Default for PolicyConfig {
     fn default() -> Self {
         Self {
-            kind: String::new(),
             input_features: IndexMap::new(),
             output_features: IndexMap::new(),
             chunk_size: 50,
+            n_action_steps: None,
+            normalization_mapping: None,
+            tokenizer_max_length: 48,
             max_state_dim: 32,
             max_action_dim: 32,
             resize_imgs_with_padding: Some((512, 512)),
@@ -91,6 +94,53 @@ pub(crate) struct Feature {
     #[serde(rename = "type")]
     pub kind: String,
     pub shape: Vec<usize>,
+}
+
+/// What a policy of whatever type says of its inputs and outputs, as far as it can be read.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Outline {
+    input_features: IndexMap<String, Feature>,
+    output_features: IndexMap<String, Feature>,
+    pub chunk_size: Option<usize>,
+    pub n_action_steps: Option<usize>,
+}
+
+impl Outline {
+    pub fn read(folder: &Path) -> Self {
+        let path = folder.join("config.json");
+        read(&path, "").and_then(|bytes| parse(&bytes, &path)).unwrap_or_default()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.input_features.is_empty() && self.output_features.is_empty()
+    }
+
+    /// Short names, in the file's order.
+    pub fn cameras(&self) -> Vec<String> {
+        let cameras = self.input_features.iter().filter(|(_, feature)| feature.kind == "VISUAL");
+        cameras.map(|(key, _)| short(key).to_owned()).collect()
+    }
+
+    pub fn state_size(&self) -> Option<usize> {
+        Self::size(&self.input_features, STATE_KEY)
+    }
+
+    pub fn action_size(&self) -> Option<usize> {
+        Self::size(&self.output_features, ACTION_KEY)
+    }
+
+    fn size(features: &IndexMap<String, Feature>, key: &str) -> Option<usize> {
+        match features.get(key)?.shape.as_slice() {
+            [size] => Some(*size),
+            _ => None,
+        }
+    }
+}
+
+/// The name of a camera without what LeRobot puts before it.
+pub(crate) fn short(key: &str) -> &str {
+    key.strip_prefix("observation.images.").or_else(|| key.strip_prefix("observation.")).unwrap_or(key)
 }
 
 /// transformers' `SmolVLMConfig`; defaults are those of 4.57.
@@ -240,7 +290,6 @@ pub(crate) fn architecture(
     vlm_path: &Path,
 ) -> Result<Architecture, CheckpointError> {
     let c = Checks(config_path);
-    c.supported(config.kind == "smolvla", || format!("policy type `{}`", config.kind), "Use a SmolVLA checkpoint")?;
     c.supported(!config.adapt_to_pi_aloha, || "`adapt_to_pi_aloha`".to_owned(), NOT_YET)?;
     c.supported(!config.use_delta_joint_actions_aloha, || "`use_delta_joint_actions_aloha`".to_owned(), NOT_YET)?;
     c.supported(config.use_cache, || "`use_cache` = false".to_owned(), "LeRobot cannot run it either; set it to true")?;
@@ -459,6 +508,8 @@ pub(crate) struct Features {
     pub state_size: usize,
     /// Numbers in an action.
     pub action_size: usize,
+    /// Actions of a chunk that are played before the next is asked for, if the file says so.
+    pub action_steps: Option<usize>,
 }
 
 /// Key of the state in LeRobot's observations.
@@ -500,5 +551,9 @@ pub(crate) fn features(config: &PolicyConfig, path: &Path) -> Result<Features, C
         empty_cameras: config.empty_cameras,
         state_size: size(&config.input_features, STATE_KEY, config.max_state_dim)?,
         action_size: size(&config.output_features, ACTION_KEY, config.max_action_dim)?,
+        action_steps: config
+            .n_action_steps
+            .map(|steps| c.within("n_action_steps", steps, 1, config.chunk_size))
+            .transpose()?,
     })
 }

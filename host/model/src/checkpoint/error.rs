@@ -36,6 +36,41 @@ pub enum CheckpointError {
         /// What to do about it.
         hint: &'static str,
     },
+    /// In place of a file there is what Git LFS keeps where the file is to be.
+    #[error("{} is a Git LFS pointer and not the file; `git lfs pull` in its clone gets the file", .path.display())]
+    Pointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The folder holds what a training run learnt beside a base, and not a whole model.
+    #[error(
+        "{} is an adapter (PEFT's {kind}) for `{base}` and no whole model. Merge it in Python: load `{base}` with \
+         SmolVLAPolicy.from_pretrained, then PeftModel.from_pretrained(base, folder).merge_and_unload()\
+         .save_pretrained(merged); copy config.json and the policy_*processor* files there, and give that folder",
+        .path.display()
+    )]
+    Adapter {
+        /// Its configuration.
+        path: PathBuf,
+        /// What kind of adapter it is, mostly `LORA`.
+        kind: String,
+        /// What it was trained for.
+        base: String,
+    },
+    /// The statistics are those of several data sets, and none of them was chosen.
+    #[error(
+        "{}: the statistics of `{key}` are those of several data sets ({}): the checkpoint was trained on all of them and is \
+         a beginning for a robot's own data. Fine-tune it with LeRobot, or choose one with `--statistics {}` or \
+         `statistics` in waza.json", .path.display(), list(.groups.iter()), .groups.first().map_or("NAME", String::as_str)
+    )]
+    Grouped {
+        /// The file of statistics.
+        path: PathBuf,
+        /// What is to be normalised.
+        key: String,
+        /// The data sets, sorted.
+        groups: Vec<String>,
+    },
     /// The folder that `vlm_model_name` or `tokenizer_name` names is nowhere.
     #[error(
         "{}: `{name}` is neither here nor in the Hugging Face cache (looked at {}). Put its config.json and tokenizer.json \

@@ -4,11 +4,16 @@ use std::path::{Path, PathBuf};
 
 use super::CheckpointError;
 
-/// The folder with a `config.json` that `name` means: inside the checkpoint, beside it, as a path, or in the Hugging Face
-/// cache, in that order. `named_in` is the file that names it, for errors.
-pub(crate) fn find_folder(checkpoint: &Path, name: &str, named_in: &Path) -> Result<PathBuf, CheckpointError> {
+/// The folder that `name` means and that holds a file `wanted`: inside the checkpoint, beside it, as a path, or in the
+/// Hugging Face cache, in that order. `named_in` is the file that names it, for errors.
+pub(crate) fn find_folder(
+    checkpoint: &Path,
+    name: &str,
+    wanted: &str,
+    named_in: &Path,
+) -> Result<PathBuf, CheckpointError> {
     let looked = candidates(checkpoint, name);
-    match looked.iter().find(|folder| folder.join("config.json").is_file()) {
+    match looked.iter().find(|folder| folder.join(wanted).is_file()) {
         Some(folder) => Ok(folder.clone()),
         None => Err(CheckpointError::NotFound { path: named_in.to_owned(), name: name.to_owned(), looked }),
     }
@@ -29,7 +34,7 @@ fn candidates(checkpoint: &Path, name: &str) -> Vec<PathBuf> {
     folders
 }
 
-/// The snapshot that `main` stands at in the Hugging Face cache.
+/// The snapshot that `main` stands at in the Hugging Face cache, or the only one there is.
 fn cached(name: &str) -> Option<PathBuf> {
     let from = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
     let hub = from("HF_HUB_CACHE")
@@ -37,6 +42,11 @@ fn cached(name: &str) -> Option<PathBuf> {
         .or_else(|| from("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
         .or_else(|| from("HOME").map(|home| home.join(".cache/huggingface/hub")))?;
     let model = hub.join(format!("models--{}", name.replace('/', "--")));
-    let revision = std::fs::read_to_string(model.join("refs/main")).ok()?;
-    Some(model.join("snapshots").join(revision.trim()))
+    let snapshots = model.join("snapshots");
+    if let Ok(revision) = std::fs::read_to_string(model.join("refs/main")) {
+        return Some(snapshots.join(revision.trim()));
+    }
+    let mut there = std::fs::read_dir(snapshots).ok()?;
+    // Of several, nothing says which is meant.
+    there.next()?.ok().map(|only| only.path()).filter(|_| there.next().is_none())
 }

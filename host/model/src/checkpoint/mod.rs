@@ -1,8 +1,10 @@
 //! A checkpoint folder, as LeRobot saves SmolVLA or as transformers saves SmolVLM: read, checked as a whole, and pinned by
 //! one digest.
 
+mod adapter;
 mod config;
 mod error;
+mod fit;
 mod header;
 mod locate;
 mod processors;
@@ -14,6 +16,7 @@ mod weights;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -23,7 +26,8 @@ pub use tokenizer::InstructionError;
 pub use vlm::VlmCheckpoint;
 pub use weights::{TokenEmbeddings, WeightSource};
 
-pub(crate) use config::Features;
+pub(crate) use config::{Features, Outline};
+pub(crate) use fit::Fit;
 #[cfg(fuzzing)]
 pub(crate) use header::Header;
 pub(crate) use processors::{Normalization, Processors};
@@ -31,6 +35,7 @@ pub(crate) use tokenizer::Tokenizer;
 
 use crate::architecture::{Architecture, Backbone};
 use crate::plan::{Numbers, Weight};
+use crate::setup::{Setup, Units, is_rate};
 use crate::tensors::{is_cut_off, tensors};
 use weights::WeightFile;
 
@@ -52,17 +57,47 @@ impl AnyCheckpoint {
     /// # Errors
     /// Those of [`Checkpoint::open`] and [`VlmCheckpoint::open`].
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        match Kind::of(folder)? {
+            Kind::Vlm => VlmCheckpoint::open(folder).map(|vlm| Self::Vlm(Box::new(vlm))),
+            Kind::Policy(_) => Checkpoint::open(folder).map(|policy| Self::Policy(Box::new(policy))),
+        }
+    }
+}
+
+/// What a folder's `config.json` says that it is.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// transformers says `model_type`.
+    Vlm,
+    /// LeRobot says `type`: `smolvla`, `act`, `diffusion`, ...
+    Policy(String),
+}
+
+impl Kind {
+    pub fn of(folder: &Path) -> Result<Self, CheckpointError> {
         #[derive(Deserialize)]
-        struct Kind {
+        struct Config {
             model_type: Option<String>,
+            r#type: Option<String>,
+        }
+        if let Some(adapter) = adapter::find(folder)? {
+            return Err(adapter);
         }
         let path = folder.join("config.json");
-        let kind: Kind =
+        let config: Config =
             parse(&read(&path, "Give the folder of a model, as LeRobot or transformers saved it")?, &path)?;
-        // A policy's configuration says `type`.
-        match kind.model_type {
-            Some(_) => VlmCheckpoint::open(folder).map(|vlm| Self::Vlm(Box::new(vlm))),
-            None => Checkpoint::open(folder).map(|policy| Self::Policy(Box::new(policy))),
+        match (config.r#type, config.model_type) {
+            (None, Some(_)) => Ok(Self::Vlm),
+            (Some(kind), _) => Ok(Self::Policy(kind)),
+            (None, None) => {
+                let problem =
+                    "it says no `type`, as LeRobot's policies do, and no `model_type`, as transformers' models do";
+                Err(CheckpointError::invalid(
+                    &path,
+                    problem,
+                    "Give the folder that LeRobot saved, often `pretrained_model`",
+                ))
+            }
         }
     }
 }
@@ -77,6 +112,7 @@ pub struct Checkpoint {
     tokenizer: Tokenizer,
     pinned: Pinned,
     card: Option<Card>,
+    fit: Fit,
     vlm_folder: PathBuf,
 }
 
@@ -93,6 +129,15 @@ pub struct Card {
     /// Actions of a chunk per second.
     #[serde(default)]
     pub action_rate_hz: Option<f32>,
+    /// What its states and actions are in; the embodiment's if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub units: Option<Units>,
+    /// From what it calls a camera to what the robot calls it.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub cameras: IndexMap<String, String>,
+    /// Which data set's statistics it normalises by, where its files have those of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<String>,
     /// What it was trained for besides what its files show: some of `act`, `answer`, `locate`, `embed`, `video` and
     /// `sensors`.
     #[serde(default)]
@@ -109,11 +154,17 @@ impl Checkpoint {
     /// # Errors
     /// If anything is missing, broken, out of bounds, contradictory or not supported.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
-        Self::open_with(folder, |architecture| {
-            let weights = WeightFile::open(folder, "Save the checkpoint with LeRobot")?;
-            weights.check(&tensors(architecture), |name| is_cut_off(name, architecture))?;
-            Ok(weights)
-        })
+        Self::open_for(folder, &Setup::default())
+    }
+
+    /// Opens the checkpoint in `folder` for a robot, and with what is said of it besides its files.
+    ///
+    /// That it opens does not mean that it fits the robot: see [`About::obstacles`](crate::About::obstacles).
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_for(folder: &Path, setup: &Setup) -> Result<Self, CheckpointError> {
+        Parts::read(folder, setup, true).whole()
     }
 
     /// Opens a folder that holds everything of a checkpoint but its weights, which are to come from elsewhere: see
@@ -122,38 +173,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_without_weights(folder: &Path) -> Result<Self, CheckpointError> {
-        Self::open_with(folder, |_| Ok(WeightFile::none()))
-    }
-
-    fn open_with(
-        folder: &Path,
-        weights: impl FnOnce(&Architecture) -> Result<WeightFile, CheckpointError>,
-    ) -> Result<Self, CheckpointError> {
-        let config_path = folder.join("config.json");
-        let config_bytes = read(&config_path, "Give the folder that LeRobot saved, often `pretrained_model`")?;
-        let config: config::PolicyConfig = parse(&config_bytes, &config_path)?;
-        let features = config::features(&config, &config_path)?;
-
-        let vlm_folder = locate::find_folder(folder, &config.vlm_model_name, &config_path)?;
-        let vlm_path = vlm_folder.join("config.json");
-        let vlm_bytes = read(&vlm_path, "Put the VLM's configuration there")?;
-        let vlm: config::VlmConfig = parse(&vlm_bytes, &vlm_path)?;
-        let architecture = config::architecture(&config, &config_path, &vlm, &vlm_path)?;
-
-        let mut processors = processors::read_processors(folder, &features, architecture.sensors.as_ref())?;
-        let tokenization = &processors.tokenization;
-        let preprocessor_path = folder.join("policy_preprocessor.json");
-        let tokenizer_folder = locate::find_folder(folder, &tokenization.tokenizer_name, &preprocessor_path)?;
-        let (tokenizer, tokenizer_bytes) =
-            Tokenizer::open(&tokenizer_folder, tokenization, architecture.text.vocabulary)?;
-
-        let weights = weights(&architecture)?;
-        let mut files = vec![config_bytes];
-        files.append(&mut processors.files);
-        files.extend([tokenizer_bytes, vlm_bytes]);
-        let pinned = Pinned::new(weights, files);
-        let (card, folder) = (read_card(folder)?, folder.to_owned());
-        Ok(Self { folder, architecture, features, processors, tokenizer, pinned, card, vlm_folder })
+        Parts::read(folder, &Setup::default(), false).whole()
     }
 
     /// Where it was opened.
@@ -167,7 +187,8 @@ impl Checkpoint {
     }
 
     /// SHA-256, in hexadecimal, of weights, configuration, processors with their statistics, tokenizer and VLM
-    /// configuration, each preceded by its length: equal digests mean equal behaviour.
+    /// configuration, each preceded by its length: equal digests mean equal behaviour, where equal things are said of units,
+    /// rate and cameras.
     ///
     /// The first call reads the whole file of weights, which takes the better part of a second for 1 GB.
     pub fn digest(&self) -> &str {
@@ -218,6 +239,10 @@ impl Checkpoint {
         &self.processors
     }
 
+    pub(crate) fn fit(&self) -> &Fit {
+        &self.fit
+    }
+
     pub(crate) fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
@@ -241,6 +266,151 @@ impl WeightSource for Checkpoint {
     }
 }
 
+/// A policy's folder, as far as it can be read: whole, it is a [`Checkpoint`].
+#[derive(Debug)]
+pub(crate) struct Parts {
+    folder: PathBuf,
+    pub features: Option<Features>,
+    pub architecture: Option<Architecture>,
+    processors: Option<Processors>,
+    tokenizer: Option<(Tokenizer, Vec<u8>)>,
+    weights: Option<WeightFile>,
+    card: Option<Card>,
+    fit: Option<Fit>,
+    vlm: Option<(PathBuf, Vec<u8>)>,
+    config_bytes: Vec<u8>,
+    /// All that is wrong with it, in the order in which the files build on each other.
+    pub problems: Vec<CheckpointError>,
+}
+
+impl Parts {
+    /// Reads what can be read. What fails for want of another part is not tried.
+    pub fn read(folder: &Path, setup: &Setup, with_weights: bool) -> Self {
+        let mut parts = Self {
+            folder: folder.to_owned(),
+            features: None,
+            architecture: None,
+            processors: None,
+            tokenizer: None,
+            weights: None,
+            card: None,
+            fit: None,
+            vlm: None,
+            config_bytes: Vec::new(),
+            problems: Vec::new(),
+        };
+        if let Err(problem) = parts.fill(folder, setup, with_weights) {
+            parts.problems.push(problem);
+        }
+        parts
+    }
+
+    /// Fails where nothing more can be read.
+    fn fill(&mut self, folder: &Path, setup: &Setup, with_weights: bool) -> Result<(), CheckpointError> {
+        let config_path = folder.join("config.json");
+        match Kind::of(folder)? {
+            Kind::Policy(kind) if kind == "smolvla" => {}
+            Kind::Policy(kind) => {
+                let kind: String = kind.chars().take(100).collect();
+                let what = format!("policy type `{kind}`");
+                return Err(CheckpointError::unsupported(&config_path, what, "Waza loads smolvla"));
+            }
+            Kind::Vlm => {
+                let what = "a model that answers in words where a policy is needed";
+                return Err(CheckpointError::unsupported(&config_path, what, "Give it with `--vlm`, beside a policy"));
+            }
+        }
+        self.config_bytes = read(&config_path, "Give the folder that LeRobot saved, often `pretrained_model`")?;
+        let config: config::PolicyConfig = parse(&self.config_bytes, &config_path)?;
+        self.features = self.keep(config::features(&config, &config_path));
+        self.vlm = self.keep(find_vlm(folder, &config.vlm_model_name, &config_path));
+        if let Some((folder, bytes)) = &self.vlm {
+            let vlm_path = folder.join("config.json");
+            let architecture = parse(bytes, &vlm_path)
+                .and_then(|vlm: config::VlmConfig| config::architecture(&config, &config_path, &vlm, &vlm_path));
+            self.architecture = self.keep(architecture);
+        }
+        // Old checkpoints keep statistics there; what is wrong with the file is told where its turn is.
+        let mut unread = None;
+        if !with_weights {
+            self.weights = Some(WeightFile::none());
+        } else {
+            match WeightFile::open(folder, "Save the checkpoint with LeRobot") {
+                Ok(weights) => self.weights = Some(weights),
+                Err(problem) => unread = Some(problem),
+            }
+        }
+        self.card = self.keep(read_card(folder)).flatten();
+        if let Some(features) = &self.features {
+            let chosen = self.card.as_ref().and_then(|card| card.statistics.as_deref());
+            let processors = processors::read_processors(&processors::Reading {
+                folder,
+                config: &config,
+                features,
+                sensors: self.architecture.as_ref().and_then(|architecture| architecture.sensors.as_ref()),
+                weights: self.weights.as_ref(),
+                group: setup.said.statistics.as_deref().or(chosen),
+            });
+            self.processors = self.keep(processors);
+        }
+        if let (Some(processors), Some(architecture)) = (&self.processors, &self.architecture) {
+            let tokenization = &processors.tokenization;
+            let named_in = folder.join("policy_preprocessor.json");
+            let tokenizer = locate::find_folder(folder, &tokenization.tokenizer_name, "tokenizer.json", &named_in)
+                .and_then(|folder| Tokenizer::open(&folder, tokenization, architecture.text.vocabulary));
+            self.tokenizer = self.keep(tokenizer);
+        }
+        self.problems.extend(unread);
+        if let (true, Some(weights), Some(a)) = (with_weights, &self.weights, &self.architecture) {
+            let checked = weights.check(&tensors(a), |name| is_cut_off(name, a));
+            self.keep(checked);
+        }
+        if let (Some(features), Some(processors)) = (&self.features, &self.processors) {
+            self.fit = Some(Fit::new(folder, setup, self.card.as_ref(), features, processors));
+        }
+        Ok(())
+    }
+
+    fn keep<T>(&mut self, part: Result<T, CheckpointError>) -> Option<T> {
+        part.map_err(|problem| self.problems.push(problem)).ok()
+    }
+
+    /// The checkpoint, or the first of the problems.
+    pub fn whole(mut self) -> Result<Checkpoint, CheckpointError> {
+        if !self.problems.is_empty() {
+            return Err(self.problems.swap_remove(0));
+        }
+        let folder = self.folder.clone();
+        self.join().ok_or_else(|| CheckpointError::invalid(&folder, "a part was not read", "This is a defect of waza"))
+    }
+
+    fn join(self) -> Option<Checkpoint> {
+        let (mut processors, (tokenizer, tokenizer_bytes)) = (self.processors?, self.tokenizer?);
+        let (vlm_folder, vlm_bytes) = self.vlm?;
+        let mut files = vec![self.config_bytes];
+        files.append(&mut processors.files);
+        files.extend([tokenizer_bytes, vlm_bytes]);
+        Some(Checkpoint {
+            folder: self.folder,
+            architecture: self.architecture?,
+            features: self.features?,
+            processors,
+            tokenizer,
+            pinned: Pinned::new(self.weights?, files),
+            card: self.card,
+            fit: self.fit?,
+            vlm_folder,
+        })
+    }
+}
+
+/// The folder of the VLM that a policy names, and its configuration.
+fn find_vlm(folder: &Path, name: &str, named_in: &Path) -> Result<(PathBuf, Vec<u8>), CheckpointError> {
+    let folder = locate::find_folder(folder, name, "config.json", named_in)?;
+    let bytes = read(&folder.join("config.json"), "Put the VLM's configuration there")?;
+    Ok((folder, bytes))
+}
+
 /// A side file, which must be small.
 fn read(path: &Path, hint: &'static str) -> Result<Vec<u8>, CheckpointError> {
     let fail = |cause| CheckpointError::Read { path: path.to_owned(), cause, hint };
@@ -249,7 +419,16 @@ fn read(path: &Path, hint: &'static str) -> Result<Vec<u8>, CheckpointError> {
         let problem = format!("{size} bytes, and at most {LARGEST_SIDE_FILE} are read");
         return Err(CheckpointError::invalid(path, problem, hint));
     }
-    std::fs::read(path).map_err(fail)
+    let bytes = std::fs::read(path).map_err(fail)?;
+    if is_pointer(&bytes) {
+        return Err(CheckpointError::Pointer { path: path.to_owned() });
+    }
+    Ok(bytes)
+}
+
+/// What Git LFS keeps where it has not got the file: <https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md>.
+fn is_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"version https://git-lfs.github.com/spec/")
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8], path: &Path) -> Result<T, CheckpointError> {
@@ -264,7 +443,7 @@ fn read_card(folder: &Path) -> Result<Option<Card>, CheckpointError> {
     }
     let card: Card = serde_json::from_slice(&read(&path, HINT)?)
         .map_err(|cause| CheckpointError::invalid(&path, cause.to_string(), HINT))?;
-    if let Some(rate) = card.action_rate_hz.filter(|rate| !(rate.is_finite() && (0.1..=1000.0).contains(rate))) {
+    if let Some(rate) = card.action_rate_hz.filter(|rate| !is_rate(*rate)) {
         let problem = format!("`action_rate_hz` is {rate}, must be 0.1 to 1000");
         return Err(CheckpointError::invalid(&path, problem, HINT));
     }

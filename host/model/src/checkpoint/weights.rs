@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::{CheckpointError, Misshapen, TensorMismatch};
 use super::header::{Header, TensorPlace};
-use super::{parse, read};
+use super::{is_pointer, parse, read};
 use crate::plan::{Numbers, Pick, Weight};
 use crate::tensors::Tensor;
 
@@ -81,6 +81,9 @@ impl WeightFile {
         // SAFETY: the map is only read. Whoever shortens the file while it is served ends the process with SIGBUS, as
         // with every mapped model file; checkpoints are replaced, not edited.
         let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
+        if is_pointer(&map) {
+            return Err(CheckpointError::Pointer { path });
+        }
         let Header { tensors, metadata } =
             Header::parse(&map).map_err(|problem| CheckpointError::invalid(&path, problem, RESAVE))?;
         // Compiled models carry this in their names.
@@ -132,7 +135,7 @@ impl WeightFile {
             }
         }
         let known: HashSet<&str> = table.iter().map(|t| t.name.as_str()).collect();
-        let stray = |name: &&String| !known.contains(name.as_str()) && !spare(name);
+        let stray = |name: &&String| !known.contains(name.as_str()) && !is_statistic(name) && !spare(name);
         mismatch.extra = self.tensors.keys().filter(stray).cloned().collect();
         mismatch.extra.sort();
         if !mismatch.is_empty() {
@@ -142,6 +145,24 @@ impl WeightFile {
             self.slab(&expected.name)?;
         }
         Ok(())
+    }
+
+    /// The policy was saved by a LeRobot before 0.4, which kept statistics among the weights.
+    pub fn has_statistics(&self) -> bool {
+        self.tensors.keys().any(|name| is_statistic(name))
+    }
+
+    /// One vector of those statistics, if it is there.
+    pub fn statistic(&self, name: &str, size: usize) -> Result<Option<Vec<f32>>, CheckpointError> {
+        let Some((part, place)) = self.tensors.get(name) else { return Ok(None) };
+        if place.shape != [size] {
+            let problem = format!("`{name}` is {:?} wide, the checkpoint's is {size}", place.shape);
+            return Err(CheckpointError::invalid(&self.parts[*part].path, problem, RESAVE));
+        }
+        let tensors = vec![name.to_owned()];
+        let weight =
+            Weight { rows: 1, columns: size, tensors, take: 0..size, pick: Pick::All, role: crate::plan::Role::Table };
+        self.load(&weight).map(|numbers| Some(numbers.into_f32()))
     }
 
     /// The file that errors about the weights as a whole name.
@@ -184,6 +205,11 @@ impl WeightFile {
             }
         }
     }
+}
+
+/// A buffer of the normalisation that was part of policies before LeRobot 0.4. LeRobot's migration leaves it there.
+fn is_statistic(name: &str) -> bool {
+    ["normalize_inputs.", "normalize_targets.", "unnormalize_outputs."].iter().any(|family| name.starts_with(family))
 }
 
 /// The files that hold the weights, in the order of their names.

@@ -8,6 +8,7 @@ use crate::error::ModelError;
 use crate::image::Image;
 use crate::noise::fill_normal;
 use crate::plan::{Shape, SpecialToken};
+use crate::setup::Conversion;
 
 const FAKE_IMAGE: &str = "<fake_token_around_image>";
 const GLOBAL_IMAGE: &str = "<global-img>";
@@ -15,8 +16,10 @@ const GLOBAL_IMAGE: &str = "<global-img>";
 /// From words and raw units to the network's numbers, and back.
 pub(super) struct Host {
     pub tokenizer: Tokenizer,
-    pub state: Normalization,
-    pub action: Normalization,
+    /// To the units of states and actions from those of the robot.
+    conversion: Option<Conversion>,
+    state: Normalization,
+    action: Normalization,
     pub sensors: Option<Normalization>,
     /// Names of the cameras, in the configuration's order.
     pub cameras: Vec<String>,
@@ -59,6 +62,7 @@ impl Host {
         let (features, processors, a) = (checkpoint.features(), checkpoint.processors(), checkpoint.architecture());
         Ok(Self {
             tokenizer: checkpoint.tokenizer().clone(),
+            conversion: checkpoint.fit().conversion.clone(),
             state: processors.state.clone(),
             action: processors.action.clone(),
             sensors: processors.sensors.clone(),
@@ -122,8 +126,11 @@ impl Host {
         check.length(state, self.state_size)?;
         check.finite(state)?;
         let mut normalized = state.to_vec();
+        if let Some(conversion) = &self.conversion {
+            conversion.to_policy(&mut normalized);
+        }
         self.state.normalize(&mut normalized);
-        let check = Check { what: "normalised state", hint: "Check the checkpoint's statistics for a zero deviation" };
+        let check = Check { what: "normalised state", hint: "Check the checkpoint's statistics" };
         check.finite(&normalized)?;
         Ok(normalized)
     }
@@ -136,8 +143,7 @@ impl Host {
         if let Some(normalization) = &self.sensors {
             normalized.chunks_mut(self.channels).for_each(|sample| normalization.normalize(sample));
         }
-        let check =
-            Check { what: "normalised sensor window", hint: "Check the checkpoint's statistics for a zero deviation" };
+        let check = Check { what: "normalised sensor window", hint: "Check the checkpoint's statistics" };
         check.finite(&normalized)?;
         Ok(normalized)
     }
@@ -149,6 +155,17 @@ impl Host {
             SpecialToken::GlobalImage => GLOBAL_IMAGE,
         };
         self.specials.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Normalised rows in the robot's units.
+    pub fn raw(&self, mut rows: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+        for row in &mut rows {
+            self.action.denormalize(row);
+            if let Some(conversion) = &self.conversion {
+                conversion.to_robot(row);
+            }
+        }
+        rows
     }
 
     /// Rows of actions without padding, normalised.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::about::About;
 use crate::architecture::{Architecture, Backbone};
-use crate::checkpoint::{Checkpoint, CheckpointError, Normalization, WeightSource};
+use crate::checkpoint::{Checkpoint, CheckpointError, WeightSource};
 use crate::device::{self, Device};
 use crate::error::ModelError;
 use crate::executor::{Executor, ExecutorError, Resident, Source, Target, forget};
@@ -39,7 +39,8 @@ pub struct Query {
     /// A frame from each camera, by its short name, in any order. Cameras may be missing, but not all of them. A model that
     /// sees video takes several frames of a camera, oldest first.
     pub images: Vec<(String, Image)>,
-    /// The robot's state in raw units, as in the training data.
+    /// The robot's state, in the units of the training data or, where the checkpoint was opened for a robot, in that
+    /// one's.
     pub state: Vec<f32>,
     /// `samples * channels` numbers in raw units, oldest sample first, of a model with sensors; else none.
     pub sensors: Vec<f32>,
@@ -59,7 +60,7 @@ pub enum Noise {
 /// A chunk of actions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Actions {
-    /// `chunk_length` rows of `action_size` numbers, in the raw units of the training data.
+    /// `chunk_length` rows of `action_size` numbers, in the units of the state.
     pub rows: Vec<Vec<f32>>,
     /// Time that the request took, or the batch that it was part of.
     pub elapsed: Duration,
@@ -296,8 +297,7 @@ impl Policy {
             match self.act_in_shape(shape, &requests, None) {
                 Ok((chunks, sections)) => {
                     for (index, chunk) in indices.into_iter().zip(chunks) {
-                        let raw =
-                            |rows| Actions { rows: raw(rows, &self.host.action), elapsed: start.elapsed(), sections };
+                        let raw = |rows| Actions { rows: self.host.raw(rows), elapsed: start.elapsed(), sections };
                         answers[index] = Some(chunk.map(raw));
                     }
                 }
@@ -327,7 +327,7 @@ impl Policy {
         for rows in chunks {
             let rows = rows?;
             trace.actions_normalized = rows.concat();
-            trace.actions = raw(rows, &self.host.action).concat();
+            trace.actions = self.host.raw(rows).concat();
         }
         Ok(trace)
     }
@@ -546,12 +546,6 @@ impl Shapes {
     pub fn of(&self, query: &Query) -> Option<Shape> {
         self.0.prefix(query).ok().map(|prefix| self.0.shape(&prefix))
     }
-}
-
-/// In raw units.
-fn raw(mut rows: Vec<Vec<f32>>, normalization: &Normalization) -> Vec<Vec<f32>> {
-    rows.iter_mut().for_each(|row| normalization.denormalize(row));
-    rows
 }
 
 /// Takes the time of sections, if it is wanted.

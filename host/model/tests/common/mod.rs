@@ -24,6 +24,13 @@ impl Copy {
         Self { root }
     }
 
+    /// Of the bundled checkpoint.
+    pub fn bundled() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        copy(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("checkpoints/tabletop"), root.path());
+        Self { root }
+    }
+
     pub fn path(&self, file: &str) -> PathBuf {
         self.root.path().join(file)
     }
@@ -60,6 +67,12 @@ impl Tensor {
     pub fn f32(shape: &[usize], number: impl Fn(usize) -> f32) -> Self {
         let data = (0..shape.iter().product()).flat_map(|i| number(i).to_le_bytes()).collect();
         Self { dtype: Dtype::F32, shape: shape.to_vec(), data }
+    }
+
+    /// Its numbers, of F32.
+    pub fn numbers(&self) -> Vec<f32> {
+        assert_eq!(self.dtype, Dtype::F32);
+        self.data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     }
 
     /// Its numbers in another format.

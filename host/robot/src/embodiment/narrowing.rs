@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use toml::de::{DeTable, Deserializer};
 
 use crate::embodiment::{Embodiment, EmbodimentError, Workspace};
 use crate::trajectory::limits::Limits;
@@ -99,7 +100,8 @@ pub enum TighteningError {
 }
 
 impl Tightening {
-    /// Reads the limits of a site. Whether they fit a robot, [`Embodiment::tightened`] says.
+    /// Reads the limits of a site. Whether they fit a robot, [`Embodiment::tightened`] says. What the same file says under
+    /// `[model]` is passed over: it is about what moves the robot, not about the robot.
     ///
     /// # Errors
     /// [`TighteningError`] names the file and what is wrong with it.
@@ -112,7 +114,12 @@ impl Tightening {
         if text.len() as u64 > LONGEST_BYTES {
             return Err(TighteningError::TooLarge { path: path.into() });
         }
-        toml::from_str(&text).map_err(|error| {
+        let read = |text: &str| {
+            let mut table = DeTable::parse(text)?;
+            table.get_mut().remove("model");
+            Self::deserialize(Deserializer::from(table))
+        };
+        read(&text).map_err(|error: toml::de::Error| {
             let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             TighteningError::Parse { path: path.into(), line, what: error.message().replace('\n', " ") }
         })
@@ -329,6 +336,8 @@ mod tests {
         };
         let site = Tightening::open(&file("site.toml", "command_age_s = 1.0\n")).unwrap();
         assert_eq!(site, Tightening { command_age_s: Some(1.0), ..Tightening::default() });
+        let with_model = "command_age_s = 1.0\n[model]\nunits = \"degrees\"\n";
+        assert_eq!(Tightening::open(&file("model.toml", with_model)).unwrap(), site);
         for (path, expected) in [
             (folder.join("missing.toml"), "cannot read the limits in "),
             (file("long.toml", &"#".repeat(64 * 1024 + 1)), "long.toml is longer than 65536 bytes"),

@@ -117,7 +117,8 @@ impl<T: Send + 'static> motion::HostLeaseWithStore<T> for HasSelf<Run> {
         }
         let about = context.model().about();
         demand(Ability::Act, about)?;
-        let replan_rows = replan_rows.unwrap_or((about.chunk_length / 2).max(1) as u32);
+        let said = about.action_steps.unwrap_or(about.chunk_length / 2);
+        let replan_rows = replan_rows.unwrap_or(said.max(1) as u32);
         if replan_rows == 0 {
             return invalid("replan-rows is 0, it must be at least 1".into());
         }

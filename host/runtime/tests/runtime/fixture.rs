@@ -100,9 +100,12 @@ impl Turner {
             state_size: 6,
             action_size: 6,
             chunk_length: 16,
+            action_steps: None,
             rate_hz: Some(10.0),
             sensors: None,
             abilities: vec![Ability::Act],
+            obstacles: Vec::new(),
+            warnings: Vec::new(),
         };
         Self { about, asked: Arc::default(), tickets: Arc::default(), late: 0, thinks }
     }

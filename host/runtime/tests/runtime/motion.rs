@@ -1,9 +1,11 @@
 //! Leases, chunks, planned moves and rollouts.
 
+use std::time::Duration;
+
 use waza_robot::Pace;
 use waza_runtime::{Event, HostOptions, Refusal, SkillError, SkillId, TaskRequest};
 
-use crate::fixture::{ALL, Bench, REST};
+use crate::fixture::{ALL, Bench, REST, Turner};
 use crate::packages::{component, manifest};
 
 fn refused(ended: Result<impl std::fmt::Debug, SkillError>) -> Refusal {
@@ -75,6 +77,22 @@ fn a_rollout_keeps_asking_while_the_arm_moves_and_the_arm_holds_at_its_end() {
     let pans: Vec<_> = bench.commands.lock().unwrap().iter().map(|it| it[0]).collect();
     assert!(pans[50..380].windows(2).all(|pair| pair[1] > pair[0]), "the arm stood still");
     bench.assert_the_arm_holds();
+}
+
+#[test]
+fn a_rollout_asks_for_the_next_chunk_after_as_many_rows_as_the_checkpoint_says() {
+    let asked = |action_steps| {
+        let mut turner = Turner::new(Duration::from_millis(1));
+        turner.about.action_steps = action_steps;
+        let asked = turner.asked.clone();
+        let bench = Bench::asking(turner, Pace::Lockstep, HostOptions::default(), ALL);
+        bench.run("roll out: 4").unwrap();
+        asked.lock().unwrap().len()
+    };
+    // In 4 s of 10 rows a second. Where nothing is said, half of the 16 rows.
+    assert_eq!((asked(None), asked(Some(8)), asked(Some(16))), (5, 5, 3));
+    let every_second = asked(Some(2));
+    assert!((18..=20).contains(&every_second), "{every_second}");
 }
 
 #[test]
