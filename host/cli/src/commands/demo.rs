@@ -85,7 +85,7 @@ impl Demo {
         let acts = self.skill.map_or_else(|| Act::value_variants().to_vec(), |act| vec![act]);
         let packages: Vec<_> = acts.iter().map(|act| act.package()).collect();
         build(&checkout.skills(), &packages)?;
-        let mut stage = self.stage.open(&checkout)?;
+        let mut stage = self.stage.open()?;
         if self.filter == Filter::Off {
             eprintln!("warning: the safety filter is off; what follows holds for the simulator only");
             stage.guard = Guard::Off;

@@ -52,10 +52,9 @@ pub struct Run {
 impl Run {
     pub fn run(self) -> Result<()> {
         let out = self.out.as_deref().map(OutputFolder::open).transpose()?;
-        let checkout = Checkout::find()?;
-        let folder = self.folder(&checkout)?;
+        let folder = self.folder()?;
         let replaced = self.wasm.as_deref().map(|wasm| with_component(&folder, wasm)).transpose()?;
-        let stage = self.stage.open(&checkout)?;
+        let stage = self.stage.open()?;
 
         let job = Job {
             seed: self.seed,
@@ -102,13 +101,16 @@ impl Run {
     }
 
     /// Where the skill's manifest is. A first-party skill is built first.
-    fn folder(&self, checkout: &Checkout) -> Result<PathBuf> {
-        let first_party = checkout.skills().join(&self.skill);
-        if !self.skill.contains(['/', '\\', '.']) && first_party.join(FILE).is_file() {
+    fn folder(&self) -> Result<PathBuf> {
+        let skills = Checkout::find().map(|checkout| checkout.skills());
+        if let Ok(skills) = &skills
+            && !self.skill.contains(['/', '\\', '.'])
+            && skills.join(&self.skill).join(FILE).is_file()
+        {
             if self.wasm.is_none() {
-                build(&checkout.skills(), &[&self.skill])?;
+                build(skills, &[&self.skill])?;
             }
-            return Ok(first_party);
+            return Ok(skills.join(&self.skill));
         }
         let folder = PathBuf::from(&self.skill);
         if folder.join(FILE).is_file() {

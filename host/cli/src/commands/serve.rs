@@ -20,7 +20,6 @@ use waza_runtime::{Budgets, Host, HostOptions, Layout, Permission};
 use super::link::TABLETOP;
 use super::stage::ModelOptions;
 use super::within_site;
-use crate::assets::Checkout;
 use crate::compiler;
 use crate::fault::{BadInput, OrBadInput, bad_input};
 use crate::lines::Lines;
@@ -168,7 +167,7 @@ impl Serve {
         let embodiment = Arc::new(within_site(self.site.as_deref())?);
         let records = self.records.as_deref().map(|folder| RecordFolder::open(folder, &self.skills)).transpose()?;
         let records = records.map(|folder| Arc::new(folder) as Arc<dyn Records>);
-        let model = self.model.open_at(&Checkout::find()?, self.site.as_deref())?;
+        let model = self.model.open(self.site.as_deref())?;
         let link;
         (link, held) = self.link(&embodiment)?;
         let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(arm::tool_position), guard: Guard::On };

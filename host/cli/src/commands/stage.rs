@@ -44,24 +44,19 @@ pub struct StageOptions {
 
 impl StageOptions {
     /// Loads the model.
-    pub fn open(&self, checkout: &Checkout) -> Result<Stage> {
-        let model = self.model.open(checkout)?;
+    pub fn open(&self) -> Result<Stage> {
+        let model = self.model.open(None)?;
         let pace = if self.realtime { Pace::RealTime } else { Pace::Lockstep };
         Ok(Stage { embodiment: Arc::new(Embodiment::so101()), model, pace, guard: Guard::On })
     }
 }
 
 impl ModelOptions {
-    /// Loads the model.
-    pub fn open(&self, checkout: &Checkout) -> Result<ModelHandle> {
-        self.open_at(checkout, None)
-    }
-
-    /// Loads the model, with what the site's file says of it.
-    pub fn open_at(&self, checkout: &Checkout, site: Option<&Path>) -> Result<ModelHandle> {
+    /// Loads the model, with what the site's file says of it. Whoever names one needs no checkout.
+    pub fn open(&self, site: Option<&Path>) -> Result<ModelHandle> {
         let setup = self.said.setup(site)?;
         let spinner = progress::spinner("loading the model");
-        let folder = self.model.clone().unwrap_or_else(|| checkout.checkpoint());
+        let folder = self.model.clone().map_or_else(|| Ok(Checkout::find()?.checkpoint()), anyhow::Ok)?;
         let (vlm, device) = (self.vlm.clone(), self.device);
         // On the model's own thread, and once more if its device is ever lost.
         let load = move || {
