@@ -8,7 +8,10 @@
 //!
 //! It is the watchdog too. A command counts for its control period: when none has come for the next and the one after it the
 //! joints brake, and after [`ServerOptions::silence`] periods, or when the socket closes, the server is in charge: its filter
-//! brings the joints to rest within their limits and keeps holding them. Whoever connects then continues from there. What the
+//! brings the joints to rest within their limits and keeps holding them. Whoever connects then continues from what is
+//! commanded, not from what is measured: a hand that holds something goes on holding it. A host stop that was latched is
+//! still latched for the next host, and its number is never given again: with each command a host tells how often it has
+//! been latched or reset, and the next begins with that. What the
 //! arm feels keeps a host from pressing on, as it does in the host's own filter; a watchdog that brakes has nothing to yield
 //! with but that. Jerk is left to the host: what it brakes at once would be rounded off here, and come to rest too late.
 //!
