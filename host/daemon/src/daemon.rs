@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use waza_robot::Robot;
+use waza_robot::{Robot, Stopped};
 use waza_runtime::{Change, Host, RuntimeError, Watch};
 
 use crate::api::{self, Site};
@@ -74,7 +74,9 @@ pub struct Daemon {
     report: Report,
     server: Server,
     watches: Mutex<Vec<Watch>>,
-    leave: Receiver<()>,
+    leave: Receiver<Option<Stopped>>,
+    /// The stop that this process was asked to leave with, if it latched one by that.
+    leaving: Mutex<Option<Stopped>>,
     stops: Stops,
 }
 
@@ -110,7 +112,8 @@ impl Daemon {
         for run in site.host.interrupted() {
             report(News::Interrupted(view_of_interrupted(run)));
         }
-        Ok(Self { site, report, server, watches: Mutex::default(), leave, stops })
+        let (watches, leaving) = Default::default();
+        Ok(Self { site, report, server, watches, leave, leaving, stops })
     }
 
     /// Loads the packages in a folder and follows what changes there.
@@ -156,30 +159,35 @@ impl Daemon {
     /// Waits until the system asks this process to leave, by SIGINT or SIGTERM; the host stop is latched then.
     pub fn wait_for_leave(&self) {
         // The other end lives as long as the process.
-        let _ = self.leave.recv();
+        *self.leaving.lock() = self.leave.recv().ok().flatten();
     }
 
-    /// Stops the robot, ends every run, and returns once the joints are at rest or that takes too long.
-    pub fn end(self) {
-        let robot = self.site.host.robot().clone();
-        robot.stop();
-        self.site.runs.interrupt_all();
-        within(END_WITHIN, || self.site.runs.running() == 0);
+    /// Stops the robot, ends every run, and returns once the joints are at rest or that takes too long. The stop that was latched
+    /// for this alone: whoever leaves may [take it back](Robot::take_back), so that the next host does not find it. `None`:
+    /// somebody had asked for one before.
+    pub fn end(self) -> Option<Stopped> {
+        let Self { site, server, leaving, stops, .. } = self;
+        let robot = site.host.robot().clone();
+        let leaving = leaving.into_inner().filter(|own| robot.stopped() == Some(*own));
+        let leaving = leaving.or_else(|| robot.stop_for_now());
+        site.runs.interrupt_all();
+        within(END_WITHIN, || site.runs.running() == 0);
         let mut before = robot.commanded();
         within(END_WITHIN, || {
             let now = robot.commanded();
             std::mem::replace(&mut before, now) == before
         });
-        drop(self.stops);
+        // Nobody asks for a stop in these ways any more.
+        drop((server, stops));
+        leaving
     }
 }
 
 /// What SIGINT and SIGTERM do: stop first, leave then.
-fn on_leave(robot: Robot, leaving: SyncSender<()>) -> impl Fn() + Send + 'static {
+fn on_leave(robot: Robot, leaving: SyncSender<Option<Stopped>>) -> impl Fn() + Send + 'static {
     move || {
-        robot.stop();
         // Whoever waits has been told already, or is gone.
-        let _ = leaving.try_send(());
+        let _ = leaving.try_send(robot.stop_for_now());
     }
 }
 

@@ -26,7 +26,7 @@ use crate::lines::Lines;
 use crate::log::LogOptions;
 use crate::recording::RecordFolder;
 #[cfg(unix)]
-use crate::watchdog::{Served, Watchdog};
+use crate::watchdog::{KeptAlive, Served, Watchdog};
 
 /// How long the stop sources may take to be seen alive before this says which are not. They may come later.
 const ARM_WITHIN: Duration = Duration::from_secs(3);
@@ -100,10 +100,28 @@ enum Held {
 }
 
 impl Held {
+    /// Starts the process that holds the robot again when it ends, where this one has started it, until what this gives is
+    /// dropped.
+    #[cfg(unix)]
+    fn keep_alive(&self, robot: Robot, lines: &Lines) -> Result<Option<KeptAlive>> {
+        let Self::ByChild(watchdog) = self else { return Ok(None) };
+        let lines = lines.clone();
+        let kept = watchdog.keep_alive(move || robot.stop(), move |line| lines.say(line));
+        kept.context("starting a thread").map(Some)
+    }
+
+    #[cfg(not(unix))]
+    fn keep_alive(&self, _: Robot, _: &Lines) -> Result<()> {
+        Ok(())
+    }
+
     /// In one line, for people.
     fn describe(&self) -> String {
         match self {
-            Self::Here => "the robot is held by this process alone: nothing brings it to rest if it dies".into(),
+            Self::Here => {
+                "the robot is held by this process alone: nothing brings it to rest if it dies, or keeps its host stop"
+                    .into()
+            }
             #[cfg(unix)]
             Self::ByChild(watchdog) => watchdog.describe(),
             #[cfg(unix)]
@@ -159,6 +177,7 @@ impl Serve {
         (link, held) = self.link(&embodiment)?;
         let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(arm::tool_position), guard: Guard::On };
         let robot = Robot::start(embodiment, link, options).context("starting the robot")?;
+        let held_robot = robot.clone();
         let host = Host::new(robot, model, HostOptions { state: self.state.clone(), ..HostOptions::default() })
             .or_bad_input()?;
 
@@ -171,6 +190,7 @@ impl Serve {
         })?;
         daemon.watch(&self.skills).or_bad_input()?;
         lines.say(held.describe());
+        let kept_alive = held.keep_alive(held_robot.clone(), &lines)?;
         lines.say(format!("listening on http://{}", daemon.address()));
         let unseen = daemon.arm(ARM_WITHIN);
         if unseen.is_empty() {
@@ -181,7 +201,12 @@ impl Serve {
         }
         daemon.wait_for_leave();
         lines.say("leaving: the robot has been stopped");
-        daemon.end();
+        drop(kept_alive);
+        // A stop that somebody asked for is kept for the next host, that of leaving is not.
+        if daemon.end().is_some_and(|own| held_robot.take_back(own)) {
+            // What holds the robot learns of it in the next tick that begins, or never if there is none.
+            let _ = pollster::block_on(held_robot.reach(held_robot.tick() + 2));
+        }
         lines.flush(PRINT_WITHIN);
         Ok(())
     }

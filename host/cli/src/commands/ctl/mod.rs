@@ -219,7 +219,9 @@ fn status(status: &Status) -> String {
         Some(stop) => {
             states.push(format!("STOPPED: the host stop {stop} is latched; `waza ctl reset {stop}` lifts it"))
         }
-        None if !status.armed => states.push("not armed: a stop source has not been seen alive".into()),
+        None if status.stop_sources.iter().any(|source| !source.seen) => {
+            states.push("not armed: a stop source has not been seen alive".into())
+        }
         None if states.is_empty() => states.push("armed".into()),
         None => {}
     }
