@@ -27,6 +27,8 @@ const END_WITHIN: Duration = Duration::from_secs(3);
 pub struct Options {
     /// Where the API is served. Anything but a loopback address needs a token.
     pub listen: SocketAddr,
+    /// Where the host stop and how the robot is are served as well, and nothing else; nowhere if left out. As `listen`.
+    pub listen_stop: Option<SocketAddr>,
     /// What a caller must know; nothing if left out.
     pub token: Option<Token>,
     /// What may stop the robot. Each must be seen alive before anything moves.
@@ -39,6 +41,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             listen: ([127, 0, 0, 1], 7373).into(),
+            listen_stop: None,
             token: None,
             stops: vec![StopKind::Signal, StopKind::Http],
             records: None,
@@ -53,8 +56,10 @@ pub enum DaemonError {
     #[error("{0} can be reached from other machines: give callers a token with --token FILE, or listen on 127.0.0.1")]
     NoToken(SocketAddr),
     /// The address cannot be had.
-    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
+    #[error("cannot listen on {address}: {source}; choose another address with {option}")]
     Listen {
+        /// What chooses it.
+        option: &'static str,
         /// The address.
         address: SocketAddr,
         /// Why.
@@ -90,11 +95,15 @@ impl Daemon {
         options: Options,
         report: impl Fn(News) + Send + Sync + 'static,
     ) -> Result<Self, DaemonError> {
-        let Options { listen, token, stops, records } = options;
-        if !listen.ip().is_loopback() && token.is_none() {
-            return Err(DaemonError::NoToken(listen));
-        }
-        let listener = TcpListener::bind(listen).map_err(|source| DaemonError::Listen { address: listen, source })?;
+        let Options { listen, listen_stop, token, stops, records } = options;
+        let bind = |option, address: SocketAddr| {
+            if !address.ip().is_loopback() && token.is_none() {
+                return Err(DaemonError::NoToken(address));
+            }
+            TcpListener::bind(address).map_err(|source| DaemonError::Listen { option, address, source })
+        };
+        let listener = bind("--listen", listen)?;
+        let stop_listener = listen_stop.map(|address| bind("--listen-stop", address)).transpose()?;
         // Once is enough.
         let (leaving, leave) = sync_channel(1);
         let robot = host.robot().clone();
@@ -104,7 +113,8 @@ impl Daemon {
         let watched = Arc::new(Watched::default());
         let site = Arc::new(Site::new(host, runs.clone(), watched.clone(), http));
         let follow = robot::follow(robot, runs, watched, report.clone());
-        let server = Server::start(listener, api::routes(site.clone()), token.clone(), Limits::default(), follow)?;
+        let routes = api::routes(site.clone());
+        let server = Server::start(listener, stop_listener, routes, token.clone(), Limits::default(), follow)?;
         if site.stop.is_some() {
             stops::http::probe(server.address, token.as_ref());
         }
@@ -141,6 +151,11 @@ impl Daemon {
     /// Where the API is served.
     pub fn address(&self) -> SocketAddr {
         self.server.address
+    }
+
+    /// Where nothing but the stop and how the robot is are served.
+    pub fn stop_address(&self) -> Option<SocketAddr> {
+        self.server.stop_address
     }
 
     /// Names of the stop sources of which nothing has been heard within `patience`; the robot is armed if there are none.

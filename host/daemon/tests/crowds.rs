@@ -6,7 +6,7 @@ mod fixture;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use fixture::Bench;
 use serde_json::{Value, json};
+use waza_daemon::{Options, StopKind};
 use waza_robot::{Ended, Play};
 
 /// As many as are served at once.
@@ -139,7 +140,7 @@ fn assert_brakes(bench: &Bench, attack: &str) -> u32 {
             (steps.len() == 2 && steps[0] > 0.008 && (steps[0] - steps[1]).abs() < 1e-5).then(|| steps[1])
         });
         let began = Instant::now();
-        most_tries = most_tries.max((1..).find(|_| is_stopped_at_once(bench)).unwrap());
+        most_tries = most_tries.max((1..).find(|_| is_stopped_at_once(bench.daemon.address())).unwrap());
         took.push(fixture::eventually(|| {
             let commands = commands.lock().unwrap();
             let mut after = commands.windows(2).filter(|pair| pair[1].0 >= began);
@@ -155,9 +156,11 @@ fn assert_brakes(bench: &Bench, attack: &str) -> u32 {
 }
 
 /// Whether one try to stop the robot gets through.
-fn is_stopped_at_once(bench: &Bench) -> bool {
-    let ask = head(bench, "POST /v1/stop") + "content-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
-    let Ok(mut stream) = TcpStream::connect(bench.daemon.address()) else { return false };
+fn is_stopped_at_once(address: SocketAddr) -> bool {
+    let ask = format!(
+        "POST /v1/stop HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{{}}"
+    );
+    let Ok(mut stream) = TcpStream::connect(address) else { return false };
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut status = [0; 12];
     stream.write_all(ask.as_bytes()).and_then(|()| stream.read_exact(&mut status)).is_ok() && status.ends_with(b"200")
@@ -192,22 +195,40 @@ fn a_moving_robot_brakes_when_it_is_stopped_over_http_whoever_else_calls_and_doe
     }
 }
 
+/// Two who connect as fast as they can.
+fn flood(bench: &Bench) -> Siege {
+    let address = bench.daemon.address();
+    let connect = move |over: &AtomicBool| {
+        let mut streams = VecDeque::new();
+        while !over.load(Ordering::Acquire) {
+            streams.extend(TcpStream::connect(address));
+            if streams.len() > 200 {
+                streams.pop_front();
+            }
+        }
+    };
+    Siege::of(connect, 2)
+}
+
+#[test]
+fn the_address_of_the_stop_alone_serves_nothing_else_and_whoever_calls_elsewhere_is_not_in_its_way() {
+    let listen_stop = Some(([127, 0, 0, 1], 0).into());
+    let bench = Bench::with(Options { stops: vec![StopKind::Http], listen_stop, ..fixture::anywhere() });
+    let address = bench.daemon.stop_address().unwrap();
+    let look = |path| fixture::ask(address, "GET", path, &[], "");
+    assert_eq!((look("/v1/status").0, look("/v1/runs").0, look("/metrics").0), (200, 404, 404));
+    let siege = flood(&bench);
+    for round in 0..20 {
+        assert!(is_stopped_at_once(address), "round {round}");
+        assert!(bench.robot.reset(bench.robot.stopped().unwrap()), "round {round}");
+    }
+    drop(siege);
+}
+
 #[test]
 fn a_moving_robot_brakes_when_it_is_stopped_over_http_while_others_connect_without_end() {
     let bench = armed();
-    let address = bench.daemon.address();
-    let siege = Siege::of(
-        move |over| {
-            let mut streams = VecDeque::new();
-            while !over.load(Ordering::Acquire) {
-                streams.extend(TcpStream::connect(address));
-                if streams.len() > 200 {
-                    streams.pop_front();
-                }
-            }
-        },
-        2,
-    );
+    let siege = flood(&bench);
     // They may push others out: who wants to stop the robot may have to try again.
     assert_brakes(&bench, "2 who connect as fast as they can");
     drop(siege);

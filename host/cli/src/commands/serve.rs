@@ -74,6 +74,10 @@ pub struct Serve {
     /// Where the HTTP API is served.
     #[arg(long, default_value = "127.0.0.1:7373")]
     listen: SocketAddr,
+    /// Where the stop and the robot's status are served as well, and nothing else, for `waza ctl stop --host`: callers of the
+    /// rest cannot be in its way.
+    #[arg(long)]
+    listen_stop: Option<SocketAddr>,
     /// A file with the token that every caller must send; needed where other machines can reach the API.
     #[arg(long)]
     token: Option<PathBuf>,
@@ -181,7 +185,8 @@ impl Serve {
         let host = Host::new(robot, model, HostOptions { state: self.state.clone(), ..HostOptions::default() })
             .or_bad_input()?;
 
-        let options = Options { listen: self.listen, token, stops: self.stops(), records };
+        let (listen, listen_stop) = (self.listen, self.listen_stop);
+        let options = Options { listen, listen_stop, token, stops: self.stops(), records };
         let lines = Lines::to(io::stdout())?;
         let told = lines.clone();
         let daemon = Daemon::start(host, options, move |news| told.say(news)).map_err(|error| match error {
@@ -192,6 +197,9 @@ impl Serve {
         lines.say(held.describe());
         let kept_alive = held.keep_alive(held_robot.clone(), &lines)?;
         lines.say(format!("listening on http://{}", daemon.address()));
+        if let Some(address) = daemon.stop_address() {
+            lines.say(format!("stops are taken at http://{address} too, and nothing else is"));
+        }
         let unseen = daemon.arm(ARM_WITHIN);
         if unseen.is_empty() {
             lines.say("armed: every stop source has been seen alive");
