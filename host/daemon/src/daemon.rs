@@ -100,7 +100,7 @@ impl Daemon {
             if !address.ip().is_loopback() && token.is_none() {
                 return Err(DaemonError::NoToken(address));
             }
-            TcpListener::bind(address).map_err(|source| DaemonError::Listen { option, address, source })
+            self::bind(address).map_err(|source| DaemonError::Listen { option, address, source })
         };
         let listener = bind("--listen", listen)?;
         let stop_listener = listen_stop.map(|address| bind("--listen-stop", address)).transpose()?;
@@ -196,6 +196,17 @@ impl Daemon {
         drop((server, stops));
         leaving
     }
+}
+
+/// Connections that may wait to be taken: whoever finds no room tries again only a second later. The system may allow fewer.
+#[cfg(unix)]
+const MOST_UNTAKEN: i32 = 4096;
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    #[cfg(unix)]
+    rustix::net::listen(&listener, MOST_UNTAKEN)?;
+    Ok(listener)
 }
 
 /// What SIGINT and SIGTERM do: stop first, leave then.
