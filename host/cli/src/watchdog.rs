@@ -1,8 +1,9 @@
 //! The process that holds the robot of `waza serve`, and outlives it.
 //!
 //! It is `waza link` in a session of its own, started by the host and ended by it in order. When the host dies instead, the
-//! link brings the robot to rest and holds it; the next host with the same state folder finds it there and goes on from where
-//! the robot is. One that serves something else than is asked for is ended first, unless a host commands it.
+//! link brings the robot to rest and holds it; the next host with the same state folder finds it there and goes on from what
+//! is commanded, and stopped if it was. One that serves something else than is asked for is ended first, unless a host commands
+//! it. When the link dies instead, the host stop is latched and another link is started.
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::ErrorKind;
@@ -11,9 +12,12 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use parking_lot::Mutex;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -33,6 +37,9 @@ const END_WITHIN: Duration = Duration::from_secs(3);
 const HOST_ENDS_WITHIN: Duration = Duration::from_secs(3);
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A link that has ended is started again at most so often.
+const AGAIN_EVERY: Duration = Duration::from_secs(1);
 
 /// A simulated robot that no host comes back to is of no use to anybody after so many seconds.
 const LINGER_SECONDS: &str = "600";
@@ -81,8 +88,10 @@ impl Served {
 
 /// A link that ends with this, but not with this process.
 pub struct Watchdog {
+    robot: Served,
+    site: Option<PathBuf>,
     socket: PathBuf,
-    process: Process,
+    process: Arc<Mutex<Process>>,
     /// Kept from other hosts meanwhile.
     _lock: File,
     /// Where there is no state folder.
@@ -125,11 +134,14 @@ impl Watchdog {
             Some(peer) => Process::Found(peer),
             None => Process::Started(start(robot, site, &socket).context("starting the process that holds the robot")?),
         };
-        let mut watchdog = Self { socket, process, _lock: lock, _folder: temporary };
+        let process = Arc::new(Mutex::new(process));
+        let (robot, site) = (robot.clone(), site.map(Path::to_path_buf));
+        let watchdog = Self { robot, site, socket, process, _lock: lock, _folder: temporary };
         let link = watchdog.connect(embodiment)?;
+        let Self { robot, site, .. } = &watchdog;
         if !robot.is(link.about()) {
             let what = "the process that holds the robot keeps other limits than this host has read";
-            let place = site.unwrap_or(&watchdog.socket).display().to_string();
+            let place = site.as_ref().unwrap_or(&watchdog.socket).display().to_string();
             return Err(bad_input(what, place, "start again when nobody writes to that file"));
         }
         Ok((watchdog, link))
@@ -138,7 +150,7 @@ impl Watchdog {
     /// Who holds the robot, for people.
     pub fn describe(&self) -> String {
         let does = "it brings the robot to rest if this process dies";
-        match &self.process {
+        match &*self.process.lock() {
             Process::Started(child) => format!("the robot is held by process {}: {does}", child.id()),
             Process::Found(peer) => {
                 format!("the robot is held by process {}, as an earlier host left it: {does}", peer.pid())
@@ -146,14 +158,53 @@ impl Watchdog {
         }
     }
 
-    fn connect(&mut self, embodiment: &Arc<Embodiment>) -> Result<RemoteLink> {
+    /// Starts another process whenever the one that holds the robot ends, until what this gives is dropped. `stop` comes first:
+    /// whatever the robot did meanwhile, nothing moves before somebody has looked. `say` gets a line for people.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn keep_alive(
+        &self,
+        stop: impl Fn() + Send + 'static,
+        say: impl Fn(String) + Send + 'static,
+    ) -> std::io::Result<KeptAlive> {
+        let (robot, site, socket) = (self.robot.clone(), self.site.clone(), self.socket.clone());
+        let (process, over) = (self.process.clone(), Arc::new(AtomicBool::new(false)));
+        let is_over = over.clone();
+        let keep = move || {
+            let mut tried: Option<Instant> = None;
+            while !is_over.load(Ordering::Acquire) {
+                std::thread::sleep(LOOK_EVERY);
+                let mut process = process.lock();
+                if !process.has_ended() {
+                    continue;
+                }
+                stop();
+                if tried.is_some_and(|tried| tried.elapsed() < AGAIN_EVERY) {
+                    continue;
+                }
+                tried = Some(Instant::now());
+                match start(&robot, site.as_deref(), &socket) {
+                    Ok(child) => {
+                        say(format!("the process that held the robot has ended; process {} holds it now", child.id()));
+                        *process = Process::Started(child);
+                    }
+                    Err(error) => say(format!("no process holds the robot, and none can be started: {error:#}")),
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("waza-watchdog".into()).spawn(keep)?;
+        Ok(KeptAlive { over, thread: Some(thread) })
+    }
+
+    fn connect(&self, embodiment: &Arc<Embodiment>) -> Result<RemoteLink> {
         let since = Instant::now();
         loop {
             let error = match RemoteLink::connect(&self.socket, embodiment.clone(), Duration::ZERO) {
                 Ok(link) => return Ok(link),
                 Err(error) => error,
             };
-            if let Process::Started(child) = &mut self.process
+            if let Process::Started(child) = &mut *self.process.lock()
                 && let Some(status) = child.try_wait().context("looking at the process that holds the robot")?
             {
                 let log = log_of(&self.socket);
@@ -174,7 +225,7 @@ impl Watchdog {
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        match &mut self.process {
+        match &mut *self.process.lock() {
             Process::Started(child) => {
                 if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
                     // It may have ended already, and is this one's to wait for all the same.
@@ -191,6 +242,32 @@ impl Drop for Watchdog {
             Process::Found(peer) => {
                 peer.end();
             }
+        }
+    }
+}
+
+impl Process {
+    fn has_ended(&mut self) -> bool {
+        match self {
+            // One that cannot be asked for is not known to have ended.
+            Self::Started(child) => child.try_wait().is_ok_and(|status| status.is_some()),
+            Self::Found(peer) => peer.has_ended(),
+        }
+    }
+}
+
+/// While this lives, a process holds the robot.
+pub struct KeptAlive {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for KeptAlive {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been printed already.
+            let _ = thread.join();
         }
     }
 }
@@ -268,6 +345,7 @@ mod peer {
     use std::io::{self, ErrorKind};
     use std::os::fd::OwnedFd;
     use std::path::Path;
+    use std::time::Duration;
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::net::sockopt::socket_peercred;
@@ -306,12 +384,16 @@ mod peer {
             [Signal::TERM, Signal::KILL].into_iter().any(|how| {
                 // It may have ended already.
                 let _ = pidfd_send_signal(&self.process, how);
-                self.ends()
+                self.ends(END_WITHIN)
             })
         }
 
-        fn ends(&self) -> bool {
-            let within = Timespec { tv_sec: END_WITHIN.as_secs() as i64, tv_nsec: 0 };
+        pub fn has_ended(&self) -> bool {
+            self.ends(Duration::ZERO)
+        }
+
+        fn ends(&self, within: Duration) -> bool {
+            let within = Timespec { tv_sec: within.as_secs() as i64, tv_nsec: 0 };
             // That of a process can be read when it is over.
             poll(&mut [PollFd::new(&self.process, PollFlags::IN)], Some(&within)).is_ok_and(|over| over > 0)
         }
@@ -336,6 +418,10 @@ mod peer {
         }
 
         pub fn end(&self) -> bool {
+            match *self {}
+        }
+
+        pub fn has_ended(&self) -> bool {
             match *self {}
         }
     }

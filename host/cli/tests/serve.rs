@@ -5,6 +5,7 @@
 
 mod served;
 
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -216,6 +217,31 @@ fn a_run_that_asks_for_it_is_recorded_and_can_be_replayed_elsewhere() {
     served.refused(1, &ask, "test-conduct-1.mcap");
     let without = Served::start(&skills, &[]);
     without.refused(1, &ask, "serve with --records FOLDER");
+}
+
+#[test]
+fn a_stop_that_others_who_connect_have_pushed_out_is_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = Served::start(folder.path(), &[]);
+    let front = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, host) = (front.local_addr().unwrap(), served.address.strip_prefix("http://").unwrap().to_owned());
+    // Breaks three connections off, as the host does with the oldest of too many.
+    let between = std::thread::spawn(move || {
+        for _ in 0..3 {
+            drop(front.accept().unwrap());
+        }
+        let (mut caller, mut host) = (front.accept().unwrap().0, TcpStream::connect(host).unwrap());
+        let (mut asks, mut hears) = (caller.try_clone().unwrap(), host.try_clone().unwrap());
+        // The other way ends first, and with it the connection.
+        std::thread::spawn(move || std::io::copy(&mut asks, &mut hears));
+        std::io::copy(&mut host, &mut caller).unwrap();
+    });
+    let ctl =
+        Command::new(env!("CARGO_BIN_EXE_waza")).args(["ctl", "stop", "--host", &format!("http://{address}")]).output();
+    let stderr = String::from_utf8(ctl.unwrap().stderr).unwrap();
+    assert_eq!(stderr, "");
+    between.join().unwrap();
+    assert!(served.json(&["status"])["stopped"].is_u64());
 }
 
 #[test]

@@ -8,11 +8,13 @@ mod served;
 use std::io::BufRead;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use served::{PATIENCE, Served, command, kill, package, shell};
 use tempfile::TempDir;
 use waza_robot::bridge::{Observer, RemoteLink, Status};
+use waza_robot::sim::{SceneSpec, Simulator, arm};
 use waza_robot::{Embodiment, Link};
 
 /// Folders of skills and of state.
@@ -105,6 +107,170 @@ fn a_host_that_is_killed_with_all_of_its_job_leaves_an_arm_that_stands_and_the_n
     assert!(!Path::new(&bench.path("state/link/robot")).exists());
 }
 
+/// Rounds of a test that somebody may want more of.
+const ROUNDS: &str = "WAZA_TEST_ROUNDS";
+
+/// Takes hold of a block that lies on the table, as a host does, and lifts it; what is commanded then.
+fn grasp(socket: &Path) -> Vec<f32> {
+    let robot = Arc::new(Embodiment::so101());
+    let (_, block) = Simulator::new(robot.clone(), &SceneSpec::tabletop(), 0).snapshot().blocks[0];
+    let mut link = RemoteLink::connect(socket, robot, PATIENCE).unwrap();
+    let mut here = link.found().unwrap().commanded.clone();
+    let (mut over, mut at) = (block.translation, block.translation);
+    (over.z, at.z) = (0.085, 0.0125);
+    let open = |point| arm::reach_down(point, 0.0145, arm::GRIPPER_OPEN).unwrap();
+    let closed = |mut posture: [f32; arm::JOINTS]| {
+        posture[arm::GRIPPER] = SQUEEZED;
+        posture
+    };
+    for there in [open(over), open(at), closed(open(at)), closed(open(over))] {
+        for tick in 1..=150u8 {
+            let share = f32::from(tick) / 150.0;
+            let between: Vec<f32> = here.iter().zip(there).map(|(here, there)| here + share * (there - here)).collect();
+            link.write(&between).unwrap();
+            link.read().unwrap();
+        }
+        here = there.to_vec();
+    }
+    drop(link);
+    let mut observer = Observer::connect(socket).unwrap();
+    let since = until(&mut observer, |status| status.watchdog_since.is_some()).watchdog_since.unwrap();
+    let status = until(&mut observer, |status| status.ticks > since + 50);
+    assert!(holds(&status), "it has not taken hold of it: {status:?}");
+    status.commanded
+}
+
+/// Where the hand is commanded to be when it holds a block, which keeps it from closing so far, rad.
+const SQUEEZED: f32 = 0.1;
+
+/// Whether there is something in the hand.
+fn holds(status: &Status) -> bool {
+    status.positions[arm::GRIPPER] > status.commanded[arm::GRIPPER] + 0.05
+}
+
+#[test]
+fn a_block_that_the_hand_holds_is_held_through_every_host_that_is_killed() {
+    let bench = Bench::new();
+    let mut first = bench.serve(&[]);
+    let (_, pid) = holder(&first);
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    let commanded = grasp(Path::new(&bench.path("state/link/robot")));
+    let mut observer = bench.observer();
+    let rounds = std::env::var(ROUNDS).map_or(5, |rounds| rounds.parse().unwrap());
+    let (mut moved, mut dropped) = (0, 0);
+    for _ in 0..rounds {
+        let mut served = bench.serve(&[]);
+        assert_eq!(holder(&served).1, pid);
+        let ticks = observer.status().unwrap().ticks;
+        let status = until(&mut observer, |status| status.ticks > ticks + 30);
+        moved += u32::from(status.commanded != commanded);
+        dropped += u32::from(!holds(&status));
+        served.child.kill().unwrap();
+        served.child.wait().unwrap();
+    }
+    println!("{rounds} restarts: blocks dropped {dropped}, commanded posture changed {moved}");
+    assert_eq!((moved, dropped), (0, 0), "of {rounds}");
+    let mut last = bench.serve(&[]);
+    last.signal("TERM");
+    assert_eq!(last.ended(), Some(0));
+    gone(pid);
+}
+
+#[test]
+fn a_latched_stop_outlives_every_end_of_its_host_and_only_its_own_number_lifts_it() {
+    let bench = Bench::new();
+    let latched = |served: &Served| served.json(&["status"])["stopped"].as_u64();
+    let mut before = None;
+    for signal in ["KILL", "HUP", "TERM"] {
+        let mut served = bench.serve(&[]);
+        assert_eq!(latched(&served), None, "a host that leaves in order leaves no stop of its own");
+        let stop = served.json(&["stop"])["stopped"].as_u64().unwrap();
+        // Whoever is told so may rely on it.
+        served.signal(signal);
+        served.ended();
+
+        let mut next = bench.serve(&[]);
+        assert_eq!(latched(&next), Some(stop), "after {signal}");
+        let said = format!("the host stop {stop} is latched");
+        if !next.begun.iter().any(|line| line.starts_with(&said)) {
+            next.line(&said);
+        }
+        next.refused(1, &["run", "test/conduct", "--task", "move: 0.1"], &format!("waza ctl reset {stop}"));
+        if let Some(before) = before.replace(stop) {
+            assert!(stop > before, "{stop} after {before}");
+            next.refused(1, &["reset", &before.to_string()], &format!("waza ctl reset {stop}"));
+        }
+        next.done(&["reset", &stop.to_string()]);
+        next.done_at_last(&["run", "test/conduct", "--task", "move: 0.1"]);
+        next.signal("TERM");
+        assert_eq!(next.ended(), Some(0));
+    }
+}
+
+#[test]
+fn a_count_of_stops_that_is_damaged_keeps_a_robot_from_being_served_until_somebody_looks() {
+    let bench = Bench::new();
+    let socket = bench.path("link");
+    std::fs::write(bench.path("link.stops"), "some").unwrap();
+    let mut link = std::process::Command::new(env!("CARGO_BIN_EXE_waza"));
+    let refused = link.args(["link", "sim:tabletop", "--linger", "0", "--socket", &socket]).output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("no count of stops") && said.contains("link.stops") && said.contains("remove"), "{said}");
+}
+
+#[test]
+fn a_process_that_held_the_robot_and_was_killed_is_started_again_and_nothing_moves_before_a_reset() {
+    let bench = Bench::new();
+    let mut served = bench.serve(&[]);
+    let (_, before) = holder(&served);
+    served.done(&["run", "test/conduct", "--task", "keep moving", "--detach"]);
+    until(&mut bench.observer(), |status| status.commanded[0].abs() > 0.05);
+    assert!(kill("KILL", before));
+    let line = served.line("the process that held the robot has ended; process ");
+    let pid: u32 = line.split(' ').nth(9).unwrap().parse().unwrap();
+    assert_ne!(pid, before);
+    let stop = served.json(&["status"])["stopped"].as_u64().unwrap();
+    let began = Instant::now();
+    while served.json(&["status"])["condition"] != "works" {
+        assert!(began.elapsed() < PATIENCE, "it is not found again");
+    }
+    let text = served.done(&["status"]);
+    assert!(text.contains(&format!("STOPPED: the host stop {stop} is latched")), "{text}");
+    served.refused(1, &["run", "test/conduct", "--task", "move: 0.1"], &format!("waza ctl reset {stop}"));
+    let mut observer = bench.observer();
+    let rest = until(&mut observer, |status| status.watchdog_since.is_none());
+    let later = until(&mut observer, |status| status.ticks > rest.ticks + 50);
+    assert_eq!(
+        (&later.commanded[..], later.stops),
+        (&arm::HOME[..], stop),
+        "the new one has not moved, and keeps the stop"
+    );
+    served.done(&["reset", &stop.to_string()]);
+    served.done_at_last(&["run", "test/conduct", "--task", "move: 0.1"]);
+    served.signal("TERM");
+    assert_eq!(served.ended(), Some(0));
+    gone(pid);
+}
+
+#[test]
+fn a_robot_whose_process_is_somebody_elses_and_was_killed_is_said_to_be_gone() {
+    let bench = Bench::new();
+    let socket = bench.path("own/link");
+    let mut link = std::process::Command::new(env!("CARGO_BIN_EXE_waza"));
+    link.args(["link", "sim:tabletop", "--socket", &socket]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut link = link.spawn().unwrap();
+    let served = Served::start(Path::new(&bench.path("skills")), &["--robot", &format!("link:{socket}")]);
+    assert_eq!(served.json(&["status"])["armed"], true);
+    link.kill().unwrap();
+    link.wait().unwrap();
+    served.line("the robot's link is down");
+    assert_eq!(served.json(&["status"])["armed"], false);
+    let text = served.done(&["status"]);
+    assert!(text.contains("LINK DOWN") && !text.contains("armed"), "{text}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_disk_that_takes_no_checkpoint_ends_no_run_and_leaves_the_one_before_whole() {
@@ -168,7 +334,7 @@ fn a_robot_that_is_another_than_the_one_that_was_left_is_held_anew() {
 
 /// Drives the shoulder as far as it goes, past every limit that a host keeps, and says where the robot was sent.
 fn drive_out(socket: &Path) -> f32 {
-    let robot = std::sync::Arc::new(Embodiment::so101());
+    let robot = Arc::new(Embodiment::so101());
     let mut link = RemoteLink::connect(socket, robot, PATIENCE).unwrap();
     let mut there = link.read().unwrap().joints.positions;
     there[0] = 1.0;

@@ -25,13 +25,16 @@ use crate::packages::Packages;
 use crate::robot::Watched;
 use crate::runs::{Run, Runs, interrupted, view_of_interrupted};
 use crate::server::{EVENTS, Routes};
-use crate::wire::{self, Latch, Model, OfSkill, Quarantined, Reset, Skill, Skills, StartRun, Status};
+use crate::wire::{self, Condition, Latch, Model, OfSkill, Quarantined, Reset, Skill, Skills, StartRun, Status};
 
 /// Readers of events at once: each keeps a connection for as long as it likes, and others must remain.
 const MOST_READERS: usize = 16;
 
 /// How long there may be nothing to read before a reader is shown that the connection works.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+
+/// How long the answer to a stop waits for the control loop's next tick.
+const KEPT_WITHIN: Duration = Duration::from_millis(100);
 
 /// What is answered on a thread of its own, see [`urgent`].
 const URGENT: [&str; 3] = ["/v1/status", "/v1/stop", "/v1/stop/alive"];
@@ -73,7 +76,7 @@ impl Site {
             link_errors: statistics.link_errors,
             interventions: statistics.interventions.iter().map(|(rule, times)| (rule.to_string(), *times)).collect(),
             stopped: self.stopped(),
-            armed: sources.iter().all(|source| source.seen),
+            armed: self.robot.condition() == Condition::Works && sources.iter().all(|source| source.seen),
             condition: self.robot.condition(),
             stop_sources: sources
                 .into_iter()
@@ -115,7 +118,7 @@ pub(crate) fn routes(site: Arc<Site>) -> Routes {
     Routes { urgent: with_fallbacks(urgent()), urgent_paths: &URGENT, all: with_fallbacks(all) }
 }
 
-/// The stop, and how the robot is. These handlers wait for nobody, and ask nothing of a request's body.
+/// The stop, and how the robot is. These handlers ask nothing of a request's body, and wait for nobody but the next tick.
 fn urgent() -> Router<Arc<Site>> {
     Router::new().route("/v1/status", get(status)).route("/v1/stop", post(stop)).route("/v1/stop/alive", post(alive))
 }
@@ -229,12 +232,16 @@ async fn events(State(site): Shared, Path(id): Path<String>) -> Result<Response,
     Ok((kind, Body::from_stream(entries)).into_response())
 }
 
-/// Whoever can ask for this can stop the robot; nothing is asked of the body.
+/// Whoever can ask for this can stop the robot; nothing is asked of the body. It is latched at once, and answered when whatever
+/// owns the robot keeps it: a host that is killed just after the answer has not forgotten it.
 async fn stop(State(site): Shared) -> Json<Latch> {
+    let robot = site.host.robot();
     match &site.stop {
         Some(source) => source.stop(),
-        None => site.host.robot().stop(),
+        None => robot.stop(),
     }
+    // A control loop that stands still tells nobody.
+    let _ = timeout(KEPT_WITHIN, robot.reach(robot.tick() + 1)).await;
     Json(Latch { stopped: site.stopped() })
 }
 

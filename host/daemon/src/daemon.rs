@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use waza_robot::Robot;
+use waza_robot::{Robot, Stopped};
 use waza_runtime::{Change, Host, RuntimeError, Watch};
 
 use crate::api::{self, Site};
@@ -27,6 +27,8 @@ const END_WITHIN: Duration = Duration::from_secs(3);
 pub struct Options {
     /// Where the API is served. Anything but a loopback address needs a token.
     pub listen: SocketAddr,
+    /// Where the host stop and how the robot is are served as well, and nothing else; nowhere if left out. As `listen`.
+    pub listen_stop: Option<SocketAddr>,
     /// What a caller must know; nothing if left out.
     pub token: Option<Token>,
     /// What may stop the robot. Each must be seen alive before anything moves.
@@ -39,6 +41,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             listen: ([127, 0, 0, 1], 7373).into(),
+            listen_stop: None,
             token: None,
             stops: vec![StopKind::Signal, StopKind::Http],
             records: None,
@@ -53,8 +56,10 @@ pub enum DaemonError {
     #[error("{0} can be reached from other machines: give callers a token with --token FILE, or listen on 127.0.0.1")]
     NoToken(SocketAddr),
     /// The address cannot be had.
-    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
+    #[error("cannot listen on {address}: {source}; choose another address with {option}")]
     Listen {
+        /// What chooses it.
+        option: &'static str,
         /// The address.
         address: SocketAddr,
         /// Why.
@@ -74,7 +79,9 @@ pub struct Daemon {
     report: Report,
     server: Server,
     watches: Mutex<Vec<Watch>>,
-    leave: Receiver<()>,
+    leave: Receiver<Option<Stopped>>,
+    /// The stop that this process was asked to leave with, if it latched one by that.
+    leaving: Mutex<Option<Stopped>>,
     stops: Stops,
 }
 
@@ -88,11 +95,15 @@ impl Daemon {
         options: Options,
         report: impl Fn(News) + Send + Sync + 'static,
     ) -> Result<Self, DaemonError> {
-        let Options { listen, token, stops, records } = options;
-        if !listen.ip().is_loopback() && token.is_none() {
-            return Err(DaemonError::NoToken(listen));
-        }
-        let listener = TcpListener::bind(listen).map_err(|source| DaemonError::Listen { address: listen, source })?;
+        let Options { listen, listen_stop, token, stops, records } = options;
+        let bind = |option, address: SocketAddr| {
+            if !address.ip().is_loopback() && token.is_none() {
+                return Err(DaemonError::NoToken(address));
+            }
+            self::bind(address).map_err(|source| DaemonError::Listen { option, address, source })
+        };
+        let listener = bind("--listen", listen)?;
+        let stop_listener = listen_stop.map(|address| bind("--listen-stop", address)).transpose()?;
         // Once is enough.
         let (leaving, leave) = sync_channel(1);
         let robot = host.robot().clone();
@@ -102,7 +113,8 @@ impl Daemon {
         let watched = Arc::new(Watched::default());
         let site = Arc::new(Site::new(host, runs.clone(), watched.clone(), http));
         let follow = robot::follow(robot, runs, watched, report.clone());
-        let server = Server::start(listener, api::routes(site.clone()), token.clone(), Limits::default(), follow)?;
+        let routes = api::routes(site.clone());
+        let server = Server::start(listener, stop_listener, routes, token.clone(), Limits::default(), follow)?;
         if site.stop.is_some() {
             stops::http::probe(server.address, token.as_ref());
         }
@@ -110,7 +122,8 @@ impl Daemon {
         for run in site.host.interrupted() {
             report(News::Interrupted(view_of_interrupted(run)));
         }
-        Ok(Self { site, report, server, watches: Mutex::default(), leave, stops })
+        let (watches, leaving) = Default::default();
+        Ok(Self { site, report, server, watches, leave, leaving, stops })
     }
 
     /// Loads the packages in a folder and follows what changes there.
@@ -140,6 +153,11 @@ impl Daemon {
         self.server.address
     }
 
+    /// Where nothing but the stop and how the robot is are served.
+    pub fn stop_address(&self) -> Option<SocketAddr> {
+        self.server.stop_address
+    }
+
     /// Names of the stop sources of which nothing has been heard within `patience`; the robot is armed if there are none.
     pub fn arm(&self, patience: Duration) -> Vec<String> {
         let began = Instant::now();
@@ -156,30 +174,46 @@ impl Daemon {
     /// Waits until the system asks this process to leave, by SIGINT or SIGTERM; the host stop is latched then.
     pub fn wait_for_leave(&self) {
         // The other end lives as long as the process.
-        let _ = self.leave.recv();
+        *self.leaving.lock() = self.leave.recv().ok().flatten();
     }
 
-    /// Stops the robot, ends every run, and returns once the joints are at rest or that takes too long.
-    pub fn end(self) {
-        let robot = self.site.host.robot().clone();
-        robot.stop();
-        self.site.runs.interrupt_all();
-        within(END_WITHIN, || self.site.runs.running() == 0);
+    /// Stops the robot, ends every run, and returns once the joints are at rest or that takes too long. The stop that was latched
+    /// for this alone: whoever leaves may [take it back](Robot::take_back), so that the next host does not find it. `None`:
+    /// somebody had asked for one before.
+    pub fn end(self) -> Option<Stopped> {
+        let Self { site, server, leaving, stops, .. } = self;
+        let robot = site.host.robot().clone();
+        let leaving = leaving.into_inner().filter(|own| robot.stopped() == Some(*own));
+        let leaving = leaving.or_else(|| robot.stop_for_now());
+        site.runs.interrupt_all();
+        within(END_WITHIN, || site.runs.running() == 0);
         let mut before = robot.commanded();
         within(END_WITHIN, || {
             let now = robot.commanded();
             std::mem::replace(&mut before, now) == before
         });
-        drop(self.stops);
+        // Nobody asks for a stop in these ways any more.
+        drop((server, stops));
+        leaving
     }
 }
 
+/// Connections that may wait to be taken: whoever finds no room tries again only a second later. The system may allow fewer.
+#[cfg(unix)]
+const MOST_UNTAKEN: i32 = 4096;
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    #[cfg(unix)]
+    rustix::net::listen(&listener, MOST_UNTAKEN)?;
+    Ok(listener)
+}
+
 /// What SIGINT and SIGTERM do: stop first, leave then.
-fn on_leave(robot: Robot, leaving: SyncSender<()>) -> impl Fn() + Send + 'static {
+fn on_leave(robot: Robot, leaving: SyncSender<Option<Stopped>>) -> impl Fn() + Send + 'static {
     move || {
-        robot.stop();
         // Whoever waits has been told already, or is gone.
-        let _ = leaving.try_send(());
+        let _ = leaving.try_send(robot.stop_for_now());
     }
 }
 

@@ -25,7 +25,7 @@ pub struct Status {
     pub interventions: BTreeMap<String, u64>,
     /// The number of the host stop that is latched: what `POST /v1/reset` must name.
     pub stopped: Option<u64>,
-    /// Whether every declared stop source has been seen alive; nothing moves before.
+    /// Whether the robot's link works and every declared stop source has been seen alive; nothing moves before.
     pub armed: bool,
     /// Whether the robot can be moved at all.
     pub condition: Condition,

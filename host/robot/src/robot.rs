@@ -74,7 +74,8 @@ pub struct Statistics {
 }
 
 impl Robot {
-    /// Starts the control loop on a thread of its own. It reads the link once, and holds where the joints then are.
+    /// Starts the control loop on a thread of its own. It reads the link once. Where the robot's own process has kept what is
+    /// commanded, and the host stop, it goes on with these; else it holds where the joints are.
     ///
     /// # Errors
     /// [`RobotError::Link`] if the link cannot be read, or not in the shape that the embodiment promises;
@@ -273,7 +274,12 @@ impl Robot {
 
     /// The host stop: ends every play and brings every joint to a hold, and latches. This is no emergency stop.
     pub fn stop(&self) {
-        self.0.gate.stop();
+        self.stop_for_now();
+    }
+
+    /// [`Robot::stop`] for a caller who will [take it back](Robot::take_back). `None`: a stop was latched already.
+    pub fn stop_for_now(&self) -> Option<Stopped> {
+        self.0.gate.stop().map(Stopped)
     }
 
     /// The host stop that is latched, to be acknowledged with [`Robot::reset`].
@@ -286,6 +292,11 @@ impl Robot {
     /// something is played anew.
     pub fn reset(&self, acknowledged: Stopped) -> bool {
         self.0.gate.reset(acknowledged.0)
+    }
+
+    /// Lifts a stop of [`Robot::stop_for_now`], if nobody has asked for one since. Says whether it did.
+    pub fn take_back(&self, own: Stopped) -> bool {
+        self.0.gate.take_back(own.0)
     }
 
     /// Declares one way in which this robot may be stopped. From here on plays are refused with

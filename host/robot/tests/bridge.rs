@@ -26,6 +26,7 @@ use waza_robot::{
 };
 
 const PAN: usize = 0;
+const HAND: usize = 5;
 
 /// Something that takes longer hangs.
 const LONG: Duration = Duration::from_secs(60);
@@ -199,6 +200,159 @@ fn a_host_that_dies_is_replaced_by_the_watchdog_at_once_and_then_by_the_next_hos
     assert_eq!(bench.status().watchdog_since, None);
     assert!(*bench.pans().last().unwrap() > rest + 0.2);
     bench.assert_within_limits();
+}
+
+/// A hand that a block keeps from closing further than this, rad.
+const ON_A_BLOCK: f32 = 0.34;
+
+impl Bench {
+    /// A host's control loop.
+    fn host(&self) -> Robot {
+        let options =
+            RobotOptions { pace: Pace::RealTime, kinematics: Box::new(|_: &[f32]| [0.2, 0.0, 0.2]), guard: Guard::On };
+        Robot::start(self.embodiment.clone(), Box::new(self.reconnect()), options).unwrap()
+    }
+
+    /// Has closed the hand on a block, and lets it go on.
+    fn squeeze(&self) -> Vec<f32> {
+        let mut held = REST;
+        held[HAND] = ON_A_BLOCK;
+        self.log.lock().unwrap().reading = Some(held.to_vec());
+        let mut closed = REST;
+        closed[HAND] = 0.1;
+        let robot = self.host();
+        let play = Play::joints_to(&self.embodiment, BTreeSet::from([HAND]), &robot.commanded(), &closed, 1.0).unwrap();
+        wait(robot.play(play)).value.unwrap();
+        // A machine that is busy may let the server's filter come a little later.
+        wait_for("it does not close", || self.status().commanded[HAND] == 0.1);
+        self.status().commanded
+    }
+}
+
+#[test]
+fn the_next_host_begins_with_what_is_commanded_so_that_a_hand_lets_nothing_go() {
+    let bench = Bench::silent_for(5);
+    let commanded = bench.squeeze();
+    let before = bench.log.lock().unwrap().commands.len();
+    for round in 0..3 {
+        let next = bench.host();
+        assert_eq!(next.commanded(), commanded, "round {round}");
+        wait(next.reach(next.tick() + 30)).value.unwrap();
+        let seen = wait(next.observe()).value.unwrap();
+        assert_eq!(seen.joints.positions[HAND], ON_A_BLOCK);
+    }
+    let log = bench.log.lock().unwrap();
+    assert!(log.commands.len() > before + 60);
+    assert!(log.commands[before..].iter().all(|command| *command == commanded), "nothing moves by itself");
+}
+
+#[test]
+fn a_robot_whose_own_link_drops_goes_on_squeezing_and_holds_the_joint_that_somebody_has_moved_where_it_is_found() {
+    let bench = Bench::silent_for(5);
+    let commanded = bench.squeeze();
+    bench.set_failing(true);
+    let ticks = bench.status().ticks;
+    bench.wait_until(|status| status.ticks > ticks + 20);
+    let mut found = REST;
+    (found[PAN], found[HAND]) = (0.5, ON_A_BLOCK);
+    bench.log.lock().unwrap().reading = Some(found.to_vec());
+    bench.set_failing(false);
+    let after = bench.wait_until(|status| status.commanded[PAN] == 0.5);
+    assert_eq!(after.commanded[1..], commanded[1..]);
+}
+
+#[test]
+fn a_host_that_comes_while_the_joints_still_brake_gets_them_when_they_stand() {
+    let bench = Bench::silent_for(100_000);
+    let mut link = bench.connect().unwrap();
+    speed_up(&mut link, 0.0);
+    drop(link);
+    let mut next = bench.reconnect();
+    let found = next.found().unwrap().clone();
+    let came = bench.pans().len();
+    assert!(next.found().is_none(), "it is told once");
+    for _ in 0..20 {
+        next.write(&found.commanded).unwrap();
+        next.read().unwrap();
+    }
+    let pans = bench.pans();
+    assert!(pans[came..].iter().all(|pan| *pan == found.commanded[PAN]), "{:?}", &pans[came..]);
+    bench.assert_within_limits();
+}
+
+#[test]
+fn a_stop_outlives_its_host_and_the_process_that_owns_the_robot_and_no_number_of_one_is_given_again() {
+    let mut bench = Bench::silent_for(5);
+    let latched = |robot: &Robot| robot.stopped().map(|stop| stop.number());
+    let told = |robot: &Robot| drop(wait(robot.reach(robot.tick() + 2)));
+    let first = bench.host();
+    assert_eq!(latched(&first), None);
+    first.stop();
+    told(&first);
+    drop(first);
+
+    let second = bench.host();
+    assert_eq!(latched(&second), Some(1));
+    let play = || Play::joints_to(&bench.embodiment, BTreeSet::from([PAN]), &REST, &[0.2; 6], 0.5).unwrap();
+    assert_eq!(wait(second.play(play())).value.unwrap().ended, Ended::Stopped);
+    let stale = second.stopped().unwrap();
+    assert!(second.reset(stale));
+    told(&second);
+    drop(second);
+
+    let third = bench.host();
+    assert_eq!(latched(&third), None);
+    third.stop();
+    told(&third);
+    assert!(latched(&third) == Some(3) && !third.reset(stale), "a number of an earlier host lifts nothing");
+    drop(third);
+    let stops = bench.wait_until(|status| status.watchdog_since.is_some()).stops;
+
+    drop(bench.server.take());
+    let (follower, ..) = Follower::new();
+    let options = ServerOptions { stops, ..ServerOptions::new(|_: &[f32]| [0.2, 0.0, 0.2]) };
+    bench.server = Some(Server::start(&bench.socket, bench.embodiment.clone(), Box::new(follower), options).unwrap());
+    assert_eq!(latched(&bench.host()), Some(3));
+}
+
+#[test]
+fn a_host_that_was_away_while_another_stopped_the_robot_is_stopped_when_it_is_back() {
+    let bench = Bench::silent_for(5);
+    let mut away = bench.connect().unwrap();
+    turn_to(&mut away, 0.0);
+    let other = bench.host();
+    other.stop();
+    drop(wait(other.reach(other.tick() + 2)));
+    drop(other);
+    let options =
+        RobotOptions { pace: Pace::RealTime, kinematics: Box::new(|_: &[f32]| [0.2, 0.0, 0.2]), guard: Guard::On };
+    // It has missed that.
+    let _missed = away.read();
+    bench.wait_until(|status| status.watchdog_since.is_some());
+    let since = Instant::now();
+    let robot = loop {
+        // The other one must have been found to be gone.
+        if away.read().is_ok() {
+            break Robot::start(bench.embodiment.clone(), Box::new(away), options).unwrap();
+        }
+        assert!(since.elapsed() < LONG);
+    };
+    assert_eq!(robot.stopped().map(|stop| stop.number()), Some(1));
+}
+
+#[test]
+fn a_count_of_stops_that_nobody_could_count_on_from_is_refused() {
+    let bench = Bench::silent_for(100_000);
+    let mut stream = UnixStream::connect(&bench.socket).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    let stops = u64::MAX.to_le_bytes();
+    let command = message(6, &[stops.as_slice(), &[0; 24]].concat());
+    stream.write_all(&[hello(0), command].concat()).unwrap();
+    let mut answers = Vec::new();
+    // Whoever is cut off before all that it said was read is told that the connection was reset.
+    let _ = stream.read_to_end(&mut answers);
+    assert_eq!(bench.status().stops, 0);
+    speed_up(&mut bench.reconnect(), 0.0);
 }
 
 #[test]

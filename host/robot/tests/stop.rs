@@ -59,6 +59,19 @@ fn a_reset_acknowledges_one_stop_and_not_the_next() {
     assert!(!bench.robot.is_stopped());
 }
 
+#[test]
+fn a_stop_that_was_latched_for_now_is_taken_back_unless_somebody_has_asked_for_one_meanwhile() {
+    let bench = Bench::start(Pace::Lockstep);
+    let button = bench.robot.declare_stop_source("button");
+    let own = bench.robot.stop_for_now().unwrap();
+    assert!(bench.robot.take_back(own) && !bench.robot.is_stopped());
+    let own = bench.robot.stop_for_now().unwrap();
+    button.stop();
+    assert!(!bench.robot.take_back(own) && bench.robot.is_stopped());
+    assert_eq!(bench.robot.stop_for_now(), None, "it is somebody else's");
+    assert!(bench.robot.reset(own));
+}
+
 /// Far longer than the file is looked at, for a machine under load.
 fn within_a_minute(what: impl Fn() -> bool) -> bool {
     let began = Instant::now();

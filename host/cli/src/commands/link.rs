@@ -1,7 +1,8 @@
 //! `waza link`: serve a robot's link from a process of its own, which holds the robot when its host dies.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,15 +12,16 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use waza_robot::bridge::{BridgeError, Server, ServerOptions, Status};
+use waza_robot::link::MOST_STOPS;
 use waza_robot::sim::{SceneSpec, Simulator, arm};
 
 use super::within_site;
-use crate::fault::BadInput;
+use crate::fault::{BadInput, bad_input};
 use crate::log::LogOptions;
 use crate::watchdog::Served;
 
-/// How often is looked at who is in charge, to say so.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often is looked at who is in charge, to say so, and whether there was a stop, to keep it.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The simulated arm, as the command line names it.
 pub const TABLETOP: &str = "sim:tabletop";
@@ -85,8 +87,9 @@ impl Link {
                 .and_then(|_| signal_hook::flag::register(signal, ended.clone()));
             registered.context("waiting for signals")?;
         }
+        let mut stops = StopCount::open(&socket)?;
         let simulator = Simulator::new(embodiment.clone(), &SceneSpec::tabletop(), seed);
-        let options = ServerOptions { about, ..ServerOptions::new(arm::tool_position) };
+        let options = ServerOptions { about, stops: stops.kept, ..ServerOptions::new(arm::tool_position) };
         let server = Server::start(&socket, embodiment, Box::new(simulator), options).map_err(|error| match error {
             BridgeError::OpenFolder { .. } | BridgeError::Taken { .. } | BridgeError::Io { .. } => {
                 BadInput::caused_by(error)
@@ -98,7 +101,10 @@ impl Link {
         let (mut guarded, mut since) = (true, Instant::now());
         while server.is_serving() {
             std::thread::sleep(LOOK_EVERY);
-            let Status { ticks, watchdog_since, .. } = server.status();
+            // Before looking: what came before the end is kept.
+            let is_ended = ended.load(Ordering::Acquire);
+            let Status { ticks, watchdog_since, stops: counted, .. } = server.status();
+            stops.keep(counted);
             if guarded != watchdog_since.is_some() {
                 guarded = !guarded;
                 since = Instant::now();
@@ -107,7 +113,7 @@ impl Link {
                     None => format!("tick {ticks}: a host commands"),
                 });
             }
-            if ended.load(Ordering::Acquire) {
+            if is_ended {
                 say("the link was told to end");
                 return Ok(());
             }
@@ -117,6 +123,62 @@ impl Link {
             }
         }
         bail!("the link's driver crashed; start it again and look at what it said")
+    }
+}
+
+/// How often the host stop has been latched or reset, in a file beside the socket: a stop outlives this process too, and no
+/// number of one is given again.
+struct StopCount {
+    path: PathBuf,
+    kept: u64,
+    /// What could not be written, and was said to be so.
+    missed: u64,
+}
+
+impl StopCount {
+    /// More bytes are no count.
+    const MOST_BYTES: u64 = 32;
+
+    /// Of the robot that is served at that socket; none yet where there is no file.
+    fn open(socket: &Path) -> Result<Self> {
+        let mut path = socket.as_os_str().to_owned();
+        path.push(".stops");
+        let path = PathBuf::from(path);
+        let way_out = "look at the robot, then remove the file: stops are counted from 0 again";
+        let mut text = String::new();
+        match File::open(&path).and_then(|file| file.take(Self::MOST_BYTES).read_to_string(&mut text)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self { path, kept: 0, missed: 0 }),
+            Err(error) => return Err(bad_input(error, path.display(), way_out)),
+        }
+        match text.trim().parse() {
+            Ok(kept) if kept <= MOST_STOPS => Ok(Self { path, kept, missed: kept }),
+            _ => Err(bad_input("no count of stops", path.display(), way_out)),
+        }
+    }
+
+    /// What cannot be written is tried again when this is called again, and kept by this process meanwhile.
+    fn keep(&mut self, counted: u64) {
+        if counted == self.kept {
+            return;
+        }
+        match self.write(counted) {
+            Ok(()) => self.kept = counted,
+            Err(error) if self.missed != counted => {
+                self.missed = counted;
+                tracing::error!(path = %self.path.display(), %error, "the host stop cannot be kept in its file");
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn write(&self, counted: u64) -> std::io::Result<()> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        writeln!(file, "{counted}")?;
+        file.as_file().sync_all()?;
+        file.persist(&self.path)?;
+        File::open(folder)?.sync_all()
     }
 }
 

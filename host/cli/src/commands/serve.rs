@@ -26,7 +26,7 @@ use crate::lines::Lines;
 use crate::log::LogOptions;
 use crate::recording::RecordFolder;
 #[cfg(unix)]
-use crate::watchdog::{Served, Watchdog};
+use crate::watchdog::{KeptAlive, Served, Watchdog};
 
 /// How long the stop sources may take to be seen alive before this says which are not. They may come later.
 const ARM_WITHIN: Duration = Duration::from_secs(3);
@@ -87,6 +87,10 @@ pub struct Serve {
     /// Where the HTTP API is served.
     #[arg(long, default_value = "127.0.0.1:7373")]
     listen: SocketAddr,
+    /// Where the stop and the robot's status are served as well, and nothing else, for `waza ctl stop --host`: callers of the
+    /// rest cannot be in its way.
+    #[arg(long)]
+    listen_stop: Option<SocketAddr>,
     /// A file with the token that every caller must send; needed where other machines can reach the API.
     #[arg(long)]
     token: Option<PathBuf>,
@@ -113,10 +117,28 @@ enum Held {
 }
 
 impl Held {
+    /// Starts the process that holds the robot again when it ends, where this one has started it, until what this gives is
+    /// dropped.
+    #[cfg(unix)]
+    fn keep_alive(&self, robot: Robot, lines: &Lines) -> Result<Option<KeptAlive>> {
+        let Self::ByChild(watchdog) = self else { return Ok(None) };
+        let lines = lines.clone();
+        let kept = watchdog.keep_alive(move || robot.stop(), move |line| lines.say(line));
+        kept.context("starting a thread").map(Some)
+    }
+
+    #[cfg(not(unix))]
+    fn keep_alive(&self, _: Robot, _: &Lines) -> Result<()> {
+        Ok(())
+    }
+
     /// In one line, for people.
     fn describe(&self) -> String {
         match self {
-            Self::Here => "the robot is held by this process alone: nothing brings it to rest if it dies".into(),
+            Self::Here => {
+                "the robot is held by this process alone: nothing brings it to rest if it dies, or keeps its host stop"
+                    .into()
+            }
             #[cfg(unix)]
             Self::ByChild(watchdog) => watchdog.describe(),
             #[cfg(unix)]
@@ -181,9 +203,11 @@ impl Serve {
             layout: if self.build_tree { Layout::BuildTree } else { Layout::Package },
             ..HostOptions::default()
         };
+        let held_robot = robot.clone();
         let host = Host::new(robot, model, options).or_bad_input()?;
 
-        let options = Options { listen: self.listen, token, stops: self.stops(), records };
+        let (listen, listen_stop) = (self.listen, self.listen_stop);
+        let options = Options { listen, listen_stop, token, stops: self.stops(), records };
         let lines = Lines::to(io::stdout())?;
         let told = lines.clone();
         let daemon = Daemon::start(host, options, move |news| told.say(news)).map_err(|error| match error {
@@ -192,7 +216,11 @@ impl Serve {
         })?;
         daemon.watch(&self.skills).or_bad_input()?;
         lines.say(held.describe());
+        let kept_alive = held.keep_alive(held_robot.clone(), &lines)?;
         lines.say(format!("listening on http://{}", daemon.address()));
+        if let Some(address) = daemon.stop_address() {
+            lines.say(format!("stops are taken at http://{address} too, and nothing else is"));
+        }
         let unseen = daemon.arm(ARM_WITHIN);
         if unseen.is_empty() {
             lines.say("armed: every stop source has been seen alive");
@@ -202,7 +230,12 @@ impl Serve {
         }
         daemon.wait_for_leave();
         lines.say("leaving: the robot has been stopped");
-        daemon.end();
+        drop(kept_alive);
+        // A stop that somebody asked for is kept for the next host, that of leaving is not.
+        if daemon.end().is_some_and(|own| held_robot.take_back(own)) {
+            // What holds the robot learns of it in the next tick that begins, or never if there is none.
+            let _ = pollster::block_on(held_robot.reach(held_robot.tick() + 2));
+        }
         lines.flush(PRINT_WITHIN);
         Ok(())
     }

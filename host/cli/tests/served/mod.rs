@@ -20,7 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Served {
     pub child: Child,
     lines: Receiver<String>,
-    address: String,
+    pub address: String,
     /// What it said until it was armed and had looked at every package.
     pub begun: Vec<String>,
 }

@@ -34,7 +34,8 @@ pub(super) struct Door {
     /// Answers whoever finds no place.
     full: Router,
     places: Arc<Semaphore>,
-    admit: mpsc::Sender<Admitted>,
+    /// To whoever serves the rest; `None`: nothing else is served here.
+    admit: Option<mpsc::Sender<Admitted>>,
     limits: Limits,
 }
 
@@ -42,7 +43,7 @@ impl Door {
     pub fn new(
         urgent: Router,
         urgent_paths: &'static [&'static str],
-        admit: mpsc::Sender<Admitted>,
+        admit: Option<mpsc::Sender<Admitted>>,
         limits: Limits,
     ) -> Self {
         let places = limits.places;
@@ -87,15 +88,15 @@ impl Door {
         let here = |router: &Router, stream, head| {
             serve(Connection::new(stream, head, limits.taken_within), router.clone(), limits)
         };
-        if is_for(&head, self.urgent_paths) {
+        let Some(admit) = self.admit.as_ref().filter(|_| !is_for(&head, self.urgent_paths)) else {
             return here(&self.urgent, stream, head).await;
-        }
+        };
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             return here(&self.full, stream, head).await;
         };
         match stream.into_std() {
             // There are as many places as can be admitted, and whoever serves them ends with this thread.
-            Ok(stream) => drop(self.admit.try_send(Admitted { stream, head, place })),
+            Ok(stream) => drop(admit.try_send(Admitted { stream, head, place })),
             Err(error) => tracing::warn!("a connection is lost: {error}"),
         }
     }

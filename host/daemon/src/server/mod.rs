@@ -2,7 +2,8 @@
 //!
 //! Two threads serve them. One takes every connection, waits for the head of its request and answers what must never wait:
 //! the host stop, and how the robot is. Whatever else is asked for it hands to the other, which has so many places and no
-//! more. Who takes all of those, and whoever says nothing, is in nobody's way who wants to stop the robot.
+//! more. Who takes all of those, and whoever says nothing, is in nobody's way who wants to stop the robot. Where the operator
+//! wants it, a listener of its own and a third thread serve the stop, and nothing else.
 
 mod connection;
 mod door;
@@ -81,14 +82,18 @@ pub(crate) struct Routes {
 /// Serves until it is dropped.
 pub(crate) struct Server {
     pub address: SocketAddr,
-    _door: Thread,
+    /// Where nothing is served but what is urgent.
+    pub stop_address: Option<SocketAddr>,
+    _doors: Vec<Thread>,
     _rooms: Thread,
 }
 
 impl Server {
-    /// Serves on a listener. `beside` is driven as well, on the thread that serves what may wait.
+    /// Serves on a listener, and what is urgent on another too, if there is one, from a thread that serves nothing else. `beside`
+    /// is driven as well, on the thread that serves what may wait.
     pub fn start(
         listener: TcpListener,
+        stop_listener: Option<TcpListener>,
         routes: Routes,
         token: Option<Token>,
         limits: Limits,
@@ -104,14 +109,23 @@ impl Server {
                 .layer(from_fn_with_state(token.clone(), auth))
         };
         let (admit, admitted) = mpsc::channel(limits.places);
-        let door = Door::new(checked(routes.urgent), routes.urgent_paths, admit, limits);
+        let urgent = checked(routes.urgent);
+        let mut doors = Vec::new();
+        let mut stop_address = None;
+        if let Some(listener) = stop_listener {
+            listener.set_nonblocking(true)?;
+            stop_address = Some(listener.local_addr()?);
+            let door = Door::new(urgent.clone(), routes.urgent_paths, None, limits);
+            doors.push(Thread::drive("waza-stop", door.accept(listener))?);
+        }
+        let door = Door::new(urgent, routes.urgent_paths, Some(admit), limits);
         let all = checked(routes.all);
         let rooms = Thread::drive("waza-http", async move {
             tokio::spawn(beside);
             serve_admitted(admitted, all, limits).await;
         })?;
-        let door = Thread::drive("waza-http-stop", door.accept(listener))?;
-        Ok(Self { address, _door: door, _rooms: rooms })
+        doors.push(Thread::drive("waza-http-stop", door.accept(listener))?);
+        Ok(Self { address, stop_address, _doors: doors, _rooms: rooms })
     }
 }
 
@@ -242,7 +256,7 @@ mod tests {
         let all = all.route("/large", get(async || vec![0; LARGE])).route("/events", get(events));
         let routes = Routes { urgent: urgent(), urgent_paths: &["/urgent"], all };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        Server::start(listener, routes, None, limits, std::future::pending()).unwrap()
+        Server::start(listener, None, routes, None, limits, std::future::pending()).unwrap()
     }
 
     fn call(server: &Server, path: &str) -> TcpStream {

@@ -21,6 +21,8 @@ pub(crate) struct Gate {
     /// Odd while the host stop is latched, and different after every stop: a stop that was reset between two ticks
     /// still ends what was playing.
     stops: AtomicU64,
+    /// The latched stop that was asked for once more.
+    stopped_again: AtomicU64,
     /// The last handle is gone.
     closed: AtomicBool,
     /// The loop is gone: nobody will ever take a command.
@@ -36,6 +38,7 @@ impl Gate {
         Arc::new(Self {
             pace,
             stops: AtomicU64::new(0),
+            stopped_again: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             time: Mutex::default(),
@@ -58,23 +61,40 @@ impl Gate {
         }
     }
 
-    pub fn stop(&self) {
-        self.turn_stops(|stops| stops % 2 == 0);
+    /// Latches the host stop. The count, if it was not latched before.
+    pub fn stop(&self) -> Option<u64> {
+        match self.turn_stops(|stops| stops % 2 == 0) {
+            Ok(stop) => Some(stop),
+            Err(latched) => {
+                self.stopped_again.store(latched, Ordering::Release);
+                None
+            }
+        }
     }
 
     /// Lifts that stop; false if it is not the one that is latched.
     pub fn reset(&self, stop: u64) -> bool {
-        self.turn_stops(|stops| stops == stop && stops % 2 == 1)
+        self.turn_stops(|stops| stops == stop && stops % 2 == 1).is_ok()
     }
 
-    /// Counts on from a count that will do.
-    fn turn_stops(&self, will_do: impl Fn(u64) -> bool) -> bool {
-        let turn = |stops: u64| will_do(stops).then_some(stops + 1);
-        let turned = self.stops.fetch_update(Ordering::AcqRel, Ordering::Acquire, turn).is_ok();
-        if turned {
+    /// Lifts that stop if nobody has asked for one since it was latched.
+    pub fn take_back(&self, stop: u64) -> bool {
+        self.stopped_again.load(Ordering::Acquire) != stop && self.reset(stop)
+    }
+
+    /// Counts on to what somebody else has come to.
+    pub fn catch_up(&self, stops: u64) {
+        if self.stops.fetch_max(stops, Ordering::AcqRel) < stops {
             self.rouse();
         }
-        turned
+    }
+
+    /// Counts on from a count that will do; the new count, or the one that will not.
+    fn turn_stops(&self, will_do: impl Fn(u64) -> bool) -> Result<u64, u64> {
+        let turn = |stops: u64| will_do(stops).then_some(stops + 1);
+        let before = self.stops.fetch_update(Ordering::AcqRel, Ordering::Acquire, turn)?;
+        self.rouse();
+        Ok(before + 1)
     }
 
     /// Odd while the host stop is latched.

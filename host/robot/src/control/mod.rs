@@ -42,7 +42,7 @@ use self::waiters::{Waiter, Waiters};
 use crate::clock::{self, Metronome, Pace, Start, Stopwatch};
 use crate::embodiment::Embodiment;
 use crate::error::{LinkError, RobotError};
-use crate::link::{self, Link};
+use crate::link::{self, Lags, Link};
 use crate::observation::{Frame, Measurement, Observation, is_frozen};
 use crate::safety::filter::{Demand, Filter};
 use crate::safety::{Act, Guard, Kinematics, Response, Rule};
@@ -147,6 +147,7 @@ pub(crate) struct ControlLoop {
     measured: Measurement,
     /// Where the next measurement is read into.
     incoming: Measurement,
+    lags: Lags,
     /// Why the link failed in the newest tick.
     down: Option<LinkError>,
     histories: Vec<History>,
@@ -180,14 +181,19 @@ impl ControlLoop {
         let (gate, inbox, fences) = inbox;
         let measured = link.read()?;
         link::check(&measured, &embodiment)?;
+        let found = link.found().cloned();
+        let commanded = found.as_ref().map_or(&measured.joints.positions, |found| &found.commanded);
+        gate.catch_up(found.as_ref().map_or(0, |found| found.stops));
+        let mut lags = Lags::default();
+        lags.note(&measured.joints.positions, commanded);
         let this = Self {
+            stops: gate.stops(),
             link,
             gate,
             inbox,
             fences,
             pace: options.pace,
             tick: 0,
-            stops: 0,
             raised: 0,
             down: None,
             histories: embodiment.sensors.iter().map(|it| History::new(it, embodiment.control_hz)).collect(),
@@ -195,9 +201,10 @@ impl ControlLoop {
             frozen: vec![false; embodiment.cameras.len()],
             player: Player::new(&embodiment),
             drives: ExternalDrives::new(&embodiment, options.pace),
-            filter: Filter::new(&embodiment, options.kinematics, options.guard, &measured.joints.positions),
+            filter: Filter::new(&embodiment, options.kinematics, options.guard, commanded),
             incoming: measured.clone(),
             measured,
+            lags,
             demands: vec![Demand::Hold; embodiment.joints.len()],
             acted: [None; Rule::ALL.len()],
             commands: Vec::with_capacity(ROOM),
@@ -292,6 +299,7 @@ impl ControlLoop {
         }
         // Before they go back to whoever asked, with what has ended.
         self.filter.let_go();
+        self.link.keep(stops);
         if let Err(error) = self.link.write(self.filter.command()) {
             self.give_up(&error);
             failure.get_or_insert(error);
@@ -314,9 +322,14 @@ impl ControlLoop {
             history.push(self.tick, sample);
         }
         let positions = &self.measured.joints.positions;
-        if self.down.is_some() && link::moved(positions, self.filter.command()) {
-            self.filter.continue_from(positions);
+        if let Some(found) = self.link.found() {
+            // Another host may have had the robot meanwhile.
+            self.gate.catch_up(found.stops);
+            self.filter.continue_from(&found.commanded);
+        } else if self.down.is_some() {
+            self.lags.resume(positions, &mut self.filter);
         }
+        self.lags.note(positions, self.filter.command());
         Ok(())
     }
 

@@ -20,7 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub struct Stopped(pub(crate) u64);
 
 impl Stopped {
-    /// Different for every stop of a robot, so that a person can name the one that they saw.
+    /// Different for every stop of a robot, so that a person can name the one that they saw: also over the lives of hosts, where
+    /// a process of its own owns the robot.
     pub fn number(self) -> u64 {
         self.0
     }

@@ -7,6 +7,7 @@ use crate::embodiment::Embodiment;
 pub use crate::error::LinkError;
 use crate::observation::{Frame, Measurement};
 use crate::safety::Rule;
+use crate::safety::filter::Filter;
 
 /// A robot, or something that behaves like one. The control loop is its only caller.
 ///
@@ -37,6 +38,17 @@ pub trait Link: Send {
     /// [`LinkError`] when the command did not reach the robot.
     fn write(&mut self, positions: &[f32]) -> Result<(), LinkError>;
 
+    /// What whoever owns the robot has kept of the time before this host, or before it was found again: told once, after the
+    /// first measurement. `None` where nobody keeps anything: then the robot is commanded to be where it is measured.
+    fn found(&mut self) -> Option<&Found> {
+        None
+    }
+
+    /// Gives whoever owns the robot the count of stops, to be kept from the next command on: see [`Found::stops`].
+    fn keep(&mut self, stops: u64) {
+        let _ = stops;
+    }
+
     /// The newest frame of every camera, in the embodiment's order.
     ///
     /// # Errors
@@ -54,13 +66,43 @@ pub trait Link: Send {
     }
 }
 
-/// A robot that is found further than this from its last command after its link was down, rad, has been moved
-/// meanwhile: it holds where it is found instead of snapping back.
+/// What outlives a host, in the process that owns the robot.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Found {
+    /// Where the joints are commanded to be, at rest, rad. Not where they are: a hand that holds something is commanded to be
+    /// further closed than it can.
+    pub commanded: Vec<f32>,
+    /// How often the host stop has been latched or reset: odd while it is latched.
+    pub stops: u64,
+}
+
+/// More stops than this nobody counts: whoever says so is wrong.
+pub const MOST_STOPS: u64 = u64::MAX / 2;
+
+/// A joint whose place differs by more than this from what its command was followed by before its link was down, rad, has
+/// been moved meanwhile: it holds where it is found instead of snapping back.
 const MOVED_MEANWHILE_RAD: f32 = 0.1;
 
-/// Whether somebody has moved a robot since its last command.
-pub(crate) fn moved(positions: &[f32], commanded: &[f32]) -> bool {
-    positions.iter().zip(commanded).any(|(is, was)| (is - was).abs() > MOVED_MEANWHILE_RAD)
+/// How far each joint was from its command when that was last seen, rad. What is held, or presses on something, keeps a joint
+/// from its command for as long as it does; nobody has moved it by that.
+#[derive(Default)]
+pub(crate) struct Lags(Vec<f32>);
+
+impl Lags {
+    /// The link works.
+    pub fn note(&mut self, positions: &[f32], commanded: &[f32]) {
+        self.0.clear();
+        self.0.extend(positions.iter().zip(commanded).map(|(is, commanded)| commanded - is));
+    }
+
+    /// The link was down: joints that have been moved meanwhile go on from where they are found.
+    pub fn resume(&self, positions: &[f32], filter: &mut Filter) {
+        for (joint, (&is, lag)) in positions.iter().zip(&self.0).enumerate() {
+            if (filter.command()[joint] - is - lag).abs() > MOVED_MEANWHILE_RAD {
+                filter.continue_joint_from(joint, is);
+            }
+        }
+    }
 }
 
 /// Whether a measurement has the shape that the embodiment promises, and only finite values.

@@ -127,10 +127,15 @@ impl Filter {
 
     /// Forgets the last command: the next one continues from `positions`, at rest.
     pub fn continue_from(&mut self, positions: &[f32]) {
-        for (joint, &position) in self.joints.iter_mut().zip(positions) {
-            joint.tracker.continue_from(State { position: position.into(), ..State::default() });
+        for (joint, &position) in positions.iter().enumerate().take(self.joints.len()) {
+            self.continue_joint_from(joint, position);
         }
-        self.command.copy_from_slice(positions);
+    }
+
+    /// The same for one joint alone.
+    pub fn continue_joint_from(&mut self, joint: usize, position: f32) {
+        self.joints[joint].tracker.continue_from(State { position: position.into(), ..State::default() });
+        self.command[joint] = position;
     }
 
     /// While latched, every joint holds whatever is demanded.

@@ -46,7 +46,7 @@ struct Attacker {
 }
 
 pub fn hello(role: u8) -> Vec<u8> {
-    message(1, &[b"WAZA".as_slice(), &[2, 0, role]].concat())
+    message(1, &[b"WAZA".as_slice(), &[3, 0, role]].concat())
 }
 
 pub fn message(kind: u8, payload: &[u8]) -> Vec<u8> {
@@ -56,7 +56,8 @@ pub fn message(kind: u8, payload: &[u8]) -> Vec<u8> {
 
 pub fn command(values: &[f32]) -> Vec<u8> {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    message(6, &bytes)
+    // It counts no stops.
+    message(6, &[0u64.to_le_bytes().as_slice(), &bytes].concat())
 }
 
 impl Attacker {

@@ -130,7 +130,7 @@ impl Ctl {
                 runs.iter().map(run).collect::<Vec<_>>().join("\n")
             }),
             Verb::Runs { id: Some(id) } => show(&client.get(&format!("/v1/runs/{id}"))?, json, run),
-            Verb::Stop => show(&client.post("/v1/stop", &Value::Null)?, json, latch),
+            Verb::Stop => show(&stop(&client)?, json, latch),
             Verb::Reset { stop } => show(&client.post("/v1/reset", &Reset { stop })?, json, latch),
             Verb::Kill { id } => show(&client.delete(&format!("/v1/runs/{id}"))?, json, |run: &Run| {
                 format!("run {} has been told to end", run.id)
@@ -143,6 +143,17 @@ impl Ctl {
             Verb::Pardon { skill } => client.post_only("/v1/quarantine/pardon", &OfSkill { skill }),
         }
     }
+}
+
+/// A stop that is broken off is sent again at once, up to so often.
+const STOP_TRIES: usize = 10;
+
+/// Callers who connect without end may push this one out.
+fn stop(client: &Client) -> Result<Latch> {
+    let ask = || client.post("/v1/stop", &Value::Null);
+    let is_refused = |tried: &Result<Latch>| tried.as_ref().is_err_and(|error| error.is::<BadInput>());
+    let tried = (1..STOP_TRIES).map(|_| ask()).find(|tried| tried.is_ok() || is_refused(tried));
+    tried.unwrap_or_else(ask)
 }
 
 impl Start {
@@ -219,7 +230,9 @@ fn status(status: &Status) -> String {
         Some(stop) => {
             states.push(format!("STOPPED: the host stop {stop} is latched; `waza ctl reset {stop}` lifts it"))
         }
-        None if !status.armed => states.push("not armed: a stop source has not been seen alive".into()),
+        None if status.stop_sources.iter().any(|source| !source.seen) => {
+            states.push("not armed: a stop source has not been seen alive".into())
+        }
         None if states.is_empty() => states.push("armed".into()),
         None => {}
     }

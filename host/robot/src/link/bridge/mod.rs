@@ -8,9 +8,13 @@
 //!
 //! It is the watchdog too. A command counts for its control period: when none has come for the next and the one after it the
 //! joints brake, and after [`ServerOptions::silence`] periods, or when the socket closes, the server is in charge: its filter
-//! brings the joints to rest within their limits and keeps holding them. Whoever connects then continues from there. What the
-//! arm feels keeps a host from pressing on, as it does in the host's own filter; a watchdog that brakes has nothing to yield
-//! with but that. Jerk is left to the host: what it brakes at once would be rounded off here, and come to rest too late.
+//! brings the joints to rest within their limits and keeps holding them. What the arm feels keeps a host from pressing on, as
+//! it does in the host's own filter; a watchdog that brakes has nothing to yield with but that. Jerk is left to the host: what
+//! it brakes at once would be rounded off here, and come to rest too late.
+//!
+//! What is commanded outlives its host. The next one gets the robot when the joints stand, and goes on from what is commanded,
+//! not from what is measured: a hand that holds something holds on to it. With each command a host says how often it has
+//! latched or reset the host stop; the next one counts on from there, so that a stop stays latched and no number is given again.
 //!
 //! Hosts must run in [`Pace::RealTime`](crate::Pace::RealTime). A simulator behind the server advances with each command, and
 //! so about as the clock does. What is asked for after a command is answered when that has gone out, so a host that reads in

@@ -13,7 +13,7 @@ use super::wire::{self, Counts, Kind, MOST_BYTES, MOST_FRAME_BYTES, Role, Shape,
 use super::{BridgeError, Status};
 use crate::clock;
 use crate::embodiment::Embodiment;
-use crate::link::{Link, LinkError};
+use crate::link::{Found, Link, LinkError};
 use crate::observation::{Frame, Image, Lost, Measurement};
 
 /// How long whoever is not the control loop waits for an answer.
@@ -39,16 +39,23 @@ pub struct RemoteLink {
     /// One a camera.
     pub(super) cameras: Vec<Arc<Camera>>,
     pub(super) interventions: Counts,
+    /// What the server told when the control loop's connection began.
+    pub(super) found: Found,
+    /// Nobody has asked for that.
+    pub(super) is_found_anew: bool,
+    /// What it is to keep.
+    pub(super) stops: u64,
 }
 
 impl RemoteLink {
-    /// Connects, and waits up to `patience` for a server that is just starting.
+    /// Connects, and waits up to `patience` for a server that is just starting, and then until the joints stand: the host
+    /// before may just have died.
     ///
     /// # Errors
     /// [`BridgeError`] if there is no server, it serves another host or another robot, or it speaks another version.
     pub fn connect(path: &Path, embodiment: Arc<Embodiment>, patience: Duration) -> Result<Self, BridgeError> {
         let deadline = Instant::now() + patience;
-        let Greeted { wire: control, shape, about } = loop {
+        let Greeted { wire: mut control, shape, about } = loop {
             match greet(path, Role::Control, MOST_BYTES, PATIENCE) {
                 Err(BridgeError::Io { source, .. })
                     if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
@@ -73,9 +80,11 @@ impl RemoteLink {
             );
             return Err(BridgeError::Peer { path: path.into(), what });
         }
-        let cameras = cameras(path, &embodiment);
-        let (path, control) = (path.into(), Some(control));
-        Ok(Self { embodiment, path, shape, about, control, cameras, interventions: Counts::default() })
+        let found = found(&mut control, embodiment.joints.len(), PATIENCE).map_err(|error| failed(path, error))?;
+        let (cameras, stops) = (cameras(path, &embodiment), found.stops);
+        let (path, control, interventions) = (path.into(), Some(control), Counts::default());
+        let is_found_anew = true;
+        Ok(Self { embodiment, path, shape, about, control, cameras, interventions, found, is_found_anew, stops })
     }
 
     /// What the server says about the robot: [`ServerOptions::about`](super::ServerOptions::about).
@@ -96,12 +105,15 @@ impl RemoteLink {
         let mut wire = match self.control.take() {
             Some(wire) => wire,
             None => {
-                let greeted = greet(&self.path, Role::Control, MOST_BYTES, period).map_err(|error| lost(&error))?;
+                let mut greeted = greet(&self.path, Role::Control, MOST_BYTES, period).map_err(|error| lost(&error))?;
                 let before = Shape { silence_ms: greeted.shape.silence_ms, ..self.shape.clone() };
                 if greeted.shape != before || greeted.about != self.about {
                     return Err(lost(&"another robot is served there now"));
                 }
                 self.shape = greeted.shape;
+                let joints = self.embodiment.joints.len();
+                self.found = found(&mut greeted.wire, joints, longest).map_err(|error| lost(&error))?;
+                self.is_found_anew = true;
                 greeted.wire
             }
         };
@@ -144,7 +156,21 @@ impl Link for RemoteLink {
         if self.control.is_none() {
             return Err(LinkError(format!("{}: it is not connected", self.path.display())));
         }
-        self.converse(|wire, longest| wire.send(longest, Kind::Write, |message| wire::put_floats(message, positions)))
+        let stops = self.stops;
+        self.converse(|wire, longest| {
+            wire.send(longest, Kind::Write, |message| {
+                message.extend(stops.to_le_bytes());
+                wire::put_floats(message, positions);
+            })
+        })
+    }
+
+    fn found(&mut self) -> Option<&Found> {
+        std::mem::take(&mut self.is_found_anew).then_some(&self.found)
+    }
+
+    fn keep(&mut self, stops: u64) {
+        self.stops = stops;
     }
 
     /// Frames of this moment, whose pixels come when somebody looks at them. They are lost if the server was restarted
@@ -303,10 +329,12 @@ impl Observer {
                 commanded: vec![0.0; joints],
                 positions: vec![0.0; joints],
                 interventions: Counts::default(),
+                stops: 0,
             };
             values.finite(&mut status.commanded)?;
             values.finite(&mut status.positions)?;
             status.interventions = values.counts()?;
+            status.stops = values.stops()?;
             values.end()?;
             Ok(status)
         })
@@ -360,6 +388,17 @@ pub(super) fn hello(mut wire: Wire, role: Role, longest: Duration) -> io::Result
     expect(kind, Kind::Welcome)?;
     let (shape, about) = (Shape::take(&mut values)?, values.text());
     Ok(Ok(Greeted { wire, shape, about }))
+}
+
+/// Waits until the robot is this host's own.
+fn found(wire: &mut Wire, joints: usize, longest: Duration) -> io::Result<Found> {
+    let (kind, mut values) = wire.receive(longest)?;
+    expect(kind, Kind::Found)?;
+    let mut commanded = vec![0.0; joints];
+    values.finite(&mut commanded)?;
+    let stops = values.stops()?;
+    values.end()?;
+    Ok(Found { commanded, stops })
 }
 
 fn failed(path: &Path, source: io::Error) -> BridgeError {

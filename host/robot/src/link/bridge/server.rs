@@ -18,7 +18,7 @@ use super::BridgeError;
 use super::wire::{self, Counts, Kind, MOST_BYTES, Role, Shape, Values, Wire};
 use crate::clock;
 use crate::embodiment::Embodiment;
-use crate::link::{self, Link, LinkError};
+use crate::link::{self, Lags, Link, LinkError};
 use crate::observation::{Frame, Measurement};
 use crate::safety::filter::{Demand, Filter};
 use crate::safety::{self, Kinematics, Rule};
@@ -59,12 +59,14 @@ pub struct ServerOptions {
     pub kinematics: Box<dyn Kinematics>,
     /// What whoever connects is told about the robot that is served: at most 500 characters.
     pub about: String,
+    /// What hosts count their stops on from: what [`Status::stops`] was when this robot was last served.
+    pub stops: u64,
 }
 
 impl ServerOptions {
-    /// Five control periods of silence, and nothing to tell.
+    /// Five control periods of silence, nothing to tell, and no stop yet.
     pub fn new(kinematics: impl Kinematics + 'static) -> Self {
-        Self { silence: SILENCE, kinematics: Box::new(kinematics), about: String::new() }
+        Self { silence: SILENCE, kinematics: Box::new(kinematics), about: String::new(), stops: 0 }
     }
 }
 
@@ -81,6 +83,8 @@ pub struct Status {
     pub positions: Vec<f32>,
     /// How often each rule of the server's own filter began to act, in the order of [`Rule::ALL`].
     pub interventions: Counts,
+    /// How often hosts have latched or reset the host stop: odd while it is latched, and counted on over the lives of hosts.
+    pub stops: u64,
 }
 
 /// Serves a link until it is dropped.
@@ -146,6 +150,8 @@ impl Server {
         let mut guard = Guard {
             filter: Filter::new(&guarded, options.kinematics, safety::Guard::On, &measured.joints.positions),
             demands: vec![Demand::Hold; embodiment.joints.len()],
+            lags: Lags::default(),
+            stops: options.stops,
             link,
             shared: shared.clone(),
             hosts,
@@ -163,6 +169,7 @@ impl Server {
             captured: None,
             measured,
             measuring: Measurement::default(),
+            is_lost: false,
             is_fresh: false,
             silence,
             embodiment,
@@ -345,12 +352,13 @@ fn tell(shared: &Shared, kind: Kind, values: Values<'_>) -> io::Result<Answer> {
         return Err(wire::broken("observers only ask"));
     }
     values.end()?;
-    let Status { ticks, watchdog_since, commanded, positions, interventions } = shared.status.lock().clone();
+    let Status { ticks, watchdog_since, commanded, positions, interventions, stops } = shared.status.lock().clone();
     let mut message = ticks.to_le_bytes().to_vec();
     wire::put_option(&mut message, watchdog_since);
     wire::put_floats(&mut message, &commanded);
     wire::put_floats(&mut message, &positions);
     wire::put_counts(&mut message, &interventions);
+    message.extend(stops.to_le_bytes());
     Ok((Kind::Status, message))
 }
 
@@ -363,6 +371,9 @@ struct Guard {
     measured: Measurement,
     /// What the link reads into.
     measuring: Measurement,
+    /// Nothing could be measured last.
+    is_lost: bool,
+    lags: Lags,
     /// It was measured since the last command went out.
     is_fresh: bool,
     shared: Arc<Shared>,
@@ -375,6 +386,8 @@ struct Guard {
     command: Vec<f32>,
     /// It has not gone out yet.
     commanded: bool,
+    /// What hosts have counted of stops.
+    stops: u64,
     /// The last command was none of a host's.
     braking: bool,
     /// What the host asked for after its command, to be answered when that has gone out.
@@ -439,7 +452,8 @@ impl Acts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
     Read,
-    Write,
+    /// With the host's count of stops.
+    Write(u64),
     Capture,
 }
 
@@ -468,7 +482,7 @@ impl Guard {
             }
             let Some(host) = self.host.as_mut().filter(|_| self.waiting.is_none()) else { return sleep_until(due) };
             match host.receive(left).and_then(|(kind, values)| request(kind, values, &mut self.command)) {
-                Ok(Request::Write) => self.hear(),
+                Ok(Request::Write(stops)) => self.hear(stops),
                 Ok(asked) if self.commanded => self.waiting = Some(asked),
                 Ok(asked) => self.answer(asked),
                 Err(error) if error.kind() == ErrorKind::TimedOut => return,
@@ -486,7 +500,8 @@ impl Guard {
         if awaited { next + period } else { next }
     }
 
-    fn hear(&mut self) {
+    fn hear(&mut self, stops: u64) {
+        self.stops = self.stops.max(stops);
         (self.heard, self.commanded) = (Instant::now(), true);
         if self.watchdog_since.take().is_some() {
             tracing::info!(tick = self.ticks, "a host is in charge");
@@ -535,19 +550,22 @@ impl Guard {
         self.watchdog_since = Some(self.ticks);
     }
 
-    /// Takes a host that has connected. It continues from where the robot is.
+    /// Takes a host that has connected, once the joints stand: it goes on from what is commanded, whatever is measured.
     fn welcome(&mut self) {
-        self.host = self.hosts.try_recv().ok();
-        if self.host.is_none() {
+        if !self.filter.stands() {
             return;
         }
+        let Ok(mut host) = self.hosts.try_recv() else { return };
         tracing::info!(tick = self.ticks, "a host has connected");
         (self.heard, self.failure) = (Instant::now(), None);
-        if self.measure().is_ok() && self.filter.stands() {
-            let positions = &self.measured.joints.positions;
-            if link::moved(positions, self.filter.command()) {
-                self.filter.continue_from(positions);
-            }
+        let (commanded, stops) = (self.filter.command(), self.stops);
+        let told = host.send(Duration::ZERO, Kind::Found, |message| {
+            wire::put_floats(message, commanded);
+            message.extend(stops.to_le_bytes());
+        });
+        self.host = Some(host);
+        if let Err(error) = told {
+            self.lose(&error);
         }
     }
 
@@ -562,7 +580,7 @@ impl Guard {
 
     fn answer(&mut self, asked: Request) {
         let captured = match asked {
-            Request::Write => return,
+            Request::Write(_) => return,
             Request::Read => self.failure.take().map_or_else(|| self.measure(), Err).map(|()| None),
             Request::Capture => self.capture().map(Some),
         };
@@ -593,9 +611,16 @@ impl Guard {
     fn measure(&mut self) -> Result<(), LinkError> {
         if !self.is_fresh {
             // After an error the last measurement is still what it was.
+            let was_lost = std::mem::replace(&mut self.is_lost, true);
             self.link.read_into(&mut self.measuring)?;
             link::check(&self.measuring, &self.embodiment)?;
+            self.is_lost = false;
             std::mem::swap(&mut self.measured, &mut self.measuring);
+            let positions = &self.measured.joints.positions;
+            if was_lost {
+                self.lags.resume(positions, &mut self.filter);
+            }
+            self.lags.note(positions, self.filter.command());
             self.filter.feel(&self.measured);
             self.is_fresh = true;
         }
@@ -636,6 +661,7 @@ impl Guard {
         status.positions.clear();
         status.positions.extend_from_slice(&self.measured.joints.positions);
         status.interventions = self.acts.began;
+        status.stops = self.stops;
     }
 }
 
@@ -644,9 +670,10 @@ pub(super) fn request(kind: Kind, mut values: Values<'_>, command: &mut [f32]) -
     let request = match kind {
         Kind::Read => Request::Read,
         Kind::Write => {
+            let stops = values.stops()?;
             // Also what is no number: the filter holds the joint, and counts it.
             values.floats(command)?;
-            Request::Write
+            Request::Write(stops)
         }
         Kind::Capture => Request::Capture,
         _ => return Err(wire::broken("a host only reads, commands and takes frames")),

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::link::MOST_STOPS;
 use crate::safety::Rule;
 
 /// Of the messages below; both ends must have the same.
-pub(super) const VERSION: u16 = 2;
+pub(super) const VERSION: u16 = 3;
 
 /// How every conversation begins.
 const MAGIC: [u8; 4] = *b"WAZA";
@@ -38,7 +39,7 @@ pub(super) enum Kind {
     /// Positions, velocities and efforts of every joint, then a sample of every sensor, then how often each rule of the
     /// server's filter began to act.
     Measured,
-    /// Commands a position a joint. Not answered: its failure is the answer to the next `Read`. What is asked after it is
+    /// The host's count of stops, to be kept, and a position a joint, to be commanded. Not answered: its failure is the answer to the next `Read`. What is asked after it is
     /// answered when it has gone out.
     Write,
     /// Asks for the frames of this moment to be taken.
@@ -51,14 +52,16 @@ pub(super) enum Kind {
     Pixels,
     /// Asks who is in charge.
     Ask,
-    /// Who is, what the joints do, and how often each rule of the server's filter began to act.
+    /// Who is, what the joints do, how often each rule of the server's filter began to act, and the count of stops.
     Status,
     /// What was asked failed, in words.
     Failed,
+    /// To a host, before anything is asked: the robot is its own. What is commanded, at rest, and the count of stops.
+    Found,
 }
 
 impl Kind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Hello,
         Self::Welcome,
         Self::Refused,
@@ -72,6 +75,7 @@ impl Kind {
         Self::Ask,
         Self::Status,
         Self::Failed,
+        Self::Found,
     ];
 }
 
@@ -256,6 +260,12 @@ impl<'a> Values<'a> {
         Ok((there != [0]).then_some(value))
     }
 
+    /// A count of stops that can be counted on from.
+    pub fn stops(&mut self) -> io::Result<u64> {
+        let stops = self.u64()?;
+        if stops > MOST_STOPS { Err(broken("it counts more stops than there can be")) } else { Ok(stops) }
+    }
+
     /// Everything that is left.
     pub fn rest(self) -> &'a [u8] {
         self.0
@@ -393,7 +403,7 @@ mod tests {
         assert!(values(&[1]).end().is_err());
         assert!(hello(values(b"GET / HTTP/1.1")).is_err());
         assert!(hello(values(b"WAZA\x01\x00\x00")).unwrap().unwrap_err().contains("version"));
-        assert!(hello(values(b"WAZA\x02\x00\x09")).unwrap().is_err());
+        assert!(hello(values(b"WAZA\x03\x00\x09")).unwrap().is_err());
     }
 
     #[test]
