@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use waza_model::{Broker, Checkpoint, Device, ModelHandle, Policy};
 use waza_robot::sim::arm;
 use waza_robot::{Embodiment, Guard, Link, Pace, Robot, RobotOptions};
-use waza_runtime::{Host, HostOptions};
+use waza_runtime::{Host, HostOptions, Layout};
 use waza_toolchain::Build;
 
 /// What hosts are made of.
@@ -28,6 +28,8 @@ impl Stage {
     pub fn host(&self, link: impl Link + 'static, host: HostOptions) -> Result<Host> {
         let options = RobotOptions { pace: Pace::RealTime, kinematics: Box::new(arm::tool_position), guard: Guard::On };
         let robot = Robot::start(self.embodiment.clone(), Box::new(link), options).context("starting the robot")?;
+        // The guests lie where their build has left them.
+        let host = HostOptions { layout: Layout::BuildTree, ..host };
         Ok(Host::new(robot, self.model.clone(), host)?)
     }
 }
