@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // in helpers of tests
 
+#[path = "../../model/tests/common/copy.rs"]
+mod copy;
 #[cfg(unix)]
 mod served;
 
@@ -10,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
+
+use copy::copy;
 
 /// Of the simulated arm's gripper, rad.
 const TRAVEL_RAD: [f32; 2] = [-0.17453, 1.74533];
@@ -51,18 +55,6 @@ impl Copy {
         let mut value = serde_json::from_slice(&fs::read(self.path(file)).unwrap()).unwrap();
         change(&mut value);
         fs::write(self.path(file), value.to_string()).unwrap();
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            fs::create_dir(&to).unwrap();
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
     }
 }
 

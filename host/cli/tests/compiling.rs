@@ -5,23 +5,24 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use waza_model::{Ability, About, ModelError, Query, Ticket};
 use waza_robot::observation::Measurement;
 use waza_robot::{Embodiment, Frame, Guard, Link, LinkError, Pace, Proprioception, Robot, RobotOptions};
-use waza_runtime::model::Answer;
-use waza_runtime::{Change, Compiler, Host, HostOptions, Model};
+use waza_runtime::{Change, Compiler, Host, HostOptions};
 
 #[path = "../../runtime/tests/packages/bombs.rs"]
 mod bombs;
+#[path = "../../runtime/tests/models/mod.rs"]
+mod models;
 #[path = "../../runtime/tests/packages/mod.rs"]
 #[allow(dead_code, reason = "others need the rest")]
 mod packages;
 
+use models::Silent;
 use packages::{component, manifest, package};
 
 /// Far longer than anything here takes, for a machine under load.
@@ -52,44 +53,14 @@ impl Link for Still {
     }
 }
 
-/// Nobody asks it anything here.
-struct Silent(About);
-
-impl Model for Silent {
-    fn about(&self) -> &About {
-        &self.0
-    }
-
-    fn act(&self, _: Query, _: &Ticket) -> Answer {
-        Box::pin(async { Err(ModelError::Stopped) })
-    }
-}
-
 fn host() -> Host {
-    let about = About {
-        name: "silent".into(),
-        version: "1".into(),
-        digest: String::new(),
-        device: "nothing".into(),
-        embodiment: None,
-        cameras: vec!["front".into()],
-        state_size: 6,
-        action_size: 6,
-        chunk_length: 16,
-        action_steps: None,
-        rate_hz: Some(10.0),
-        sensors: None,
-        abilities: vec![Ability::Act],
-        obstacles: Vec::new(),
-        warnings: Vec::new(),
-    };
     let embodiment = Arc::new(Embodiment { control_hz: CONTROL_HZ, ..Embodiment::so101() });
     let kinematics = Box::new(|_: &[f32]| [0.2, 0.0, 0.2]);
     let options = RobotOptions { pace: Pace::RealTime, kinematics, guard: Guard::On };
     let robot = Robot::start(embodiment, Box::new(Still), options).unwrap();
     let compiler =
         Compiler::Process { program: env!("CARGO_BIN_EXE_waza").into(), arguments: vec!["compile-component".into()] };
-    Host::new(robot, Silent(about), HostOptions { compiler, ..HostOptions::default() }).unwrap()
+    Host::new(robot, Silent::new(), HostOptions { compiler, ..HostOptions::default() }).unwrap()
 }
 
 /// The most memory that this process has ever had, bytes.
@@ -175,6 +146,47 @@ fn the_compilers_process_ends_where_its_time_its_memory_or_its_output_does() {
     assert!(code != Some(0) || said.contains("memory"), "{said}");
     let (code, said) = compile(&good, r#"{"cpu_ms":60000,"memory_mib":1024,"code_mib":0}"#);
     assert_ne!(code, Some(0), "{said}");
+}
+
+#[test]
+fn the_compilers_process_has_no_files_no_network_no_other_processes_and_the_last_priority() {
+    let input = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(input.path(), bombs::bomb("wide-loops")).unwrap();
+    // As a library of the host may leave it open for its children.
+    let inherited = rustix::io::dup(std::fs::File::open(env!("CARGO_MANIFEST_DIR")).unwrap()).unwrap();
+    let order = r#"{"limits":{"memory_bytes":268435456,"table_elements":20000},"bounds":{"cpu_ms":60000,"memory_mib":1024,"code_mib":512}}"#;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_waza"));
+    command.args(["compile-component", order]).stdin(std::fs::File::open(input.path()).unwrap());
+    let mut process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    drop(inherited);
+    let about = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", process.id())).unwrap();
+    let began = Instant::now();
+    // The last that it gives up is system calls.
+    while !about("status").contains("Seccomp:\t2") {
+        assert!(began.elapsed() < PATIENCE, "{}", about("status"));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (status, limits, stat) = (about("status"), about("limits"), about("stat"));
+    let open = std::fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap().count();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert_eq!(open, 3);
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    for (name, most) in [
+        ("Max cpu time", 61),
+        ("Max file size", 512 << 20),
+        ("Max data size", 1 << 30),
+        ("Max core file size", 0),
+        ("Max processes", 0),
+        ("Max open files", 0),
+    ] {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        let found: Vec<_> = line.split_whitespace().take(2).collect();
+        assert_eq!(found, [most.to_string(), most.to_string()], "{name}");
+    }
+    // After the name, which ends with a bracket: the state, fifteen others, and how nice it is.
+    let nice = stat.rsplit_once(") ").unwrap().1.split_whitespace().nth(16);
+    assert_eq!(nice, Some("19"), "{stat}");
 }
 
 #[test]

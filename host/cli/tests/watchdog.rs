@@ -115,7 +115,7 @@ fn grasp(socket: &Path) -> Vec<f32> {
     let robot = Arc::new(Embodiment::so101());
     let (_, block) = Simulator::new(robot.clone(), &SceneSpec::tabletop(), 0).snapshot().blocks[0];
     let mut link = RemoteLink::connect(socket, robot, PATIENCE).unwrap();
-    let mut here = link.found().unwrap().commanded.clone();
+    let mut here = link.found().unwrap().commanded;
     let (mut over, mut at) = (block.translation, block.translation);
     (over.z, at.z) = (0.085, 0.0125);
     let open = |point| arm::reach_down(point, 0.0145, arm::GRIPPER_OPEN).unwrap();

@@ -268,7 +268,7 @@ fn a_host_that_comes_while_the_joints_still_brake_gets_them_when_they_stand() {
     speed_up(&mut link, 0.0);
     drop(link);
     let mut next = bench.reconnect();
-    let found = next.found().unwrap().clone();
+    let found = next.found().unwrap();
     let came = bench.pans().len();
     assert!(next.found().is_none(), "it is told once");
     for _ in 0..20 {

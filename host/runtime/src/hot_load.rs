@@ -223,8 +223,8 @@ impl Queue {
 
 /// Whether the compiler's time was too short for it.
 fn needs_patience(loaded: &Result<SkillId, RuntimeError>) -> bool {
-    let costly = |error| matches!(error, &PackageError::Component { flaw: Flaw::Costly(Cost::Time(_)), .. });
-    matches!(loaded, Err(RuntimeError::Package(error)) if costly(error))
+    use PackageError::Component;
+    matches!(loaded, Err(RuntimeError::Package(Component { flaw: Flaw::Costly(Cost::Time(_)), .. })))
 }
 
 struct Packages {
@@ -254,10 +254,24 @@ struct Package {
     /// What the manifest says.
     about: Option<About>,
     loaded: Option<SkillId>,
+    stage: Stage,
+}
+
+#[derive(PartialEq)]
+enum Stage {
+    /// It waits for being loaded.
+    Loading,
+    /// It was loaded or refused, as it was found.
+    Settled,
     /// Another package had its id first.
-    has_rival: bool,
-    /// It waits for being loaded, as it was found.
-    is_loading: bool,
+    HasRival,
+}
+
+impl Package {
+    /// The skill that is about to be loaded from it.
+    fn awaited(&self) -> Option<&SkillId> {
+        self.about.as_ref().filter(|_| self.stage == Stage::Loading).map(|about| &about.id)
+    }
 }
 
 #[derive(Clone)]
@@ -340,37 +354,36 @@ impl Packages {
             let rival = about.as_ref().and_then(|about| self.owner(&about.id, folder, &packages));
             if let Some(known) = known
                 // What has changed since is seen when it is loaded.
-                && (known.is_loading
+                && (known.stage == Stage::Loading
                     || (known.manifest, known.component) == (manifest, component)
                     // A rival that is not there any more leaves the place to this one.
-                    && (!known.has_rival || rival.is_some()))
+                    && (known.stage == Stage::Settled || rival.is_some()))
             {
                 continue;
             }
             let loaded = self.known.remove(folder).and_then(|known| known.loaded);
-            let (has_rival, is_loading) = (rival.is_some(), rival.is_none());
-            match about.as_ref().map(|about| about.id.clone()).zip(rival) {
+            let stage = match about.as_ref().map(|about| about.id.clone()).zip(rival) {
                 Some((id, first)) => {
                     let error = RuntimeError::Duplicate { id, first };
                     changed(Change::Refused { folder: folder.clone(), error });
+                    Stage::HasRival
                 }
                 None => {
                     let bytes = component.map_or(0, |print| print.bytes);
                     orders.push(Order { patience: Patience::Short, bytes, folder: folder.clone() });
+                    Stage::Loading
                 }
-            }
-            let package = Package { manifest, component, about, loaded, has_rival, is_loading };
+            };
+            let package = Package { manifest, component, about, loaded, stage };
             self.known.insert(folder.clone(), package);
         }
         self.queue.add(orders);
-        let is_gone = |folder: &PathBuf, package: &mut Package| !packages.contains(folder) && !package.is_loading;
+        let is_gone =
+            |folder: &PathBuf, package: &mut Package| !packages.contains(folder) && package.stage != Stage::Loading;
         let gone: Vec<_> = self.known.extract_if(.., is_gone).collect();
         for id in gone.into_iter().filter_map(|(_, package)| package.loaded) {
             // Under another name it is about to be loaded, and there meanwhile.
-            let is_heir = |package: &&mut Package| {
-                let about = package.about.as_ref().filter(|_| package.is_loading && package.loaded.is_none());
-                about.is_some_and(|about| about.id == id)
-            };
+            let is_heir = |package: &&mut Package| package.loaded.is_none() && package.awaited() == Some(&id);
             match self.known.values_mut().find(is_heir) {
                 Some(heir) => heir.loaded = Some(id),
                 None => self.forget(id, changed),
@@ -388,7 +401,7 @@ impl Packages {
         }
         let folder = order.folder;
         let Some(package) = self.known.get_mut(&folder) else { return };
-        package.is_loading = false;
+        package.stage = Stage::Settled;
         match loaded {
             Ok(id) => {
                 let before = package.loaded.replace(id.clone());
@@ -428,10 +441,7 @@ impl Packages {
 
     /// The other package that a skill is loaded from, or is about to be, if it is still there.
     fn owner(&self, id: &SkillId, but: &Path, packages: &BTreeSet<PathBuf>) -> Option<PathBuf> {
-        let has = |package: &Package| {
-            let loading = package.about.as_ref().filter(|_| package.is_loading).map(|about| &about.id);
-            package.loaded.as_ref() == Some(id) || loading == Some(id)
-        };
+        let has = |package: &Package| [package.loaded.as_ref(), package.awaited()].contains(&Some(id));
         let is_owner =
             |(folder, package): &(&PathBuf, &Package)| has(package) && *folder != but && packages.contains(*folder);
         self.known.iter().find(is_owner).map(|(folder, _)| folder.clone())

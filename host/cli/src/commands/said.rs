@@ -1,6 +1,5 @@
 //! What is said of a policy besides its files, on the command line and under `[model]` in the site's file.
 
-use std::io::Read;
 use std::path::Path;
 
 use anyhow::Result;
@@ -8,12 +7,9 @@ use clap::Args;
 use serde::Deserialize;
 use waza_model::setup::Joint;
 use waza_model::{RobotSide, Said, Setup, Units};
-use waza_robot::Embodiment;
+use waza_robot::{Embodiment, Tightening};
 
-use crate::fault::{BadInput, OrBadInput, bad_input};
-
-/// Longer than any file of limits.
-const LONGEST_BYTES: u64 = 64 * 1024;
+use crate::fault::{BadInput, OrBadInput};
 
 /// How a policy fits the robot, where its files do not say.
 #[derive(Debug, Args)]
@@ -73,10 +69,7 @@ fn of_site(site: Option<&Path>) -> Result<Said> {
         model: Said,
     }
     let Some(path) = site else { return Ok(Said::default()) };
-    let mut text = String::new();
-    // What is read is bounded, not what the file system says: a pipe or a device has no length.
-    let file = std::fs::File::open(path).map_err(|cause| bad_input(cause, path.display(), "name a file of limits"))?;
-    file.take(LONGEST_BYTES).read_to_string(&mut text).or_bad_input()?;
+    let text = Tightening::text(path).or_bad_input()?;
     let site: Site = toml::from_str(&text).map_err(|error| {
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         let what = error.message().replace('\n', " ");

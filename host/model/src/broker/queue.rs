@@ -66,8 +66,9 @@ pub(super) struct Caller {
 #[derive(Debug)]
 struct Shares<K> {
     accounts: HashMap<K, Account>,
-    /// What the one that was served least of those that waited had been served when the last turn began. Who comes, or comes
-    /// back, starts here, so that nobody saves up turns by not asking, and nobody loses any by asking one by one.
+    /// What the one that was served least of those that waited for the last turn, in its class, had been served when it began.
+    /// Who comes, or comes back, starts here, so that nobody saves up turns by not asking, and nobody loses any by asking one
+    /// by one.
     served: Duration,
 }
 
@@ -107,8 +108,12 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         self.accounts.retain(|_, account| account.entries > 0 || account.served > served);
     }
 
-    fn begin(&mut self) {
-        let least = self.accounts.values().filter(|account| account.entries > 0).map(|account| account.served).min();
+    /// A turn begins for which these waited.
+    fn begin<'a>(&mut self, waited: impl Iterator<Item = &'a K>)
+    where
+        K: 'a,
+    {
+        let least = waited.map(|key| self.served(key)).min();
         self.served = self.served.max(least.unwrap_or_default());
     }
 
@@ -259,9 +264,12 @@ impl<J> Queue<J> {
     pub fn begin(&mut self, id: u64) -> Option<Caller> {
         let entry = self.get_mut(id)?;
         entry.running = true;
-        let caller = entry.caller.clone();
-        self.skills.begin();
-        self.runs.entry(Arc::clone(&caller.skill)).or_default().begin();
+        let (caller, class) = (entry.caller.clone(), entry.priority);
+        // Whoever waits in a lower class is served nothing for as long as there is a higher one.
+        let of_class = || self.entries.iter().filter(|entry| entry.priority == class).map(|entry| &entry.caller);
+        self.skills.begin(of_class().map(|caller| &caller.skill));
+        let of_skill = of_class().filter(|other| other.skill == caller.skill);
+        self.runs.entry(Arc::clone(&caller.skill)).or_default().begin(of_skill.map(|caller| &caller.run));
         Some(caller)
     }
 
@@ -365,6 +373,29 @@ mod tests {
             let runs = fairness(of(skill));
             assert!(runs > 0.99, "of {name}: {runs}");
         }
+    }
+
+    #[test]
+    fn who_waits_in_a_lower_class_saves_up_no_turns_for_those_who_come_late() {
+        let (mut queue, now) = (Queue::new(), Instant::now());
+        let ask = |queue: &mut Queue<_>, skill: &'static str, priority| {
+            queue.push(&Ticket::new(skill).of(priority), skill, now).unwrap();
+        };
+        let serve = |queue: &mut Queue<&'static str>, turns: usize| {
+            let serve = |_| {
+                let id = queue.most_urgent().unwrap().id;
+                let caller = queue.begin(id).unwrap();
+                let name = queue.remove(id).unwrap().job;
+                queue.end(id, &caller, Duration::from_secs(1));
+                name
+            };
+            (0..turns).map(serve).collect::<Vec<_>>()
+        };
+        ask(&mut queue, "starves", Priority::Low);
+        (0..8).for_each(|_| ask(&mut queue, "old", Priority::High));
+        serve(&mut queue, 8);
+        ["new", "new", "new", "old", "old", "old"].into_iter().for_each(|skill| ask(&mut queue, skill, Priority::High));
+        assert_eq!(serve(&mut queue, 6), ["new", "new", "old", "new", "old", "old"]);
     }
 
     #[test]

@@ -33,15 +33,15 @@ impl Fit {
         let of_card = card.map(Card::said).unwrap_or_default();
         let said = setup.said.clone().or(of_card);
         let mut fit = Self::default();
-        fit.look(&said, features, with, setup.robot.as_ref());
-        fit.count(folder, &said, setup.robot.as_ref());
-        fit.measure(&said, card, features, with, setup.robot.as_ref());
-        fit.mind(features, with, setup.robot.as_ref());
+        fit.find_cameras(&said, features, with, setup.robot.as_ref());
+        fit.find_rate(folder, &said, setup.robot.as_ref());
+        fit.find_units(&said, card, features, with, setup.robot.as_ref());
+        fit.warn_of_constants(features, with, setup.robot.as_ref());
         fit
     }
 
     /// Finds the robot's camera for each of the policy's.
-    fn look(&mut self, said: &Said, features: &Features, with: &Processors, robot: Option<&RobotSide>) {
+    fn find_cameras(&mut self, said: &Said, features: &Features, with: &Processors, robot: Option<&RobotSide>) {
         let here = robot.map_or(&[][..], |robot| robot.cameras.as_slice());
         self.cameras = features.cameras.iter().map(|key| camera(key, said, with, here)).collect();
         for (name, camera) in &said.cameras {
@@ -69,7 +69,7 @@ impl Fit {
     }
 
     /// Finds how fast its rows are to be played.
-    fn count(&mut self, folder: &Path, said: &Said, robot: Option<&RobotSide>) {
+    fn find_rate(&mut self, folder: &Path, said: &Said, robot: Option<&RobotSide>) {
         match said.rate_hz() {
             Ok(rate) => self.rate_hz = rate.or_else(|| trained_rate(folder)),
             Err(problem) => self.obstacles.push(problem),
@@ -84,7 +84,7 @@ impl Fit {
     }
 
     /// Finds what its numbers are in, and looks whether they can be that.
-    fn measure(
+    fn find_units(
         &mut self,
         said: &Said,
         card: Option<&Card>,
@@ -144,7 +144,7 @@ impl Fit {
     }
 
     /// Tells of what the network will see nothing of.
-    fn mind(&mut self, features: &Features, with: &Processors, robot: Option<&RobotSide>) {
+    fn warn_of_constants(&mut self, features: &Features, with: &Processors, robot: Option<&RobotSide>) {
         let name = |index: usize| match robot.and_then(|robot| robot.joints.get(index)) {
             Some(joint) => joint.name.clone(),
             None => format!("number {index}"),

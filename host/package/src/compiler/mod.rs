@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use wasmtime::Engine;
 
 pub use worker::work;
 
@@ -81,7 +82,8 @@ impl Compiler {
             |error: std::io::Error| PackageError::Compiler { path: source.path.clone(), what: error.to_string() };
         match self {
             Self::Here => {
-                let (world, code) = compile(&source.to_vec()?, limits)?.map_err(|flaw| flaw.of(&source.path))?;
+                let (world, code) =
+                    compile(&source.to_vec()?, limits, compiling)?.map_err(|flaw| flaw.of(&source.path))?;
                 into.write_all(&code).map_err(failed)?;
                 Ok(world)
             }
@@ -99,13 +101,17 @@ impl Compiler {
     }
 }
 
-/// Checks and compiles a component.
-fn compile(bytes: &[u8], limits: MemoryLimits) -> Result<Result<(World, Vec<u8>), Flaw>, PackageError> {
+/// Checks and compiles a component, with the engine of its world.
+fn compile<E>(
+    bytes: &[u8],
+    limits: MemoryLimits,
+    engine: impl FnOnce(World) -> Result<Engine, E>,
+) -> Result<Result<(World, Vec<u8>), Flaw>, E> {
     let world = match size::check(bytes, limits) {
         Ok(world) => world,
         Err(flaw) => return Ok(Err(flaw)),
     };
-    let code = compiling(world)?.precompile_component(bytes);
+    let code = engine(world)?.precompile_component(bytes);
     Ok(code.map(|code| (world, code)).map_err(|error| unusable(&error)))
 }
 

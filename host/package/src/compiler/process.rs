@@ -55,11 +55,11 @@ pub(super) fn run(
 
 /// What a component has done to its compiler.
 fn blame(status: ExitStatus, report: &str, last: &str, bounds: &Bounds) -> Flaw {
-    if status.code() == Some(OUT_OF_TIME.into()) || is_signal(status, &["XCPU", "KILL"]) {
+    if status.code() == Some(OUT_OF_TIME.into()) {
         return Flaw::Costly(Cost::Time(bounds.cpu_ms));
     }
-    if is_signal(status, &["XFSZ"]) {
-        return Flaw::Costly(Cost::Code(bounds.code_mib));
+    if let Some(cost) = bound_of(status, bounds) {
+        return Flaw::Costly(cost);
     }
     if report.contains("memory allocation of") {
         return Flaw::Costly(Cost::Memory(bounds.memory_mib));
@@ -68,21 +68,20 @@ fn blame(status: ExitStatus, report: &str, last: &str, bounds: &Bounds) -> Flaw 
     Flaw::Crash(if said.is_empty() { status.to_string() } else { format!("{status}: {said}") })
 }
 
+/// The bound at which the system, or this process, has ended another.
 #[cfg(unix)]
-fn is_signal(status: ExitStatus, which: &[&str]) -> bool {
+fn bound_of(status: ExitStatus, bounds: &Bounds) -> Option<Cost> {
     use rustix::process::Signal;
-    let ended_by = std::os::unix::process::ExitStatusExt::signal(&status);
-    let named = |name: &&str| match *name {
-        "XCPU" => Signal::XCPU,
-        "XFSZ" => Signal::XFSZ,
-        _ => Signal::KILL,
-    };
-    which.iter().map(named).any(|signal| ended_by == Some(signal.as_raw()))
+    let signal = Signal::from_named_raw(std::os::unix::process::ExitStatusExt::signal(&status)?)?;
+    if signal == Signal::XFSZ {
+        return Some(Cost::Code(bounds.code_mib));
+    }
+    [Signal::XCPU, Signal::KILL].contains(&signal).then_some(Cost::Time(bounds.cpu_ms))
 }
 
 #[cfg(not(unix))]
-fn is_signal(_: ExitStatus, _: &[&str]) -> bool {
-    false
+fn bound_of(_: ExitStatus, _: &Bounds) -> Option<Cost> {
+    None
 }
 
 /// A process that does not outlive this.

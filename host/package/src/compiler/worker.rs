@@ -4,10 +4,10 @@ use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{OUT_OF_TIME, Order, Report, confine};
+use super::{OUT_OF_TIME, Order, Report, compile, confine};
 use crate::engines::compiling;
+use crate::error::PackageError;
 use crate::inspect::World;
-use crate::size;
 
 /// How often is looked at the time that was used.
 #[cfg(unix)]
@@ -33,26 +33,22 @@ pub fn work(order: &str) -> ExitCode {
 
 fn answer(order: &str) -> Result<Report, Box<dyn std::error::Error>> {
     let order: Order = serde_json::from_str(order)?;
-    let engines = (compiling(World::Skill)?, compiling(World::Controller)?);
+    let (skill, controller) = (compiling(World::Skill)?, compiling(World::Controller)?);
     watch(Duration::from_millis(order.bounds.cpu_ms))?;
     confine::confine(&order.bounds)?;
     let mut bytes = Vec::new();
     std::io::stdin().read_to_end(&mut bytes)?;
-    let world = match size::check(&bytes, order.limits) {
-        Ok(world) => world,
-        Err(flaw) => return Ok(Err(flaw)),
+    let engine = |world| match world {
+        World::Skill => Ok::<_, PackageError>(skill),
+        World::Controller => Ok(controller),
     };
-    let engine = match world {
-        World::Skill => engines.0,
-        World::Controller => engines.1,
-    };
-    match engine.precompile_component(&bytes) {
-        Ok(code) => {
+    match compile(&bytes, order.limits, engine)? {
+        Ok((world, code)) => {
             std::io::stdout().write_all(&code)?;
             std::io::stdout().flush()?;
             Ok(Ok(world))
         }
-        Err(error) => Ok(Err(super::unusable(&error))),
+        Err(flaw) => Ok(Err(flaw)),
     }
 }
 

@@ -181,7 +181,7 @@ impl ControlLoop {
         let (gate, inbox, fences) = inbox;
         let measured = link.read()?;
         link::check(&measured, &embodiment)?;
-        let found = link.found().cloned();
+        let found = link.found();
         let commanded = found.as_ref().map_or(&measured.joints.positions, |found| &found.commanded);
         gate.catch_up(found.as_ref().map_or(0, |found| found.stops));
         let mut lags = Lags::default();

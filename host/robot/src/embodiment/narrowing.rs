@@ -106,6 +106,23 @@ impl Tightening {
     /// # Errors
     /// [`TighteningError`] names the file and what is wrong with it.
     pub fn open(path: &Path) -> Result<Self, TighteningError> {
+        let read = |text: &str| {
+            let mut table = DeTable::parse(text)?;
+            table.get_mut().remove("model");
+            Self::deserialize(Deserializer::from(table))
+        };
+        let text = Self::text(path)?;
+        read(&text).map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            TighteningError::Parse { path: path.into(), line, what: error.message().replace('\n', " ") }
+        })
+    }
+
+    /// The text of a site's file, for whoever reads what it says besides limits.
+    ///
+    /// # Errors
+    /// [`TighteningError`] if it cannot be read or is too long.
+    pub fn text(path: &Path) -> Result<String, TighteningError> {
         let unreadable = |source| TighteningError::Read { path: path.into(), source };
         let mut text = String::new();
         // What is read is bounded, not what the file system says: a pipe or a device has no length.
@@ -114,15 +131,7 @@ impl Tightening {
         if text.len() as u64 > LONGEST_BYTES {
             return Err(TighteningError::TooLarge { path: path.into() });
         }
-        let read = |text: &str| {
-            let mut table = DeTable::parse(text)?;
-            table.get_mut().remove("model");
-            Self::deserialize(Deserializer::from(table))
-        };
-        read(&text).map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            TighteningError::Parse { path: path.into(), line, what: error.message().replace('\n', " ") }
-        })
+        Ok(text)
     }
 }
 

@@ -40,7 +40,7 @@ pub trait Link: Send {
 
     /// What whoever owns the robot has kept of the time before this host, or before it was found again: told once, after the
     /// first measurement. `None` where nobody keeps anything: then the robot is commanded to be where it is measured.
-    fn found(&mut self) -> Option<&Found> {
+    fn found(&mut self) -> Option<Found> {
         None
     }
 

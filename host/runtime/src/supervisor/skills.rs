@@ -176,7 +176,9 @@ impl Skills {
             }
             match Instance::ahead(&self.services, version, &job) {
                 Ok(instance) => self.make(&job, Offer { instance, version: version.clone(), requested }),
-                // The run was ended meanwhile, or others take all memory.
+                // The run was ended meanwhile.
+                Err(SkillError::Stopped { .. }) => {}
+                // Others take all memory.
                 Err(error) if !error.is_the_versions_fault() => {
                     tracing::warn!("the run {} keeps its version of {}: {error}", job.id, package.id());
                 }

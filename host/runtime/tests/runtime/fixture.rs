@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use waza_model::{Ability, About, Actions, ModelError, Query, Ticket};
+use waza_model::{About, Actions, ModelError, Query, Ticket};
 use waza_robot::observation::Measurement;
 use waza_robot::{Embodiment, Frame, Guard, Image, Link, LinkError, Lost, Pace, Proprioception, Robot, RobotOptions};
 use waza_runtime::model::Answer;
@@ -13,6 +13,7 @@ use waza_runtime::{
     Disk, Event, Host, HostOptions, Model, Outcome, RealDisk, Running, RuntimeError, SkillError, SkillId, TaskRequest,
 };
 
+use crate::models::about;
 use crate::packages::{self, component, manifest};
 
 pub const REST: [f32; 6] = [0.0, -0.6, 0.8, 0.6, 0.0, 0.3];
@@ -90,23 +91,7 @@ pub struct Turner {
 
 impl Turner {
     pub fn new(thinks: Duration) -> Self {
-        let about = About {
-            name: "turner".into(),
-            version: "1".into(),
-            digest: String::new(),
-            device: "a thread".into(),
-            embodiment: None,
-            cameras: vec!["front".into()],
-            state_size: 6,
-            action_size: 6,
-            chunk_length: 16,
-            action_steps: None,
-            rate_hz: Some(10.0),
-            sensors: None,
-            abilities: vec![Ability::Act],
-            obstacles: Vec::new(),
-            warnings: Vec::new(),
-        };
+        let about = About { device: "a thread".into(), ..about("turner") };
         Self { about, asked: Arc::default(), tickets: Arc::default(), late: 0, thinks }
     }
 }

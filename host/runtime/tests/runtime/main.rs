@@ -13,6 +13,8 @@ mod isolation;
 mod leases;
 mod loading;
 mod lockstep;
+#[path = "../models/mod.rs"]
+mod models;
 mod motion;
 #[path = "../packages/mod.rs"]
 mod packages;

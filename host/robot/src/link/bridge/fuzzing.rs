@@ -16,7 +16,6 @@ use super::remote::{self, RemoteLink};
 use super::server::{self, Request, Shared};
 use super::wire::{Counts, MOST_BYTES, MOST_FRAME_BYTES, Shape, Wire};
 use crate::embodiment::Embodiment;
-use crate::link::Found;
 use crate::observation::{Frame, Image, Measurement};
 
 /// A stream on which these bytes come, and then its end. The other end takes what is said, and reads nothing.
@@ -79,8 +78,7 @@ pub fn link(bytes: &[u8], robot: &Arc<Embodiment>) -> Option<Linked> {
         control: Some(Wire::new(heard, MOST_BYTES).ok()?),
         cameras: remote::cameras(path, robot),
         interventions: Counts::default(),
-        found: Found::default(),
-        is_found_anew: false,
+        found: None,
         stops: 0,
     };
     Some(Linked { link, _said: said })

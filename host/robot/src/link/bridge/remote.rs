@@ -39,10 +39,8 @@ pub struct RemoteLink {
     /// One a camera.
     pub(super) cameras: Vec<Arc<Camera>>,
     pub(super) interventions: Counts,
-    /// What the server told when the control loop's connection began.
-    pub(super) found: Found,
-    /// Nobody has asked for that.
-    pub(super) is_found_anew: bool,
+    /// What the server told when the control loop's connection began, until somebody asks for it.
+    pub(super) found: Option<Found>,
     /// What it is to keep.
     pub(super) stops: u64,
 }
@@ -83,8 +81,8 @@ impl RemoteLink {
         let found = found(&mut control, embodiment.joints.len(), PATIENCE).map_err(|error| failed(path, error))?;
         let (cameras, stops) = (cameras(path, &embodiment), found.stops);
         let (path, control, interventions) = (path.into(), Some(control), Counts::default());
-        let is_found_anew = true;
-        Ok(Self { embodiment, path, shape, about, control, cameras, interventions, found, is_found_anew, stops })
+        let found = Some(found);
+        Ok(Self { embodiment, path, shape, about, control, cameras, interventions, found, stops })
     }
 
     /// What the server says about the robot: [`ServerOptions::about`](super::ServerOptions::about).
@@ -112,8 +110,7 @@ impl RemoteLink {
                 }
                 self.shape = greeted.shape;
                 let joints = self.embodiment.joints.len();
-                self.found = found(&mut greeted.wire, joints, longest).map_err(|error| lost(&error))?;
-                self.is_found_anew = true;
+                self.found = Some(found(&mut greeted.wire, joints, longest).map_err(|error| lost(&error))?);
                 greeted.wire
             }
         };
@@ -165,8 +162,8 @@ impl Link for RemoteLink {
         })
     }
 
-    fn found(&mut self) -> Option<&Found> {
-        std::mem::take(&mut self.is_found_anew).then_some(&self.found)
+    fn found(&mut self) -> Option<Found> {
+        self.found.take()
     }
 
     fn keep(&mut self, stops: u64) {
