@@ -112,15 +112,12 @@ fn packages_that_break_or_fill_the_compiler_are_refused_and_a_good_one_beside_th
     println!("memory: {} MB more; ticks missed at {CONTROL_HZ} Hz: {missed}", grown / 1_000_000);
     let loaded: Vec<_> = seen.iter().filter(|(_, (_, what))| what == "loaded").map(|(name, _)| name.as_str()).collect();
     assert_eq!(loaded, ["test/good"]);
-    let last = seen.values().map(|(at, _)| *at).max().unwrap();
-    assert!(seen["test/good"].0 < last, "it waited for all others");
+    // On any machine that takes too much; it is smaller than the good one.
+    let (refused, why) = &seen["wide-loops"];
+    assert!(why.contains("to compile, which no useful component of its size does"), "{why}");
+    assert!(seen["test/good"].0 < *refused, "it waited");
     assert!(grown < 50_000_000, "{grown}");
 
-    // What comes while a costly one is compiled does not wait for it.
-    let late = folder.path().join("late");
-    package(&late, &manifest("late", CONDUCT), &good);
-    let (_, change) = changes.recv_timeout(PATIENCE).unwrap();
-    assert!(matches!(change, Change::Loaded(id) if id.as_str() == "test/late"));
     drop(watch);
 }
 

@@ -203,10 +203,7 @@ impl Queue {
             if state.over {
                 return None;
             }
-            let may_take = |order: &&Order| order.patience == Patience::Short || state.long + 1 < threads;
-            if let Some(order) = state.orders.first().filter(may_take).cloned() {
-                state.orders.remove(&order);
-                state.long += usize::from(order.patience == Patience::Long);
+            if let Some(order) = state.next(threads) {
                 return Some(order);
             }
             self.woken.wait(&mut state);
@@ -218,6 +215,17 @@ impl Queue {
             self.state.lock().long -= 1;
             self.woken.notify_all();
         }
+    }
+}
+
+impl Waiting {
+    /// The next that one of so many threads may take; the last of them takes nothing that needs long.
+    fn next(&mut self, threads: usize) -> Option<Order> {
+        let may_take = |order: &&Order| order.patience == Patience::Short || self.long + 1 < threads;
+        let order = self.orders.first().filter(may_take)?.clone();
+        self.orders.remove(&order);
+        self.long += usize::from(order.patience == Patience::Long);
+        Some(order)
     }
 }
 
@@ -591,6 +599,22 @@ fn changed(_: &Metadata) -> [i64; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_quick_and_small_is_loaded_first_and_what_takes_long_never_takes_the_last_thread() {
+        let order = |patience, bytes| Order { patience, bytes, folder: "package".into() };
+        let (quick, larger) = (order(Patience::Short, 10), order(Patience::Short, 1000));
+        let (slow, slower) = (order(Patience::Long, 1), order(Patience::Long, 2));
+        let mut waiting = Waiting::default();
+        waiting.orders.extend([&slower, &larger, &slow, &quick].map(Order::clone));
+        let next = |waiting: &mut Waiting| waiting.next(2);
+        assert_eq!([next(&mut waiting), next(&mut waiting)], [Some(quick.clone()), Some(larger)]);
+        assert_eq!([next(&mut waiting), next(&mut waiting)], [Some(slow), None]);
+        waiting.orders.insert(quick.clone());
+        assert_eq!([next(&mut waiting), next(&mut waiting)], [Some(quick), None]);
+        waiting.long -= 1;
+        assert_eq!(next(&mut waiting), Some(slower));
+    }
 
     #[test]
     fn a_limit_of_the_system_is_named_with_the_setting_that_raises_it() {

@@ -90,9 +90,12 @@ fn runs_that_fill_the_hosts_memory_are_ended_without_a_strike_and_small_ones_go_
     };
     // Each is far below its own budget; of what all have, an eighth is not for them.
     let large = [fill(100), fill(100)];
-    let error = bench.run("fill memory: 100").unwrap_err();
-    assert!(error.to_string().contains("256 MiB for all runs"), "{error}");
-    assert_eq!(exhausted(Err::<(), _>(error)), Budget::HostMemory);
+    // More often than a version may fail.
+    for _ in 0..5 {
+        let error = bench.run("fill memory: 100").unwrap_err();
+        assert!(error.to_string().contains("256 MiB for all runs"), "{error}");
+        assert_eq!(exhausted(Err::<(), _>(error)), Budget::HostMemory);
+    }
     assert_eq!(bench.host.quarantined(), []);
     bench.run("say: small").unwrap();
 
